@@ -1,0 +1,282 @@
+// The op list: everything the engine asks of a device. No model words here (no layer, no sequence id).
+// Rules for every op of every backend:
+//  - Activations are f32. Accumulation is f32 with one canonical order per output element, so that the bits
+//    of a row never depend on the other rows of the call, on their number, or on the number of threads.
+//  - Inputs and outputs are taken through RowSet index lists; a row that is not listed is not touched.
+//  - Ops are enqueued in order; only Synchronize, CopyToHost and Allocate may wait. Ops return void: broken
+//    preconditions are our bugs (SLUICE_CHECK). Nothing but Pack* and Allocate allocates.
+//  - One thread calls a backend (the engine thread); the backend may use its own pool inside.
+// The reference backend (kernels/reference) is the executable specification of each op.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/packed_matrix.h"
+#include "kernels/tensor_view.h"
+
+namespace sluice::kernels {
+
+enum class Activation : uint8_t { kNone, kSilu, kRelu, kGelu, kGeluTanh };
+enum class NormKind : uint8_t { kRms, kLayer };
+enum class RopeStyle : uint8_t { kHalf, kInterleaved };
+enum class ScoreFunction : uint8_t { kSoftmax, kSigmoid, kSoftmaxOverTopK };
+enum class GateFunction : uint8_t { kIdentity, kSigmoid, kOne };
+enum class DepthCombine : uint8_t { kScaledUpdate, kPlusBlock, kOnlyBlock };
+
+// A row-major weight as it stands in a file: [n, k] ([k, n] when `transposed`), f32, bf16 or f16.
+struct WeightSource {
+  const void* data = nullptr;
+  DType dtype = DType::kF32;
+  int64_t n = 0;
+  int64_t k = 0;
+  bool transposed = false;
+};
+
+struct ExpertSource {
+  WeightSource w1, w3, w2;  // w3.n == 0 when not gated
+};
+
+// out[out_rows[i]] = act(x[x_rows[i]] W^T + bias), or += row_scale[i] * (...) when `accumulate`.
+struct LinearArgs {
+  TensorView x;  // [*, k]
+  RowSet x_rows;
+  const PackedMatrix* weight = nullptr;
+  const float* bias = nullptr;  // [n]
+  Activation activation = Activation::kNone;
+  TensorView out;  // [*, n]
+  RowSet out_rows;  // same count as x_rows
+  bool accumulate = false;
+  const float* row_scale = nullptr;  // [count]; null means 1. Used only with `accumulate`.
+};
+
+// One product per assignment a, summed in ascending a:
+//   out[out_row[a]] += scale[a] * x[x_row[a]] W[expert[a]]^T
+// The caller has zeroed or prepared `out`. Used for SwitchHead value/output experts and MoA.
+struct ExpertLinearArgs {
+  TensorView x;
+  std::span<const PackedMatrix> weights;
+  const int32_t* expert = nullptr;  // [count]
+  const int32_t* x_row = nullptr;   // [count]
+  const int32_t* out_row = nullptr; // [count]
+  const float* scale = nullptr;     // [count]; null means 1
+  int32_t count = 0;
+  TensorView out;
+};
+
+// RMS: x / sqrt(mean(x^2) + eps) * weight. Layer: (x - mean) / sqrt(var + eps) * weight + bias.
+// `group` > 0: each run of `group` columns is normed by itself with weight [group] (per-head q/k norm).
+// `out` may be `x` itself (in place) when both row sets are equal.
+struct NormArgs {
+  NormKind kind = NormKind::kRms;
+  float epsilon = 1e-5f;
+  const float* weight = nullptr;  // null means 1
+  const float* bias = nullptr;    // null means 0
+  int64_t group = 0;
+  TensorView x;
+  RowSet x_rows;
+  TensorView out;
+  RowSet out_rows;
+};
+
+// cos/sin of position * inverse_frequency, times `factor`, in double, rounded to f32.
+// out: [count, 2 * num_frequencies], cosines first.
+struct RopeTableArgs {
+  const int32_t* positions = nullptr;  // [count]
+  int32_t count = 0;
+  const double* inverse_frequencies = nullptr;  // [num_frequencies]
+  int32_t num_frequencies = 0;
+  double factor = 1.0;
+  TensorView out;
+};
+
+// Rotates the first 2 * num_frequencies dims of each head in place. Row i uses table row table_rows[i].
+struct RopeArgs {
+  TensorView x;  // [count, num_heads * head_dim]
+  int32_t num_heads = 0;
+  int32_t head_dim = 0;
+  RopeStyle style = RopeStyle::kHalf;
+  TensorView table;
+  RowSet table_rows;
+};
+
+struct KvGeometry {
+  int32_t num_kv_heads = 0;
+  int32_t key_dim = 0;    // per head
+  int32_t value_dim = 0;  // per head
+  DType dtype = DType::kF32;  // kF32 or kBF16
+  int32_t page_tokens = 16;
+  bool operator==(const KvGeometry&) const = default;
+};
+
+// The pages of one KV layer. The page of block b of batch sequence s is
+// page_table[s * sequence_stride + b * block_stride]; it starts at pool + page * page_bytes.
+// The layout inside a page belongs to the backend.
+struct KvLayerView {
+  KvGeometry geometry;
+  void* pool = nullptr;
+  int64_t page_bytes = 0;
+  const int32_t* page_table = nullptr;
+  int64_t sequence_stride = 0;
+  int64_t block_stride = 0;
+};
+
+// Where each row of a call lives in the cache. Row i is written at slot[i] of batch sequence sequence[i] and
+// sees the slots [begin[i], end[i]) (end = slot + 1 for causal attention).
+struct KvRows {
+  const int32_t* sequence = nullptr;
+  const int32_t* slot = nullptr;
+  const int32_t* begin = nullptr;
+  const int32_t* end = nullptr;
+  int32_t count = 0;
+};
+
+struct AppendKvArgs {
+  KvLayerView kv;
+  KvRows rows;
+  TensorView key;    // [count, num_kv_heads * key_dim]
+  TensorView value;  // [count, num_kv_heads * value_dim]
+};
+
+// out[i, h] = softmax_s(scale * q[i, h] . K[s, h / group]) V[s, h / group]. Slots are taken in tiles whose
+// borders are multiples of the page size from slot 0, merged in ascending order (online softmax), so the bits
+// do not depend on chunking. Tails are selected, never multiplied: stale slots may hold NaN.
+struct AttentionArgs {
+  KvLayerView kv;
+  KvRows rows;
+  TensorView query;  // [count, num_heads * key_dim]
+  int32_t num_heads = 0;
+  float scale = 1.0f;
+  const float* sinks = nullptr;  // [num_heads] extra logits without value; may be null
+  TensorView out;                // [count, num_heads * value_dim]
+};
+
+// out = act(x) for plain, act(x[:, :h]) * x[:, h:2h] for gated. In place allowed (out = x.Columns(0, h)).
+struct ActivateArgs {
+  Activation activation = Activation::kSilu;
+  bool gated = true;
+  TensorView x;
+  int32_t rows = 0;
+  TensorView out;  // [rows, h]
+};
+
+// Top-k of `logits` per row, ordered by (value descending, index ascending).
+//   kSoftmax: scores = softmax(all); select on scores (+ selection_bias); weights = scores
+//   kSigmoid: scores = sigmoid;      select on scores (+ selection_bias); weights = scores
+//   kSoftmaxOverTopK: select on logits; weights = softmax over the k selected logits
+// then, if renormalize, weights /= (sum + renormalize_epsilon); then weights *= scale.
+struct RouteArgs {
+  ScoreFunction score = ScoreFunction::kSoftmax;
+  int32_t top_k = 1;
+  bool renormalize = false;
+  float renormalize_epsilon = 0.0f;
+  float scale = 1.0f;
+  const float* selection_bias = nullptr;  // [num_experts]
+  TensorView logits;                      // [rows, num_experts]
+  int32_t rows = 0;
+  int32_t* experts = nullptr;  // [rows, top_k]
+  float* weights = nullptr;    // [rows, top_k]
+};
+
+// out[out_rows[i]] += sum over j ascending of weights[i, j] * FFN_{experts[i, j]}(x[x_rows[i]]).
+// Expert ids >= experts->num_experts are null experts: no work, no contribution.
+struct MoeFfnArgs {
+  TensorView x;
+  RowSet x_rows;
+  const PackedExperts* experts = nullptr;
+  Activation activation = Activation::kSilu;
+  const int32_t* expert_ids = nullptr;  // [count, top_k]
+  const float* weights = nullptr;       // [count, top_k]
+  int32_t top_k = 0;
+  TensorView out;
+  RowSet out_rows;
+  void* workspace = nullptr;  // MoeWorkspaceBytes(...)
+};
+
+// Merges the packed result of a depth-routed layer back. r = rows[i], g = gate(score[i]):
+//   kScaledUpdate x[r] += g * (y[i] - x[r]); kPlusBlock x[r] += g * y[i]; kOnlyBlock x[r] = g * y[i]
+struct DepthCombineArgs {
+  DepthCombine combine = DepthCombine::kScaledUpdate;
+  GateFunction gate = GateFunction::kSigmoid;
+  TensorView y;  // [count, dim]
+  const float* scores = nullptr;  // [count] router logits of the selected rows
+  TensorView x;
+  RowSet rows;
+};
+
+// Writes the indices i (ascending) with scores[i] > thresholds[i] to `selected`, their number to *count
+// (host memory on the CPU). Rows with threshold -inf are always taken, +inf never (NaN scores never).
+struct SelectAboveArgs {
+  const float* scores = nullptr;
+  const float* thresholds = nullptr;
+  int32_t rows = 0;
+  int32_t* selected = nullptr;
+  int32_t* count = nullptr;
+};
+
+// What runs an op on this machine and why, for the start-up report.
+struct KernelChoice {
+  std::string op;
+  std::string kernel;
+  std::string reason;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string name() const = 0;
+  virtual int num_threads() const = 0;
+  virtual std::vector<KernelChoice> Kernels() const = 0;
+
+  // ResourceExhausted when the device has not enough memory. 64-byte aligned (2 MiB and huge-page advised
+  // from 2 MiB up), zeroed.
+  virtual absl::StatusOr<Buffer> Allocate(size_t bytes) = 0;
+
+  // Packs `parts`, which have equal k, stacked along n. Used to fuse q|k|v and gate|up.
+  virtual absl::StatusOr<PackedMatrix> Pack(std::span<const WeightSource> parts, WeightFormat format) = 0;
+  // Allocates all experts of a layer; PackExpert then fills them one by one, so that only one expert's raw
+  // weights are in memory at a time.
+  virtual absl::StatusOr<PackedExperts> AllocateExperts(int32_t num_experts, int64_t dim, int64_t hidden,
+                                                        bool gated, WeightFormat format) = 0;
+  virtual void PackExpert(const ExpertSource& source, int32_t expert, PackedExperts& experts) = 0;
+
+  // out[i] = scale * row ids[i] of the packed [n, k] table, as f32.
+  virtual void Embed(const PackedMatrix& table, std::span<const int32_t> ids, float scale,
+                     TensorView out) = 0;
+  virtual void Linear(const LinearArgs& args) = 0;
+  virtual void ExpertLinear(const ExpertLinearArgs& args) = 0;
+  virtual void Norm(const NormArgs& args) = 0;
+  virtual void RopeTable(const RopeTableArgs& args) = 0;
+  virtual void Rope(const RopeArgs& args) = 0;
+  virtual int64_t KvPageBytes(const KvGeometry& geometry) const = 0;
+  virtual void AppendKv(const AppendKvArgs& args) = 0;
+  virtual void PagedAttention(const AttentionArgs& args) = 0;
+  virtual void Activate(const ActivateArgs& args) = 0;
+  virtual void Route(const RouteArgs& args) = 0;
+  // out[i] = x[rows[i]].
+  virtual void Gather(TensorView x, const RowSet& rows, TensorView out) = 0;
+  // x[rows[i]] += scale * y[i].
+  virtual void AddRows(TensorView y, float scale, TensorView x, const RowSet& rows) = 0;
+  virtual void CombineDepth(const DepthCombineArgs& args) = 0;
+  virtual void SelectAbove(const SelectAboveArgs& args) = 0;
+
+  // Fused methods: the default bodies (backend.cc) call the plain ops; a backend overrides what it can fuse.
+  virtual int64_t MoeWorkspaceBytes(const PackedExperts& experts, int32_t max_rows, int32_t top_k) const;
+  virtual void MoeFfn(const MoeFfnArgs& args);
+
+  // Sizes the scratch of the ops for calls of up to `max_rows` rows, so that no op allocates afterwards. Call
+  // once after all weights are packed (which tells the backend the widths). A larger call still works; it
+  // grows the scratch once.
+  virtual void ReserveScratch(int32_t /*max_rows*/) {}
+
+  virtual void CopyToHost(const void* device, void* host, size_t bytes) = 0;
+  virtual void CopyToDevice(const void* host, void* device, size_t bytes) = 0;
+  virtual void Synchronize() = 0;
+};
+
+}  // namespace sluice::kernels

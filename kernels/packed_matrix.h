@@ -1,0 +1,63 @@
+// A weight in the one layout its backend likes. Made once by Backend::Pack*, immutable afterwards, only
+// read by the backend that packed it. Not for activations.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/buffer.h"
+#include "kernels/dtype.h"
+
+namespace sluice::kernels {
+
+enum class WeightFormat : uint8_t { kF32, kBF16 };
+
+constexpr const char* Name(WeightFormat format) {
+  return format == WeightFormat::kF32 ? "f32" : "bf16";
+}
+
+// y = x * W^T with W [n, k]: `k` inputs, `n` outputs. Both are padded to multiples of 64 in storage, the
+// padding is zero. CPU layout: oneDNN's BA16a64b2a (bf16) or BA16a64b (f32), with a = k and b = n: blocks
+// of 64 outputs; inside a block k ascends in groups of 16 (f32) or 16x2 (bf16); every row of 64 outputs
+// (x 2 neighbouring k for bf16) is contiguous.
+struct PackedMatrix {
+  WeightFormat format = WeightFormat::kF32;
+  int64_t n = 0;
+  int64_t k = 0;
+  int64_t n_padded = 0;
+  int64_t k_padded = 0;
+  const void* data = nullptr;  // inside `storage`, or inside a PackedExperts
+  Buffer storage;
+
+  int64_t bytes() const { return n_padded * k_padded * (format == WeightFormat::kF32 ? 4 : 2); }
+};
+
+// All experts of one MoE FFN. Expert e is stored as consecutive slices of its hidden dimension, each slice
+// [W1 | W3 | W2] with every part its own packed block, so that one task is one linear read.
+// `slice_hidden` is a property of the model (chosen at load, never by the batch): it fixes the order of
+// arithmetic: y = sum over slices, ascending, of act(x W1_s) * (x W3_s) W2_s.
+struct PackedExperts {
+  struct Slice {
+    PackedMatrix w1;  // [slice_hidden, dim]: gate (or the only up-projection when not gated)
+    PackedMatrix w3;  // [slice_hidden, dim]: up; n == 0 when not gated
+    PackedMatrix w2;  // [dim, slice_hidden]: down
+  };
+  WeightFormat format = WeightFormat::kF32;
+  int32_t num_experts = 0;
+  int32_t slices_per_expert = 0;
+  int64_t dim = 0;
+  int64_t hidden = 0;
+  int64_t slice_hidden = 0;
+  bool gated = true;
+  std::vector<Slice> slices;  // [num_experts * slices_per_expert]
+  Buffer storage;
+
+  const Slice& At(int32_t expert, int32_t slice) const {
+    return slices[static_cast<size_t>(expert * slices_per_expert + slice)];
+  }
+  int64_t bytes_per_expert() const {
+    return num_experts == 0 ? 0 : static_cast<int64_t>(storage.bytes()) / num_experts;
+  }
+};
+
+}  // namespace sluice::kernels
