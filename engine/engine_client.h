@@ -1,0 +1,66 @@
+// What the server sees of an engine: submit, cancel, pause, look. EngineThread implements it over a real
+// Engine, tests/support/fake_engine.h without a model. Every method may be called from any thread and none
+// blocks on a step.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/metrics.h"
+#include "engine/request.h"
+#include "engine/text/chat_template.h"
+#include "engine/text/tokenizer.h"
+#include "nlohmann/json.hpp"
+
+namespace sluice {
+
+// Immutable facts about the served model.
+struct ModelCard {
+  std::string id;  // served name
+  std::string family;
+  int32_t vocab_size = 0;
+  int32_t max_context_tokens = 0;
+  int32_t max_batch_tokens = 0;
+  std::vector<int32_t> eos_token_ids;
+  int64_t parameters_total = 0;
+  int64_t parameters_active = 0;
+  int32_t num_layer_instances = 0;
+  std::vector<std::string> routed_layers;            // labels of depth-routed layer instances
+  std::vector<std::string> routing_modes;            // "threshold", "predictor", "topk_prompt"; first: default
+  bool has_capacity_table = false;                   // the capacity knob is honoured
+  bool has_experts = false;
+  int32_t experts_per_token = 0;                     // the model's own; 0 without experts
+  std::string fingerprint;                           // changes with build, weights, kernels or numeric mode
+  nlohmann::json spec;                               // SpecToJson
+};
+
+class EngineClient {
+ public:
+  virtual ~EngineClient() = default;
+
+  // Errors carry codes (request_error.h): InvalidArgument (can never run), ResourceExhausted `queue_full`,
+  // Unavailable `shutting_down` | `model_loading` | `device_lost`. On an error the sink is never called;
+  // otherwise it gets events until one with finish != kNone, even after Cancel.
+  virtual absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<TokenSink> sink) = 0;
+  // No effect when the request is unknown or finished. Pages are free within one step.
+  virtual void Cancel(RequestId id, std::string reason) = 0;
+  // A paused request keeps its pages but is not scheduled: its reader is slow.
+  virtual void SetPaused(RequestId id, bool paused) = 0;
+
+  virtual const ModelCard& model() const = 0;
+  virtual const Tokenizer& tokenizer() const = 0;
+  virtual const ChatTemplate& chat_template() const = 0;
+  virtual MetricsSnapshot Snapshot() const = 0;
+
+  // Stops accepting (Submit answers Unavailable); running requests go on. Idempotent.
+  virtual void StartDraining() = 0;
+  virtual bool draining() const = 0;
+  // Requests accepted and not finished.
+  virtual int64_t num_active() const = 0;
+  // False after a device or invariant failure: readiness goes down.
+  virtual bool healthy() const = 0;
+};
+
+}  // namespace sluice
