@@ -1,0 +1,46 @@
+// The arithmetic of one sublayer on dense rows. Blocks never know that rows can be missing, and never see the
+// model, the scheduler or a file format.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/blocks/forward_context.h"
+
+namespace sluice {
+
+// The KV layer that one execution of an attention writes: numbered when the model is built, so that weights
+// are shared between repeats while caches are not.
+struct KvLayer {
+  int32_t kv_class = -1;
+  int32_t layer_in_class = 0;
+};
+
+struct BlockInput {
+  const Rows& rows;               // the residual stream (un-normed)
+  kernels::TensorView normed;     // [count, dim]; rows.x itself without an input norm
+  KvLayer kv;
+  int32_t layer_instance = 0;
+  // Where the result goes: out[i] += result when `accumulate`, else out[i] = result. The residual stream itself
+  // is a legal target of an accumulating block: it reads its input before it writes.
+  kernels::TensorView out;
+  bool accumulate = true;
+};
+
+class Block {
+ public:
+  virtual ~Block() = default;
+  virtual void Forward(const BlockInput& input, ForwardContext& context) = 0;
+  // Upper bound of what Forward takes from the arena.
+  virtual int64_t WorkspaceBytes(int32_t max_rows) const = 0;
+  // FLOPs of one row, attention to the cache left out; `dense`: with every expert computed.
+  virtual double FlopsPerRow(bool dense) const = 0;
+  // FLOPs of one row per visible cache slot (attention only).
+  virtual double FlopsPerSlot() const { return 0.0; }
+  // Parameters, all and used by one row.
+  virtual int64_t NumParameters() const = 0;
+  virtual int64_t NumActiveParameters() const { return NumParameters(); }
+  // Bytes of the weights every execution reads.
+  virtual int64_t WeightBytes() const = 0;
+};
+
+}  // namespace sluice

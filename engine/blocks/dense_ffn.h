@@ -1,0 +1,31 @@
+// Gated and plain feed-forward: down(act(gate x) * (up x)) or down(act(up x)).
+#pragma once
+
+#include <memory>
+
+#include "engine/blocks/block.h"
+#include "engine/blocks/weight_loader.h"
+#include "engine/model/model_spec.h"
+
+namespace sluice {
+
+class DenseFfn final : public Block {
+ public:
+  static absl::StatusOr<std::unique_ptr<DenseFfn>> Load(const DenseFfnSpec& spec, WeightLoader& loader);
+
+  void Forward(const BlockInput& input, ForwardContext& context) override;
+  // The same, with every row's result times row_scale[i] (needs input.accumulate).
+  void ForwardScaled(const BlockInput& input, const float* row_scale, ForwardContext& context);
+  int64_t WorkspaceBytes(int32_t max_rows) const override;
+  double FlopsPerRow(bool dense) const override;
+  int64_t NumParameters() const override;
+  int64_t WeightBytes() const override { return up_.bytes() + down_.bytes(); }
+
+ private:
+  DenseFfnSpec spec_;
+  kernels::PackedMatrix up_;    // gate | up when gated
+  kernels::PackedMatrix down_;
+  FloatVector up_bias_, down_bias_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,87 @@
+#include "engine/blocks/expert_router.h"
+
+#include "engine/status_macros.h"
+
+namespace sluice {
+
+absl::StatusOr<ExpertRouter> ExpertRouter::Load(const RouterSpec& spec, int64_t dim, int32_t groups,
+                                                WeightLoader& loader) {
+  ExpertRouter router;
+  router.spec_ = spec;
+  router.groups_ = groups;
+  const int64_t outputs = int64_t{groups} * (spec.num_experts + spec.num_null_experts);
+  const ProjectionSpec projection{.in = dim, .out = outputs, .weight = spec.weight, .bias = spec.bias};
+  ASSIGN_OR_RETURN(router.weight_, loader.Matrix({projection}, kernels::WeightFormat::kF32));
+  ASSIGN_OR_RETURN(router.bias_, loader.Biases({projection}));
+  ASSIGN_OR_RETURN(router.selection_bias_,
+                   loader.Vector(spec.selection_bias, spec.num_experts + spec.num_null_experts));
+  return router;
+}
+
+Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
+  const int32_t count = call.rows->count();
+  const int32_t choices = count * groups_;
+  const kernels::RowSet rows = kernels::AllRows(count);
+  Routing routing{context.workspace.Take<int32_t>(int64_t{choices} * spec_.top_k),
+                  context.workspace.Take<float>(int64_t{choices} * spec_.top_k), spec_.top_k};
+  const kernels::TensorView logits = context.workspace.TakeMatrix(count, weight_.n);
+  context.backend.Linear({.x = call.x,
+                          .x_rows = rows,
+                          .weight = &weight_,
+                          .bias = bias_.data(),
+                          .out = logits,
+                          .out_rows = rows});
+  context.backend.Route({.score = spec_.score,
+                         .top_k = spec_.top_k,
+                         .renormalize = spec_.renormalize,
+                         .renormalize_epsilon = spec_.renormalize_epsilon,
+                         .scale = spec_.scale,
+                         .selection_bias = selection_bias_.data(),
+                         .logits = kernels::MatrixView(logits.data, choices, weight_.n / groups_),
+                         .rows = choices,
+                         .experts = routing.experts,
+                         .weights = routing.weights});
+  if (groups_ == 1) {
+    LimitChoices(routing, *call.rows, context);
+  } else {
+    // Group h owns experts [h * num_experts, (h + 1) * num_experts).
+    for (int32_t i = 0; i < choices * spec_.top_k; ++i) {
+      routing.experts[i] += (i / spec_.top_k % groups_) * spec_.num_experts;
+    }
+  }
+  context.stats.RecordExperts({.layer_instance = call.layer_instance,
+                               .kind = call.kind,
+                               .num_experts = spec_.num_experts * groups_,
+                               .top_k = spec_.top_k * groups_},
+                              call.rows->origin, routing.experts);
+  context.stats.AddFlops(call.rows->origin, FlopsPerRow());
+  context.stats.AddWeightBytes(weight_.bytes());
+  return routing;
+}
+
+void ExpertRouter::LimitChoices(const Routing& routing, const Rows& rows, ForwardContext& context) const {
+  for (int32_t i = 0; i < rows.count(); ++i) {
+    const int32_t limit = context.batch.routing[static_cast<size_t>(rows.origin[i])].experts_per_token;
+    if (limit <= 0 || limit >= spec_.top_k) continue;
+    int32_t* experts = routing.experts + i * spec_.top_k;
+    float* weights = routing.weights + i * spec_.top_k;
+    float kept = 0.0f;
+    for (int32_t j = 0; j < limit; ++j) kept += weights[j];
+    const bool sums_to_scale = spec_.renormalize || spec_.score == ScoreFunction::kSoftmaxOverTopK;
+    for (int32_t j = 0; j < spec_.top_k; ++j) {
+      if (j >= limit) {
+        experts[j] = spec_.num_experts;  // null expert: no work
+        weights[j] = 0.0f;
+      } else if (sums_to_scale) {
+        weights[j] *= spec_.scale / kept;
+      }
+    }
+  }
+}
+
+int64_t ExpertRouter::WorkspaceBytes(int32_t max_rows) const {
+  const int64_t choices = int64_t{max_rows} * groups_ * spec_.top_k;
+  return 2 * Workspace::BytesFor(choices) + Workspace::BytesFor(int64_t{max_rows} * weight_.n);
+}
+
+}  // namespace sluice

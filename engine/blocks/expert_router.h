@@ -1,0 +1,49 @@
+// RouterSpec -> which experts each row takes and with which weights. The logits are f32 whatever the format of
+// the other weights, because a near tie decides which weights are read.
+#pragma once
+
+#include "engine/blocks/forward_context.h"
+#include "engine/blocks/weight_loader.h"
+#include "engine/model/model_spec.h"
+
+namespace sluice {
+
+// [count * groups, top_k] in the step's arena.
+struct Routing {
+  int32_t* experts = nullptr;
+  float* weights = nullptr;
+  int32_t top_k = 0;
+};
+
+class ExpertRouter {
+ public:
+  // `groups`: independent choices per row (heads of SwitchHead); the weight is [groups * experts, dim].
+  static absl::StatusOr<ExpertRouter> Load(const RouterSpec& spec, int64_t dim, int32_t groups,
+                                           WeightLoader& loader);
+
+  // Takes the result from the arena: the caller's Scope frees it. Records the choice in the stats.
+  struct Call {
+    kernels::TensorView x;
+    const Rows* rows = nullptr;
+    int32_t layer_instance = 0;
+    ExpertKind kind = ExpertKind::kFfn;
+  };
+  Routing Route(const Call& call, ForwardContext& context) const;
+
+  int64_t WorkspaceBytes(int32_t max_rows) const;
+  double FlopsPerRow() const { return 2.0 * static_cast<double>(weight_.n * weight_.k); }
+  int64_t num_parameters() const { return weight_.n * weight_.k + bias_.size + selection_bias_.size; }
+  int64_t weight_bytes() const { return weight_.bytes(); }
+  const RouterSpec& spec() const { return spec_; }
+
+ private:
+  // Applies requests' experts_per_token: later choices become null experts.
+  void LimitChoices(const Routing& routing, const Rows& rows, ForwardContext& context) const;
+
+  RouterSpec spec_;
+  int32_t groups_ = 1;
+  kernels::PackedMatrix weight_;
+  FloatVector bias_, selection_bias_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,65 @@
+// What travels through one forward step: the rows' facts, the cache, the arena, the counters. Built by the
+// engine for each step from buffers it owns; blocks and the forward loop read it. Nothing here allocates.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "engine/blocks/forward_stats.h"
+#include "engine/blocks/kv_placement.h"
+#include "engine/blocks/workspace.h"
+#include "engine/cache/kv_cache.h"
+#include "kernels/backend.h"
+
+namespace sluice {
+
+// How one sequence of the step is routed: its request's `routing` object, resolved against the model.
+struct RowRouting {
+  enum class Decide : uint8_t { kModel, kThreshold, kPredictor, kTopKPrompt };
+  Decide decide = Decide::kModel;
+  float capacity = -1.0f;         // < 0: the trained rule
+  int32_t experts_per_token = 0;  // 0: the model's own
+};
+
+// The rows of a step, sequence by sequence, positions ascending inside each.
+struct Batch {
+  std::span<const int32_t> tokens;
+  std::span<const int32_t> positions;
+  std::span<const KvSequence> sequences;   // per row
+  std::span<const uint8_t> is_prompt;      // per row: prompt rows follow prefill_decide
+  std::span<const RowRouting> routing;     // per row
+  std::span<const int32_t> wanted;         // rows whose logits are needed, ascending
+
+  int32_t num_rows() const { return static_cast<int32_t>(tokens.size()); }
+};
+
+// Hidden rows and where each came from: origin[i] is the row of the step's Batch.
+struct Rows {
+  kernels::TensorView x;  // [count, dim]
+  kernels::RowSet origin;
+
+  int32_t count() const { return origin.count; }
+};
+
+// Sees intermediate values: golden tests and traces. Not called when null.
+class ForwardObserver {
+ public:
+  virtual ~ForwardObserver() = default;
+  virtual void OnHidden(std::string_view name, int32_t layer_instance, const Rows& rows) = 0;
+  // Rows of the batch that take a depth-routed layer instance; `scores` of all offered rows.
+  virtual void OnSelection(int32_t layer_instance, std::span<const int32_t> origins) = 0;
+};
+
+struct ForwardContext {
+  kernels::Backend& backend;
+  KvCache& cache;
+  Workspace& workspace;
+  ForwardStats& stats;
+  KvPlacements& placements;
+  const Batch& batch;
+  ForwardObserver* observer = nullptr;
+};
+
+}  // namespace sluice

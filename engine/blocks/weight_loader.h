@@ -1,0 +1,79 @@
+// Reads tensors of a WeightStore and packs them for a backend, one tensor at a time, so that raw and packed
+// copies of the model never coexist. Shapes are checked against what the spec expects. Load time only.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/model/model_spec.h"
+#include "engine/weights/weight_store.h"
+#include "kernels/backend.h"
+
+namespace sluice {
+
+// Bytes loaded so far of all bytes.
+using LoadProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
+
+// A few floats in device memory: norm weights, biases, sinks.
+struct FloatVector {
+  kernels::Buffer storage;
+  int64_t size = 0;
+  const float* data() const { return static_cast<const float*>(storage.data()); }
+  bool empty() const { return size == 0; }
+};
+
+class WeightLoader {
+ public:
+  WeightLoader(WeightStore& store, kernels::Backend& backend, kernels::WeightFormat format,
+               LoadProgress progress);
+
+  kernels::Backend& backend() const { return backend_; }
+  kernels::WeightFormat format() const { return format_; }
+
+  // All of a projection's rows, stacked along the outputs in the given order. InvalidArgument naming the tensor
+  // when a shape differs.
+  absl::StatusOr<kernels::PackedMatrix> Matrix(const std::vector<ProjectionSpec>& parts,
+                                               kernels::WeightFormat format);
+  absl::StatusOr<kernels::PackedMatrix> Matrix(const ProjectionSpec& part) {
+    return Matrix({part}, format_);
+  }
+  // The biases of `parts`, stacked; empty when none has one, zeros where only some have.
+  absl::StatusOr<FloatVector> Biases(const std::vector<ProjectionSpec>& parts);
+  // A whole 1-D tensor (or one whose elements are `size` in number), plus `offset`. Empty name: empty vector.
+  absl::StatusOr<FloatVector> Vector(const std::string& name, int64_t size, float offset = 0.0f);
+  // Matrices of a stacked tensor [count, a, b], one packed matrix each.
+  absl::StatusOr<std::vector<kernels::PackedMatrix>> Stacked(const ProjectionSpec& part, int32_t count);
+  absl::StatusOr<kernels::PackedExperts> Experts(const MoeFfnSpec& spec, int64_t dim);
+
+  // A device vector of host floats.
+  absl::StatusOr<FloatVector> ToDevice(const std::vector<float>& values);
+
+ private:
+  struct Raw {
+    std::vector<std::byte> bytes;
+    kernels::DType dtype = kernels::DType::kF32;
+  };
+  // Elements [first, first + count) of a tensor that must have `total` elements of rank >= 1.
+  absl::StatusOr<Raw> ReadRaw(const std::string& name, int64_t total, int64_t first, int64_t count);
+  absl::StatusOr<Raw> ReadProjection(const ProjectionSpec& part);
+  absl::StatusOr<Raw> ReadExpertMatrix(const std::string& pattern, const MoeFfnSpec& spec, int32_t expert,
+                                       int64_t elements);
+  absl::Status CheckMatrixShape(const std::string& name, int64_t rows, int64_t cols, bool exact_rows);
+  absl::Status FillExpert(const MoeFfnSpec& spec, int32_t expert, kernels::PackedExperts& experts);
+
+  WeightStore& store_;
+  kernels::Backend& backend_;
+  kernels::WeightFormat format_;
+  LoadProgress progress_;
+  int64_t done_bytes_ = 0;
+  int64_t last_reported_ = 0;
+};
+
+// Host floats of raw f32, bf16 or f16 elements.
+std::vector<float> ToFloats(const std::byte* data, kernels::DType dtype, int64_t count);
+
+}  // namespace sluice

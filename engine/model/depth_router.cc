@@ -1,0 +1,179 @@
+#include "engine/model/depth_router.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "engine/status_macros.h"
+
+namespace sluice {
+namespace {
+
+using kernels::AllRows;
+using kernels::RowSet;
+using kernels::TensorView;
+
+constexpr float kAlways = -std::numeric_limits<float>::infinity();
+constexpr float kNever = std::numeric_limits<float>::infinity();
+
+// The p-th percentile (0..100) by linear interpolation between the stored ones.
+float Quantile(const std::vector<float>& percentiles, double p) {
+  const double place = p / 100.0 * static_cast<double>(percentiles.size() - 1);
+  const auto below = static_cast<size_t>(place);
+  const size_t above = std::min(below + 1, percentiles.size() - 1);
+  const auto weight = static_cast<float>(place - static_cast<double>(below));
+  return percentiles[below] + weight * (percentiles[above] - percentiles[below]);
+}
+
+}  // namespace
+
+absl::StatusOr<DepthRouter> DepthRouter::Load(const DepthRouterSpec& spec, int64_t dim,
+                                              WeightLoader& loader) {
+  DepthRouter router;
+  router.spec_ = spec;
+  const ProjectionSpec projection{.in = dim, .out = 1, .weight = spec.weight, .bias = spec.bias};
+  ASSIGN_OR_RETURN(router.router_, loader.Matrix({projection}, kernels::WeightFormat::kF32));
+  ASSIGN_OR_RETURN(router.bias_, loader.Biases({projection}));
+  for (const ProjectionSpec& layer : spec.predictor) {
+    ASSIGN_OR_RETURN(auto matrix, loader.Matrix({layer}, kernels::WeightFormat::kF32));
+    ASSIGN_OR_RETURN(auto bias, loader.Biases({layer}));
+    router.predictor_.push_back(std::move(matrix));
+    router.predictor_bias_.push_back(std::move(bias));
+  }
+  return router;
+}
+
+float DepthRouter::Threshold(const RowRouting& routing) const {
+  if (routing.capacity >= 0.0f) {
+    if (routing.capacity == 0.0f) return kNever;
+    if (routing.capacity >= 1.0f) return kAlways;
+    return Quantile(spec_.score_quantiles, 100.0 * (1.0 - static_cast<double>(routing.capacity)));
+  }
+  // sigmoid(logit) > t  <=>  logit > log(t / (1 - t)); t = 0 takes all, t = 1 none.
+  if (spec_.threshold <= 0.0f) return kAlways;
+  if (spec_.threshold >= 1.0f) return kNever;
+  return spec_.threshold == 0.5f ? 0.0f : std::log(spec_.threshold / (1.0f - spec_.threshold));
+}
+
+DepthDecide DepthRouter::Decide(const RowRouting& routing, bool is_prompt) const {
+  switch (routing.decide) {
+    case RowRouting::Decide::kThreshold: return DepthDecide::kRouterThreshold;
+    case RowRouting::Decide::kPredictor: return DepthDecide::kPredictorThreshold;
+    case RowRouting::Decide::kTopKPrompt:
+      if (is_prompt) return DepthDecide::kRouterTopK;
+      break;
+    case RowRouting::Decide::kModel: break;
+  }
+  return is_prompt ? spec_.prefill_decide : spec_.decide;
+}
+
+Selection DepthRouter::Select(const Rows& rows, ForwardContext& context) const {
+  const int32_t count = rows.count();
+  const RowSet all = AllRows(count);
+  float* scores = context.workspace.Take<float>(count);
+  context.backend.Linear({.x = rows.x,
+                          .x_rows = all,
+                          .weight = &router_,
+                          .bias = bias_.data(),
+                          .out = kernels::MatrixView(scores, count, 1),
+                          .out_rows = all});
+  const float* predicted = predictor_.empty() ? nullptr : PredictorScores(rows, context);
+  float* deciding = context.workspace.Take<float>(count);
+  float* thresholds = context.workspace.Take<float>(count);
+  bool any_top_k = false;
+  for (int32_t i = 0; i < count; ++i) {
+    const auto row = static_cast<size_t>(rows.origin[i]);
+    const RowRouting& routing = context.batch.routing[row];
+    const DepthDecide decide = Decide(routing, context.batch.is_prompt[row] != 0);
+    deciding[i] = decide == DepthDecide::kPredictorThreshold ? predicted[i] : scores[i];
+    any_top_k |= decide == DepthDecide::kRouterTopK;
+    // NaN marks the rows that the top-k pass below decides.
+    thresholds[i] = decide == DepthDecide::kRouterTopK ? std::numeric_limits<float>::quiet_NaN()
+                                                       : Threshold(routing);
+  }
+  if (any_top_k) SelectTopKPrompt(rows, scores, thresholds, context);
+
+  int32_t* selected = context.workspace.Take<int32_t>(count);
+  int32_t num_selected = 0;
+  context.backend.SelectAbove({.scores = deciding,
+                               .thresholds = thresholds,
+                               .rows = count,
+                               .selected = selected,
+                               .count = &num_selected});
+  float* selected_scores = context.workspace.Take<float>(count);
+  for (int32_t i = 0; i < num_selected; ++i) selected_scores[i] = scores[selected[i]];
+  context.stats.AddFlops(rows.origin, FlopsPerRow());
+  context.stats.AddWeightBytes(WeightBytes());
+  return {{selected, num_selected, nullptr}, selected_scores};
+}
+
+float* DepthRouter::PredictorScores(const Rows& rows, ForwardContext& context) const {
+  const RowSet all = AllRows(rows.count());
+  TensorView x = rows.x;
+  for (size_t i = 0; i < predictor_.size(); ++i) {
+    const TensorView out = context.workspace.TakeMatrix(rows.count(), predictor_[i].n);
+    context.backend.Linear({.x = x,
+                            .x_rows = all,
+                            .weight = &predictor_[i],
+                            .bias = predictor_bias_[i].data(),
+                            .activation = i + 1 < predictor_.size() ? Activation::kSilu : Activation::kNone,
+                            .out = out,
+                            .out_rows = all});
+    x = out;
+  }
+  return x.Row(0);
+}
+
+// The k largest scores of each request's prompt, k = max(1, floor(capacity * prompt rows)); ties by position.
+// The scheduler has put the whole prompt into this step.
+void DepthRouter::SelectTopKPrompt(const Rows& rows, const float* scores, float* thresholds,
+                                   ForwardContext& context) const {
+  int32_t* order = context.workspace.Take<int32_t>(rows.count());
+  for (int32_t first = 0; first < rows.count();) {
+    const KvSequence sequence = context.batch.sequences[static_cast<size_t>(rows.origin[first])];
+    int32_t count = 0;
+    int32_t next = first;
+    for (; next < rows.count(); ++next) {
+      if (context.batch.sequences[static_cast<size_t>(rows.origin[next])] != sequence) break;
+      if (std::isnan(thresholds[next])) order[count++] = next;
+    }
+    first = next;
+    if (count == 0) continue;
+    const float asked = context.batch.routing[static_cast<size_t>(rows.origin[order[0]])].capacity;
+    const double capacity = asked >= 0.0f ? static_cast<double>(asked) : spec_.capacity;
+    const auto share = static_cast<int32_t>(capacity * count);
+    const int32_t k = capacity <= 0.0 ? 0 : std::min(count, std::max(1, share));
+    std::stable_sort(order, order + count,
+                     [scores](int32_t a, int32_t b) { return scores[a] > scores[b]; });
+    for (int32_t i = 0; i < count; ++i) thresholds[order[i]] = i < k ? kAlways : kNever;
+  }
+}
+
+int64_t DepthRouter::WorkspaceBytes(int32_t max_rows) const {
+  int64_t bytes = 6 * Workspace::BytesFor(max_rows);
+  for (const auto& layer : predictor_) bytes += Workspace::BytesFor(max_rows * layer.n);
+  return bytes;
+}
+
+double DepthRouter::FlopsPerRow() const {
+  double flops = 2.0 * static_cast<double>(router_.k);
+  for (const auto& layer : predictor_) flops += 2.0 * static_cast<double>(layer.n * layer.k);
+  return flops;
+}
+
+int64_t DepthRouter::NumParameters() const {
+  int64_t count = router_.n * router_.k + bias_.size;
+  for (size_t i = 0; i < predictor_.size(); ++i) {
+    count += predictor_[i].n * predictor_[i].k + predictor_bias_[i].size;
+  }
+  return count;
+}
+
+int64_t DepthRouter::WeightBytes() const {
+  int64_t bytes = router_.bytes();
+  for (const auto& layer : predictor_) bytes += layer.bytes();
+  return bytes;
+}
+
+}  // namespace sluice

@@ -1,0 +1,145 @@
+#include "engine/model/model.h"
+
+#include <algorithm>
+
+#include "engine/model/recurrence.h"
+
+namespace sluice {
+namespace {
+
+// Rows of logits computed at a time: bounds the arena, whatever the prompt length.
+constexpr int32_t kHeadTile = 64;
+
+}  // namespace
+
+void Model::Forward(ForwardContext& context, LogitsSink logits) {
+  SLUICE_CHECK(context.batch.num_rows() <= max_rows_) << context.batch.num_rows();
+  Workspace::Scope scope(context.workspace);
+  rope_tables_.Compute(context.batch, context.backend);
+  Rows rows = Embed(context);
+  if (context.observer != nullptr) context.observer->OnHidden("embed", -1, rows);
+  for (Group& group : groups_) {
+    const Recurrence recurrence(group.repeat, rows);
+    for (int32_t step = 0; recurrence.Continues(step); ++step) {
+      const Rows live = recurrence.Enter(step);
+      const auto num_layers = static_cast<int32_t>(group.layers.size());
+      for (Layer& layer : group.layers) {
+        const int32_t instance = group.first_instance + step * num_layers + layer.index_in_group;
+        RunLayer(layer, step, instance, live, context);
+        if (context.observer != nullptr) context.observer->OnHidden("layer", instance, live);
+      }
+    }
+    rows = recurrence.Finish();
+  }
+  RunHead(rows, context, logits);
+}
+
+Rows Model::Embed(ForwardContext& context) {
+  const Batch& batch = context.batch;
+  const EmbeddingSpec& embedding = spec_.decoder().embedding;
+  const kernels::TensorView x = context.workspace.TakeMatrix(batch.num_rows(), embedding.dim);
+  context.backend.Embed(embedding_, batch.tokens, embedding.scale, x);
+  if (positions_.has_value()) {
+    Workspace::Scope scope(context.workspace);
+    const kernels::TensorView learned = context.workspace.TakeMatrix(batch.num_rows(), embedding.dim);
+    context.backend.Embed(*positions_, batch.positions, 1.0f, learned);
+    context.backend.AddRows(learned, 1.0f, x, kernels::AllRows(batch.num_rows()));
+  }
+  return {x, kernels::AllRows(batch.num_rows())};
+}
+
+void Model::RunLayer(Layer& layer, int32_t step, int32_t instance, const Rows& rows,
+                     ForwardContext& context) {
+  if (!layer.depth.has_value()) {
+    context.stats.CountLayer(rows.origin);
+    return RunSublayers(layer, step, instance, rows, context);
+  }
+  Workspace::Scope scope(context.workspace);
+  const Selection chosen = layer.depth->Select(rows, context);
+  if (chosen.empty()) {  // nobody needs it: its weights are never read
+    context.stats.CountRouted(instance, rows.origin, chosen.rows);
+    if (context.observer != nullptr) context.observer->OnSelection(instance, {});
+    return;
+  }
+  const Rows packed = Pack(rows, chosen, context);
+  context.stats.CountRouted(instance, rows.origin, packed.origin);
+  context.stats.CountLayer(packed.origin);
+  if (context.observer != nullptr) {
+    context.observer->OnSelection(instance,
+                                  {packed.origin.index, static_cast<size_t>(packed.count())});
+  }
+  RunSublayers(layer, step, instance, packed, context);
+  Unpack(packed, chosen, layer.depth->spec(), rows, context);
+}
+
+void Model::RunSublayers(Layer& layer, int32_t step, int32_t instance, const Rows& rows,
+                         ForwardContext& context) {
+  for (Sublayer& sublayer : layer.sublayers) {
+    const KvLayer kv = sublayer.kv.empty() ? KvLayer() : sublayer.kv[static_cast<size_t>(step)];
+    RunSublayer(sublayer, kv, instance, rows, context);
+  }
+}
+
+void Model::RunSublayer(const Sublayer& sublayer, const KvLayer& kv, int32_t instance, const Rows& rows,
+                        ForwardContext& context) {
+  Workspace::Scope scope(context.workspace);
+  const int32_t count = rows.count();
+  const int64_t dim = rows.x.cols;
+  kernels::TensorView normed = rows.x;
+  if (sublayer.input_norm.has_value()) {
+    normed = context.workspace.TakeMatrix(count, dim);
+    sublayer.input_norm->Apply(rows.x, normed, count, 0, context.backend);
+  }
+  // Without an output norm or scale the block adds straight to the residual stream.
+  const bool direct = !sublayer.output_norm.has_value() && sublayer.residual_scale == 1.0f;
+  const kernels::TensorView out = direct ? rows.x : context.workspace.TakeMatrix(count, dim);
+  sublayer.block->Forward({.rows = rows,
+                           .normed = normed,
+                           .kv = kv,
+                           .layer_instance = instance,
+                           .out = out,
+                           .accumulate = direct},
+                          context);
+  if (!direct) {
+    if (sublayer.output_norm.has_value()) {
+      sublayer.output_norm->Apply(out, out, count, 0, context.backend);
+    }
+    context.backend.AddRows(out, sublayer.residual_scale, rows.x, kernels::AllRows(count));
+  }
+  if (sublayer.residual_norm.has_value()) {
+    sublayer.residual_norm->Apply(rows.x, rows.x, count, 0, context.backend);
+  }
+}
+
+void Model::RunHead(const Rows& rows, ForwardContext& context, LogitsSink logits) {
+  const auto wanted = static_cast<int32_t>(context.batch.wanted.size());
+  const kernels::PackedMatrix& head = head_.has_value() ? *head_ : embedding_;
+  for (int32_t first = 0; first < wanted; first += kHeadTile) {
+    Workspace::Scope scope(context.workspace);
+    const int32_t count = std::min(kHeadTile, wanted - first);
+    const kernels::RowSet chosen{context.batch.wanted.data() + first, count, nullptr};
+    const kernels::RowSet all = kernels::AllRows(count);
+    const kernels::TensorView x = context.workspace.TakeMatrix(count, rows.x.cols);
+    context.backend.Gather(rows.x, chosen, x);
+    if (final_norm_.has_value()) final_norm_->Apply(x, x, count, 0, context.backend);
+    const kernels::TensorView out = context.workspace.TakeMatrix(count, head.n);
+    context.backend.Linear({.x = x,
+                            .x_rows = all,
+                            .weight = &head,
+                            .bias = head_bias_.data(),
+                            .out = out,
+                            .out_rows = all});
+    context.backend.Synchronize();
+    context.stats.AddFlops(chosen, 2.0 * static_cast<double>(head.n * head.k));
+    context.stats.AddWeightBytes(head.bytes());
+    for (int32_t i = 0; i < count; ++i) {
+      const std::span<float> row(out.Row(i), static_cast<size_t>(head.n));
+      if (spec_.head.logit_scale != 1.0f) {
+        for (float& value : row) value *= spec_.head.logit_scale;
+      }
+      logits(first + i, row);
+    }
+  }
+}
+
+}  // namespace sluice

@@ -1,0 +1,99 @@
+// A loaded model: packed weights and the one forward loop. Architecture is data: there is no class per family.
+// Engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "engine/blocks/block.h"
+#include "engine/blocks/norm.h"
+#include "engine/blocks/rope_tables.h"
+#include "engine/model/depth_router.h"
+#include "engine/model/model_spec.h"
+#include "engine/model/rows.h"
+
+namespace sluice {
+
+// Receives the logits of wanted row `index` (into Batch::wanted). The row may be changed in place.
+using LogitsSink = absl::FunctionRef<void(int32_t index, std::span<float> logits)>;
+
+// One execution of a layer in the unrolled network.
+struct LayerInstance {
+  std::string label;  // "3", or "group.repeat.layer" in a repeated group
+  bool routed = false;
+  double capacity = 1.0;
+};
+
+class Model {
+ public:
+  // Runs one step. `context.stats` and `context.placements` have been reset. Nothing is allocated.
+  void Forward(ForwardContext& context, LogitsSink logits);
+
+  const ModelSpec& spec() const { return spec_; }
+  const std::vector<LayerInstance>& instances() const { return instances_; }
+  const std::vector<KvClassSpec>& kv_classes() const { return kv_classes_; }
+  const std::vector<int32_t>& kv_windows() const { return kv_windows_; }
+  int64_t WorkspaceBytes() const { return workspace_bytes_; }
+  int64_t weight_bytes() const { return weight_bytes_; }
+  int64_t num_parameters() const { return num_parameters_; }
+  // Read by an average row: chosen experts and the trained share of depth-routed layers.
+  int64_t num_active_parameters() const { return num_active_parameters_; }
+  int64_t max_expert_ids_per_row() const { return max_expert_ids_per_row_; }
+  int32_t max_rows() const { return max_rows_; }
+  // FLOPs of a row at `position` with every routed layer and every expert run.
+  double DenseFlops(int32_t position) const {
+    return dense_flops_per_row_ + dense_flops_per_slot_ * (position + 1);
+  }
+
+ private:
+  friend class ModelBuilder;
+
+  struct Sublayer {
+    std::optional<Norm> input_norm, output_norm, residual_norm;
+    std::unique_ptr<Block> block;
+    float residual_scale = 1.0f;
+    std::vector<KvLayer> kv;  // per repeat; empty when the block stores nothing
+  };
+  struct Layer {
+    std::optional<DepthRouter> depth;
+    std::vector<Sublayer> sublayers;
+    int32_t index_in_group = 0;
+  };
+  struct Group {
+    RepeatSpec repeat;
+    std::vector<Layer> layers;
+    int32_t first_instance = 0;
+  };
+
+  Rows Embed(ForwardContext& context);
+  void RunLayer(Layer& layer, int32_t step, int32_t instance, const Rows& rows, ForwardContext& context);
+  void RunSublayers(Layer& layer, int32_t step, int32_t instance, const Rows& rows,
+                    ForwardContext& context);
+  void RunSublayer(const Sublayer& sublayer, const KvLayer& kv, int32_t instance, const Rows& rows,
+                   ForwardContext& context);
+  void RunHead(const Rows& rows, ForwardContext& context, LogitsSink logits);
+
+  ModelSpec spec_;
+  int32_t max_rows_ = 0;
+  kernels::PackedMatrix embedding_;
+  std::optional<kernels::PackedMatrix> positions_;
+  std::optional<kernels::PackedMatrix> head_;  // none: tied to the embedding
+  FloatVector head_bias_;
+  std::optional<Norm> final_norm_;
+  RopeTables rope_tables_;
+  std::vector<Group> groups_;
+  std::vector<LayerInstance> instances_;
+  std::vector<KvClassSpec> kv_classes_;
+  std::vector<int32_t> kv_windows_;  // per KV class
+  int64_t workspace_bytes_ = 0, weight_bytes_ = 0, num_parameters_ = 0, num_active_parameters_ = 0;
+  int64_t max_expert_ids_per_row_ = 0;
+  double dense_flops_per_row_ = 0.0, dense_flops_per_slot_ = 0.0;
+};
+
+}  // namespace sluice

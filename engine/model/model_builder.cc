@@ -1,0 +1,236 @@
+#include "engine/model/model_builder.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/blocks/attention.h"
+#include "engine/blocks/dense_ffn.h"
+#include "engine/blocks/moe_ffn.h"
+#include "engine/status_macros.h"
+
+namespace sluice {
+
+class ModelBuilder {
+ public:
+  ModelBuilder(const ModelSpec& spec, WeightStore& weights, kernels::Backend& backend,
+               const BuildOptions& options, kernels::WeightFormat format)
+      : backend_(backend),
+        options_(options),
+        loader_(weights, backend, format, options.progress),
+        kv_dtype_(options.kv_dtype.value_or(format == kernels::WeightFormat::kBF16
+                                                ? kernels::DType::kBF16
+                                                : kernels::DType::kF32)) {
+    model_->spec_ = spec;
+    model_->max_rows_ = options.max_rows;
+  }
+
+  absl::StatusOr<std::unique_ptr<Model>> Build() {
+    RETURN_IF_ERROR(LoadEmbeddingAndHead());
+    for (const LayerGroupSpec& group : model_->spec_.decoder().groups) RETURN_IF_ERROR(AddGroup(group));
+    RETURN_IF_ERROR(model_->rope_tables_.Allocate(backend_, options_.max_rows));
+    FinishSizes();
+    return std::move(model_);
+  }
+
+ private:
+  const StackSpec& stack() const { return model_->spec_.decoder(); }
+
+  absl::Status LoadEmbeddingAndHead() {
+    const EmbeddingSpec& embedding = stack().embedding;
+    const ProjectionSpec table{.in = embedding.dim, .out = embedding.vocab_size, .weight = embedding.weight};
+    ASSIGN_OR_RETURN(model_->embedding_, loader_.Matrix(table));
+    Count(model_->embedding_.n * model_->embedding_.k, 1.0);
+    model_->weight_bytes_ += model_->embedding_.bytes();
+    if (!embedding.position_weight.empty()) {
+      const ProjectionSpec positions{.in = embedding.dim,
+                                     .out = model_->spec_.max_positions,
+                                     .weight = embedding.position_weight};
+      ASSIGN_OR_RETURN(model_->positions_, loader_.Matrix({positions}, kernels::WeightFormat::kF32));
+      Count(model_->positions_->n * model_->positions_->k, 1.0);
+      model_->weight_bytes_ += model_->positions_->bytes();
+    }
+    const HeadSpec& head = model_->spec_.head;
+    ProjectionSpec projection{
+        .in = embedding.dim, .out = embedding.vocab_size, .weight = head.weight, .bias = head.bias};
+    if (!head.weight.empty()) {
+      ASSIGN_OR_RETURN(model_->head_, loader_.Matrix(projection));
+      Count(model_->head_->n * model_->head_->k, 1.0);
+      model_->weight_bytes_ += model_->head_->bytes();
+    }
+    ASSIGN_OR_RETURN(model_->head_bias_, loader_.Biases({projection}));
+    if (stack().final_norm.has_value()) {
+      ASSIGN_OR_RETURN(model_->final_norm_, Norm::Load(*stack().final_norm, embedding.dim, loader_));
+      Count(model_->final_norm_->num_parameters(), 1.0);
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status AddGroup(const LayerGroupSpec& spec) {
+    Model::Group group;
+    group.repeat = spec.repeat;
+    group.first_instance = static_cast<int32_t>(model_->instances_.size());
+    const auto num_layers = static_cast<int32_t>(spec.layers.size());
+    for (int32_t step = 0; step < spec.repeat.times; ++step) {
+      for (int32_t index = 0; index < num_layers; ++index) {
+        const auto& depth = spec.layers[static_cast<size_t>(index)].depth;
+        const auto number = static_cast<int32_t>(model_->instances_.size());
+        model_->instances_.push_back(
+            {.label = spec.repeat.times == 1 ? absl::StrCat(number)
+                                             : absl::StrCat(spec.name, ".", step, ".", index),
+             .routed = depth.has_value(),
+             .capacity = depth.has_value() ? depth->capacity : 1.0});
+      }
+    }
+    for (int32_t index = 0; index < num_layers; ++index) {
+      ASSIGN_OR_RETURN(Model::Layer layer,
+                       MakeLayer(spec.layers[static_cast<size_t>(index)], group, index, num_layers));
+      group.layers.push_back(std::move(layer));
+    }
+    model_->groups_.push_back(std::move(group));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Model::Layer> MakeLayer(const LayerSpec& spec, const Model::Group& group, int32_t index,
+                                         int32_t num_layers) {
+    const int64_t dim = stack().embedding.dim;
+    Model::Layer layer;
+    layer.index_in_group = index;
+    const double share = spec.depth.has_value() ? spec.depth->capacity : 1.0;
+    const int32_t times = group.repeat.times;
+    if (spec.depth.has_value()) {
+      ASSIGN_OR_RETURN(layer.depth, DepthRouter::Load(*spec.depth, dim, loader_));
+      Count(layer.depth->NumParameters(), 1.0);
+      model_->weight_bytes_ += layer.depth->WeightBytes();
+      model_->dense_flops_per_row_ += layer.depth->FlopsPerRow() * times;
+    }
+    for (const SublayerSpec& sublayer_spec : spec.sublayers) {
+      ASSIGN_OR_RETURN(Model::Sublayer sublayer, MakeSublayer(sublayer_spec, share));
+      if (const auto* attention = std::get_if<AttentionSpec>(&sublayer_spec.block)) {
+        for (int32_t step = 0; step < times; ++step) {
+          const int32_t instance = group.first_instance + step * num_layers + index;
+          sublayer.kv.push_back(AddKvLayer(*attention, instance));
+        }
+      }
+      const Block& block = *sublayer.block;
+      model_->dense_flops_per_row_ += block.FlopsPerRow(true) * times;
+      model_->dense_flops_per_slot_ += block.FlopsPerSlot() * times;
+      model_->weight_bytes_ += block.WeightBytes();
+      layer.sublayers.push_back(std::move(sublayer));
+    }
+    layer_workspace_ = std::max(layer_workspace_, LayerWorkspace(layer));
+    return layer;
+  }
+
+  absl::StatusOr<Model::Sublayer> MakeSublayer(const SublayerSpec& spec, double share) {
+    const int64_t dim = stack().embedding.dim;
+    Model::Sublayer sublayer;
+    sublayer.residual_scale = spec.residual_scale;
+    const auto load_norm = [&](const std::optional<NormSpec>& norm,
+                               std::optional<Norm>& into) -> absl::Status {
+      if (!norm.has_value()) return absl::OkStatus();
+      ASSIGN_OR_RETURN(into, Norm::Load(*norm, dim, loader_));
+      Count(into->num_parameters(), share);
+      return absl::OkStatus();
+    };
+    RETURN_IF_ERROR(load_norm(spec.input_norm, sublayer.input_norm));
+    RETURN_IF_ERROR(load_norm(spec.output_norm, sublayer.output_norm));
+    RETURN_IF_ERROR(load_norm(spec.residual_norm, sublayer.residual_norm));
+    ASSIGN_OR_RETURN(sublayer.block, MakeBlock(spec.block));
+    model_->num_parameters_ += sublayer.block->NumParameters();
+    active_parameters_ += share * static_cast<double>(sublayer.block->NumActiveParameters());
+    return sublayer;
+  }
+
+  absl::StatusOr<std::unique_ptr<Block>> MakeBlock(const BlockSpec& spec) {
+    const int64_t dim = stack().embedding.dim;
+    if (const auto* attention = std::get_if<AttentionSpec>(&spec)) {
+      for (const auto* projection : {&attention->v, &attention->o}) {
+        if (projection->experts.has_value()) {
+          expert_ids_ += int64_t{attention->num_heads} * projection->experts->top_k;
+        }
+      }
+      return Attention::Load(*attention, model_->rope_tables_, loader_);
+    }
+    if (const auto* moe = std::get_if<MoeFfnSpec>(&spec)) {
+      expert_ids_ += moe->router.top_k;
+      return MoeFfn::Load(*moe, dim, backend_, loader_);
+    }
+    return DenseFfn::Load(std::get<DenseFfnSpec>(spec), loader_);
+  }
+
+  // Always-executed layers with the same window and geometry share a class; a routed instance has its own.
+  KvLayer AddKvLayer(const AttentionSpec& spec, int32_t instance) {
+    const kernels::KvGeometry geometry{.num_kv_heads = spec.num_kv_heads,
+                                       .key_dim = spec.head_dim,
+                                       .value_dim = spec.head_dim,
+                                       .dtype = kv_dtype_};
+    const LayerInstance& layer = model_->instances_[static_cast<size_t>(instance)];
+    const std::string name = layer.routed        ? absl::StrCat("layer ", layer.label)
+                             : spec.window == 0 ? "all"
+                                                : absl::StrCat("window ", spec.window);
+    auto& classes = model_->kv_classes_;
+    for (size_t c = 0; c < classes.size(); ++c) {
+      if (classes[c].name == name && classes[c].geometry == geometry &&
+          model_->kv_windows_[c] == spec.window) {
+        return {static_cast<int32_t>(c), classes[c].num_layers++};
+      }
+    }
+    classes.push_back({.name = name, .num_layers = 1, .geometry = geometry, .routed = layer.routed});
+    model_->kv_windows_.push_back(spec.window);
+    return {static_cast<int32_t>(classes.size()) - 1, 0};
+  }
+
+  int64_t LayerWorkspace(const Model::Layer& layer) const {
+    const int32_t rows = options_.max_rows;
+    const int64_t matrix = Workspace::BytesFor(rows * stack().embedding.dim);
+    int64_t block = 0;
+    for (const auto& sublayer : layer.sublayers) {
+      block = std::max(block, sublayer.block->WorkspaceBytes(rows));
+    }
+    int64_t depth = 0;
+    if (layer.depth.has_value()) {
+      depth = layer.depth->WorkspaceBytes(rows) + matrix + Workspace::BytesFor(rows);
+    }
+    return depth + 2 * matrix + block;
+  }
+
+  void FinishSizes() {
+    const int64_t rows = options_.max_rows;
+    const int64_t matrix = Workspace::BytesFor(rows * stack().embedding.dim);
+    const kernels::PackedMatrix& head = model_->head_.has_value() ? *model_->head_ : model_->embedding_;
+    const int64_t head_bytes = Workspace::BytesFor(64 * stack().embedding.dim) +
+                               Workspace::BytesFor(64 * head.n);
+    model_->workspace_bytes_ = 2 * matrix + std::max(layer_workspace_, head_bytes);
+    model_->dense_flops_per_row_ += 2.0 * static_cast<double>(head.n * head.k);
+    model_->num_active_parameters_ = static_cast<int64_t>(active_parameters_);
+    int64_t repeats = 1;
+    for (const auto& group : model_->groups_) repeats = std::max<int64_t>(repeats, group.repeat.times);
+    model_->max_expert_ids_per_row_ = expert_ids_ * repeats;
+  }
+
+  void Count(int64_t parameters, double active_share) {
+    model_->num_parameters_ += parameters;
+    active_parameters_ += active_share * static_cast<double>(parameters);
+  }
+
+  kernels::Backend& backend_;
+  const BuildOptions& options_;
+  WeightLoader loader_;
+  kernels::DType kv_dtype_;
+  std::unique_ptr<Model> model_ = std::make_unique<Model>();
+  int64_t layer_workspace_ = 0;
+  int64_t expert_ids_ = 0;
+  double active_parameters_ = 0.0;
+};
+
+absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec, WeightStore& weights,
+                                                  kernels::Backend& backend, const BuildOptions& options) {
+  ASSIGN_OR_RETURN(const TensorRange embedding, weights.Find(spec.decoder().embedding.weight));
+  const kernels::WeightFormat stored = embedding.dtype == kernels::DType::kF32
+                                           ? kernels::WeightFormat::kF32
+                                           : kernels::WeightFormat::kBF16;
+  return ModelBuilder(spec, weights, backend, options, options.weight_format.value_or(stored)).Build();
+}
+
+}  // namespace sluice

@@ -1,0 +1,228 @@
+// The whole architecture as data: what the one forward loop (model.h) runs. Built by a mapping file
+// in engine/architectures from a foreign config.json, checked by ValidateSpec, printed by `sluice
+// inspect`. Grammar: Model = Embedding (Group = Repeat x (Layer = DepthRouter? (Norm? Block Norm? +
+// residual Norm?)+)+)+ Norm Head. A layer is a routed list of sublayers, so Mixture-of-Depths
+// around a whole block, its attention or its FFN is one construct. Tensor names are those of the
+// checkpoint. No weights and no behaviour here.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/backend.h"
+
+namespace sluice {
+
+using kernels::Activation;
+using kernels::DepthCombine;
+using kernels::GateFunction;
+using kernels::NormKind;
+using kernels::RopeStyle;
+using kernels::ScoreFunction;
+
+struct NormSpec {
+  NormKind kind = NormKind::kRms;
+  float epsilon = 1e-5f;
+  std::string weight;          // tensor name; empty: no scale
+  std::string bias;            // tensor name; empty: no bias
+  float weight_offset = 0.0f;  // added to the weight at load (Gemma stores w - 1)
+  bool operator==(const NormSpec&) const = default;
+};
+
+struct RopeSpec {
+  RopeStyle style = RopeStyle::kHalf;
+  int32_t rotary_dim = 0;  // first dims of each head; even; the exponent uses rotary_dim
+  double theta = 10000.0;
+  double linear_factor = 1.0;  // positions are divided by it
+  bool operator==(const RopeSpec&) const = default;
+};
+
+// Expert selection, models.md section 2: which experts a row takes and with which weights.
+struct RouterSpec {
+  ScoreFunction score = ScoreFunction::kSoftmax;
+  int32_t num_experts = 0;
+  int32_t num_null_experts = 0;  // no-op experts behind the real ones (integrated MoDE)
+  int32_t top_k = 0;
+  bool renormalize = false;
+  float renormalize_epsilon = 0.0f;
+  float scale = 1.0f;
+  std::string weight;          // [num_experts + num_null_experts, dim]
+  std::string bias;            // added to the logits; empty: none
+  std::string selection_bias;  // added to the scores for the choice only; empty: none
+  bool operator==(const RouterSpec&) const = default;
+};
+
+// y = x W^T + b. `rows`: the part [row_begin, row_begin + out) of a fused tensor.
+struct ProjectionSpec {
+  int64_t in = 0;
+  int64_t out = 0;
+  std::string weight;
+  std::string bias;         // empty: none
+  bool transposed = false;  // stored [in, out] (GPT-2 Conv1D, sigma-MoE)
+  int64_t row_begin = 0;    // first output of a fused tensor
+  // SwitchHead / MoA: top-k experts per head. in and out stay those of the whole projection; head
+  // h's expert e is matrix h * num_experts + e of the stacked weight, [dim, head_dim] for v,
+  // [head_dim, dim] for o
+  // ([out, in] unless `transposed`); the router weight is [num_heads * num_experts, dim].
+  std::optional<RouterSpec> experts;
+  // With one expert per head: `weight` is one matrix [out, in] and head h's expert is its slice of
+  // in (o) or out (v) features [h * head_dim, (h + 1) * head_dim).
+  bool split_by_head = false;
+  bool operator==(const ProjectionSpec&) const = default;
+};
+
+enum class MaskKind : uint8_t { kCausal, kFull, kBlockPattern };
+enum class KvSource : uint8_t { kSelf, kEncoder, kSecondStream };
+
+struct AttentionSpec {
+  int32_t num_heads = 0;
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
+  ProjectionSpec q, k, v, o;
+  std::optional<NormSpec> q_norm, k_norm;
+  bool norm_per_head = true;  // false: over the whole projected vector (OLMoE)
+  float clip_qkv = 0.0f;      // 0: no clamp
+  std::optional<RopeSpec> rope;
+  float scale = 0.0f;  // of the logits; 0 means 1 / sqrt(head_dim)
+  int32_t window = 0;  // 0: full; else position p sees (p - window, p]
+  MaskKind mask = MaskKind::kCausal;
+  KvSource kv_source = KvSource::kSelf;
+  std::string sinks;                 // [num_heads]; empty: none
+  bool value_from_residual = false;  // V reads the un-normed rows (MoEUT)
+  bool operator==(const AttentionSpec&) const = default;
+};
+
+struct DenseFfnSpec {
+  int64_t hidden = 0;
+  bool gated = true;
+  Activation activation = Activation::kSilu;
+  ProjectionSpec gate;  // used when gated
+  ProjectionSpec up;
+  ProjectionSpec down;
+  bool input_from_residual = false;
+  bool operator==(const DenseFfnSpec&) const = default;
+};
+
+// How one expert's matrices stand in the file. "{e}" in a name is replaced by the expert index;
+// without it the tensor is stacked [num_experts, ...].
+struct ExpertWeightsSpec {
+  std::string gate, up, down;  // gate empty when not gated
+  bool transposed = false;     // stored [in, out]
+  bool fused_gate_up = false;  // `up` holds [2 * hidden, dim]: gate rows first
+  bool operator==(const ExpertWeightsSpec&) const = default;
+};
+
+struct MoeFfnSpec {
+  RouterSpec router;
+  int64_t hidden = 0;
+  bool gated = true;
+  Activation activation = Activation::kSilu;
+  ExpertWeightsSpec experts;
+  bool input_from_residual = false;    // experts read the un-normed rows (MoEUT)
+  std::optional<DenseFfnSpec> shared;  // shared experts, fused into one FFN
+  std::string shared_gate;             // [1, dim]: sigmoid gate of the shared part; empty: none
+  bool operator==(const MoeFfnSpec&) const = default;
+};
+
+using BlockSpec = std::variant<AttentionSpec, DenseFfnSpec, MoeFfnSpec>;
+
+// x += residual_scale * output_norm(block(input_norm(x))); then x = residual_norm(x).
+struct SublayerSpec {
+  std::optional<NormSpec> input_norm, output_norm, residual_norm;
+  BlockSpec block;
+  float residual_scale = 1.0f;
+  bool operator==(const SublayerSpec&) const = default;
+};
+
+// Mixture-of-Depths, models.md section 1.2.
+enum class DepthDecide : uint8_t { kRouterThreshold, kPredictorThreshold, kRouterTopK };
+enum class DepthKv : uint8_t { kRoutedOnly, kAllTokens, kZeroRows };
+enum class DepthPosition : uint8_t { kAbsolute, kCompact };
+
+struct DepthRouterSpec {
+  std::string weight;                     // [1, dim]
+  std::string bias;                       // [1]; empty: none
+  std::vector<ProjectionSpec> predictor;  // none, or 1-2 linear layers with SiLU between
+  GateFunction gate = GateFunction::kSigmoid;
+  DepthCombine combine = DepthCombine::kScaledUpdate;
+  DepthDecide decide = DepthDecide::kRouterThreshold;
+  DepthDecide prefill_decide = DepthDecide::kRouterThreshold;
+  DepthPosition position = DepthPosition::kAbsolute;
+  DepthKv kv = DepthKv::kRoutedOnly;
+  float threshold = 0.5f;  // on sigmoid(logit): taken iff sigmoid(logit) > threshold
+  double capacity = 0.0;   // trained share of rows; also k = max(1, floor(capacity * n)) for top-k
+  // Percentiles 0..100 of the router logit on calibration text; empty: the capacity knob is
+  // refused.
+  std::vector<float> score_quantiles;
+  bool operator==(const DepthRouterSpec&) const = default;
+};
+
+struct LayerSpec {
+  std::optional<DepthRouterSpec> depth;
+  std::vector<SublayerSpec> sublayers;
+  bool operator==(const LayerSpec&) const = default;
+};
+
+enum class HaltingKind : uint8_t { kNone, kAct, kStickBreaking, kConvergence };
+
+struct RepeatSpec {
+  int32_t times = 1;
+  HaltingKind halting = HaltingKind::kNone;
+  bool inject_input = false;
+  bool operator==(const RepeatSpec&) const = default;
+};
+
+struct LayerGroupSpec {
+  std::string name;
+  RepeatSpec repeat;
+  std::vector<LayerSpec> layers;
+  bool operator==(const LayerGroupSpec&) const = default;
+};
+
+struct EmbeddingSpec {
+  int32_t vocab_size = 0;
+  int64_t dim = 0;
+  std::string weight;           // [vocab_size, dim]
+  std::string position_weight;  // learned absolute positions [max_positions, dim]; empty: none
+  float scale = 1.0f;
+  bool operator==(const EmbeddingSpec&) const = default;
+};
+
+struct HeadSpec {
+  std::string weight;  // empty: tied to the embedding
+  std::string bias;
+  float logit_scale = 1.0f;
+  bool operator==(const HeadSpec&) const = default;
+};
+
+enum class StackRole : uint8_t { kDecoder, kEncoder };
+
+struct StackSpec {
+  StackRole role = StackRole::kDecoder;
+  EmbeddingSpec embedding;
+  std::vector<LayerGroupSpec> groups;
+  std::optional<NormSpec> final_norm;
+  bool operator==(const StackSpec&) const = default;
+};
+
+struct ModelSpec {
+  std::string family;  // "llama", "mod", ...: for people and metrics, never for branches
+  std::vector<StackSpec> stacks;
+  HeadSpec head;
+  int32_t max_positions = 0;
+  std::vector<int32_t> eos_token_ids;
+  bool operator==(const ModelSpec&) const = default;
+
+  const StackSpec& decoder() const { return stacks.back(); }
+};
+
+// Checks every dimensional and combinational rule. InvalidArgument for sizes that disagree,
+// Unimplemented for a combination the forward loop does not run; both name the path
+// ("stacks[0].groups[1].layers[0].depth").
+absl::Status ValidateSpec(const ModelSpec& spec);
+
+}  // namespace sluice

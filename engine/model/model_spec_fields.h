@@ -1,0 +1,215 @@
+// The fields of every part of ModelSpec with their JSON names: one list per struct, used by the
+// writer and by the reader of model_spec_json.cc, so that they cannot disagree. Included there
+// only.
+#pragma once
+
+#include <array>
+#include <string_view>
+
+#include "engine/model/model_spec.h"
+
+namespace sluice::spec_fields {
+
+// Enum names in the order of their values.
+template <typename Enum>
+struct EnumNames;
+
+#define SLUICE_ENUM_NAMES(Enum, ...)                                             \
+  template <>                                                                    \
+  struct EnumNames<Enum> {                                                       \
+    static constexpr auto kNames = std::to_array<std::string_view>(__VA_ARGS__); \
+  }
+
+SLUICE_ENUM_NAMES(NormKind, {"rms", "layer"});
+SLUICE_ENUM_NAMES(RopeStyle, {"half", "interleaved"});
+SLUICE_ENUM_NAMES(Activation, {"none", "silu", "relu", "gelu", "gelu_tanh"});
+SLUICE_ENUM_NAMES(ScoreFunction, {"softmax", "sigmoid", "softmax_over_top_k"});
+SLUICE_ENUM_NAMES(GateFunction, {"identity", "sigmoid", "one"});
+SLUICE_ENUM_NAMES(DepthCombine, {"scaled_update", "plus_block", "only_block"});
+SLUICE_ENUM_NAMES(MaskKind, {"causal", "full", "block_pattern"});
+SLUICE_ENUM_NAMES(KvSource, {"self", "encoder", "second_stream"});
+SLUICE_ENUM_NAMES(DepthDecide, {"router_threshold", "predictor_threshold", "router_topk"});
+SLUICE_ENUM_NAMES(DepthKv, {"routed_only", "all_tokens", "zero_rows"});
+SLUICE_ENUM_NAMES(DepthPosition, {"absolute", "compact"});
+SLUICE_ENUM_NAMES(HaltingKind, {"none", "act", "stick_breaking", "convergence"});
+SLUICE_ENUM_NAMES(StackRole, {"decoder", "encoder"});
+#undef SLUICE_ENUM_NAMES
+
+// One list of fields per struct, used by the writer and by the reader, so that they cannot
+// disagree.
+template <typename Visitor>
+void Fields(Visitor& visit, NormSpec& spec) {
+  visit("kind", spec.kind);
+  visit("epsilon", spec.epsilon);
+  visit("weight", spec.weight);
+  visit("bias", spec.bias);
+  visit("weight_offset", spec.weight_offset);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, RopeSpec& spec) {
+  visit("style", spec.style);
+  visit("rotary_dim", spec.rotary_dim);
+  visit("theta", spec.theta);
+  visit("linear_factor", spec.linear_factor);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, RouterSpec& spec) {
+  visit("score", spec.score);
+  visit("num_experts", spec.num_experts);
+  visit("num_null_experts", spec.num_null_experts);
+  visit("top_k", spec.top_k);
+  visit("renormalize", spec.renormalize);
+  visit("renormalize_epsilon", spec.renormalize_epsilon);
+  visit("scale", spec.scale);
+  visit("weight", spec.weight);
+  visit("bias", spec.bias);
+  visit("selection_bias", spec.selection_bias);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, ProjectionSpec& spec) {
+  visit("in", spec.in);
+  visit("out", spec.out);
+  visit("weight", spec.weight);
+  visit("bias", spec.bias);
+  visit("transposed", spec.transposed);
+  visit("row_begin", spec.row_begin);
+  visit("experts", spec.experts);
+  visit("split_by_head", spec.split_by_head);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, AttentionSpec& spec) {
+  visit("num_heads", spec.num_heads);
+  visit("num_kv_heads", spec.num_kv_heads);
+  visit("head_dim", spec.head_dim);
+  visit("q", spec.q);
+  visit("k", spec.k);
+  visit("v", spec.v);
+  visit("o", spec.o);
+  visit("q_norm", spec.q_norm);
+  visit("k_norm", spec.k_norm);
+  visit("norm_per_head", spec.norm_per_head);
+  visit("clip_qkv", spec.clip_qkv);
+  visit("rope", spec.rope);
+  visit("scale", spec.scale);
+  visit("window", spec.window);
+  visit("mask", spec.mask);
+  visit("kv_source", spec.kv_source);
+  visit("sinks", spec.sinks);
+  visit("value_from_residual", spec.value_from_residual);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, DenseFfnSpec& spec) {
+  visit("hidden", spec.hidden);
+  visit("gated", spec.gated);
+  visit("activation", spec.activation);
+  visit("gate", spec.gate);
+  visit("up", spec.up);
+  visit("down", spec.down);
+  visit("input_from_residual", spec.input_from_residual);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, ExpertWeightsSpec& spec) {
+  visit("gate", spec.gate);
+  visit("up", spec.up);
+  visit("down", spec.down);
+  visit("transposed", spec.transposed);
+  visit("fused_gate_up", spec.fused_gate_up);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, MoeFfnSpec& spec) {
+  visit("router", spec.router);
+  visit("hidden", spec.hidden);
+  visit("gated", spec.gated);
+  visit("activation", spec.activation);
+  visit("experts", spec.experts);
+  visit("input_from_residual", spec.input_from_residual);
+  visit("shared", spec.shared);
+  visit("shared_gate", spec.shared_gate);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, SublayerSpec& spec) {
+  visit("input_norm", spec.input_norm);
+  visit("output_norm", spec.output_norm);
+  visit("residual_norm", spec.residual_norm);
+  visit("block", spec.block);
+  visit("residual_scale", spec.residual_scale);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, DepthRouterSpec& spec) {
+  visit("weight", spec.weight);
+  visit("bias", spec.bias);
+  visit("predictor", spec.predictor);
+  visit("gate", spec.gate);
+  visit("combine", spec.combine);
+  visit("decide", spec.decide);
+  visit("prefill_decide", spec.prefill_decide);
+  visit("position", spec.position);
+  visit("kv", spec.kv);
+  visit("threshold", spec.threshold);
+  visit("capacity", spec.capacity);
+  visit("score_quantiles", spec.score_quantiles);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, LayerSpec& spec) {
+  visit("depth", spec.depth);
+  visit("sublayers", spec.sublayers);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, RepeatSpec& spec) {
+  visit("times", spec.times);
+  visit("halting", spec.halting);
+  visit("inject_input", spec.inject_input);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, LayerGroupSpec& spec) {
+  visit("name", spec.name);
+  visit("repeat", spec.repeat);
+  visit("layers", spec.layers);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, EmbeddingSpec& spec) {
+  visit("vocab_size", spec.vocab_size);
+  visit("dim", spec.dim);
+  visit("weight", spec.weight);
+  visit("position_weight", spec.position_weight);
+  visit("scale", spec.scale);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, HeadSpec& spec) {
+  visit("weight", spec.weight);
+  visit("bias", spec.bias);
+  visit("logit_scale", spec.logit_scale);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, StackSpec& spec) {
+  visit("role", spec.role);
+  visit("embedding", spec.embedding);
+  visit("groups", spec.groups);
+  visit("final_norm", spec.final_norm);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, ModelSpec& spec) {
+  visit("family", spec.family);
+  visit("stacks", spec.stacks);
+  visit("head", spec.head);
+  visit("max_positions", spec.max_positions);
+  visit("eos_token_ids", spec.eos_token_ids);
+}
+
+}  // namespace sluice::spec_fields

@@ -1,0 +1,24 @@
+#include "engine/model/rows.h"
+
+namespace sluice {
+
+Rows Pack(const Rows& rows, const Selection& chosen, ForwardContext& context) {
+  const int32_t count = chosen.rows.count;
+  int32_t* origin = context.workspace.Take<int32_t>(count);
+  for (int32_t i = 0; i < count; ++i) origin[i] = rows.origin[chosen.rows[i]];
+  const kernels::TensorView x = context.workspace.TakeMatrix(count, rows.x.cols);
+  context.backend.Gather(rows.x, chosen.rows, x);
+  return {x, {origin, count, nullptr}};
+}
+
+void Unpack(const Rows& packed, const Selection& chosen, const DepthRouterSpec& spec, const Rows& rows,
+            ForwardContext& context) {
+  context.backend.CombineDepth({.combine = spec.combine,
+                                .gate = spec.gate,
+                                .y = packed.x,
+                                .scores = chosen.scores,
+                                .x = rows.x,
+                                .rows = chosen.rows});
+}
+
+}  // namespace sluice
