@@ -1,0 +1,335 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/request_error.h"
+#include "engine/routing_params.h"
+#include "engine/status_macros.h"
+#include "kernels/check.h"
+
+namespace sluice {
+namespace {
+
+constexpr int kExpertKinds = 4;
+
+SchedulerLimits Limits(const EngineConfig& config, const ModelCard& card) {
+  return {.max_batch_tokens = config.max_batch_tokens,
+          .max_sequences = config.max_sequences,
+          .max_context_tokens = card.max_context_tokens,
+          .max_queued_requests = config.max_queued_requests,
+          .max_queued_tokens = config.max_queued_tokens};
+}
+
+}  // namespace
+
+absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  if (prompt == 0) return BadRequest("empty_prompt", "prompt", "the prompt has no tokens");
+  for (const int32_t token : request.prompt) {
+    if (token < 0 || token >= model.vocab_size) {
+      return BadRequest("token_out_of_vocab", "prompt", "a prompt token id is outside the vocabulary");
+    }
+  }
+  if (prompt > model.max_context_tokens) {
+    return BadRequest("context_length_exceeded", "prompt",
+                      "the prompt is longer than the model's context");
+  }
+  if (prompt + request.stop.max_tokens > model.max_context_tokens) {
+    return BadRequest("context_length_exceeded", "max_tokens",
+                      "prompt and max_tokens together exceed the model's context");
+  }
+  if (NeedsWholePrompt(request.routing, model) && prompt > model.max_batch_tokens) {
+    return BadRequest("context_length_exceeded", "routing.mode",
+                      "top-k routing needs the whole prompt in one step; raise --max-batch-tokens");
+  }
+  return ResolveRouting(request.routing, model).status();
+}
+
+Engine::Engine(Parts parts)
+    : config_(std::move(parts.config)),
+      card_(std::move(parts.card)),
+      runner_(std::move(parts.runner)),
+      tokenizer_(*parts.tokenizer),
+      clock_(*parts.clock),
+      metrics_(clock_, runner_->facts().instances,
+               {.family = card_.family,
+                .layers = card_.num_layer_instances,
+                .experts = 0,
+                .parameters_total = card_.parameters_total,
+                .parameters_active = card_.parameters_active}),
+      scheduler_(Limits(config_, card_), runner_->pages()),
+      expert_base_(runner_->facts().instances.size() * kExpertKinds, -1) {
+  const auto rows = static_cast<size_t>(config_.max_batch_tokens);
+  for (auto* list : {&tokens_, &positions_, &wanted_, &row_plan_}) list->reserve(rows);
+  sequences_.reserve(rows);
+  is_prompt_.reserve(rows);
+  routing_.reserve(rows);
+  wanted_for_.reserve(rows);
+  PublishGauges();
+}
+
+absl::Status Engine::Submit(RequestId id, Request request, std::shared_ptr<TokenSink> sink) {
+  RETURN_IF_ERROR(CheckAdmissible(request, card_));
+  ASSIGN_OR_RETURN(const RowRouting routing, ResolveRouting(request.routing, card_));
+  const absl::Duration now = clock_.Now();
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = id;
+  sequence->tokens = request.prompt;
+  sequence->tokens.reserve(request.prompt.size() + static_cast<size_t>(request.stop.max_tokens) + 1);
+  sequence->prompt_tokens = static_cast<int32_t>(request.prompt.size());
+  sequence->max_tokens = std::max(1, request.stop.max_tokens);
+  sequence->priority = request.priority;
+  sequence->whole_prompt = NeedsWholePrompt(request.routing, card_);
+  if (request.timeout.has_value()) sequence->deadline = now + *request.timeout;
+  RETURN_IF_ERROR(scheduler_.Add(std::move(sequence), now));
+  active_[id] = std::make_unique<ActiveRequest>(
+      std::move(request), std::move(sink), routing,
+      ActiveRequest::Facts{.tokenizer = &tokenizer_,
+                           .eos_token_ids = card_.eos_token_ids,
+                           .vocab_size = card_.vocab_size,
+                           .now = now});
+  PublishGauges();
+  return absl::OkStatus();
+}
+
+void Engine::Cancel(RequestId id, const std::string& reason) {
+  if (!active_.contains(id)) return;
+  scheduler_.Cancel(id);
+  metrics_.CountCancellation(reason);
+  FinishRequest(id, FinishReason::kCancelled, absl::OkStatus());
+  PublishGauges();
+}
+
+void Engine::SetPaused(RequestId id, bool paused) {
+  scheduler_.SetPaused(id, paused);
+  PublishGauges();
+}
+
+bool Engine::Step() {
+  const absl::Duration start = clock_.Now();
+  StepPlan plan = scheduler_.Schedule(start, PrefillRows());
+  for (const RequestId id : plan.expired) {
+    metrics_.CountCancellation("deadline");
+    FinishRequest(id, FinishReason::kError,
+                  RequestError(absl::StatusCode::kDeadlineExceeded, "deadline_exceeded", "timeout_ms",
+                               "the request's time ran out"));
+  }
+  if (plan.empty()) {
+    PublishGauges();
+    return !plan.expired.empty();
+  }
+  for (const PlannedRows& rows : plan.rows) {
+    ActiveRequest& request = Active(rows.sequence->id);
+    if (!request.started) metrics_.ObserveQueue(start - request.submitted_at);
+    request.started = true;
+  }
+  BuildBatch(plan);
+  const Batch batch{.tokens = tokens_,
+                    .positions = positions_,
+                    .sequences = sequences_,
+                    .is_prompt = is_prompt_,
+                    .routing = routing_,
+                    .wanted = wanted_};
+  const ForwardStats& stats =
+      runner_->Run(batch, nullptr, [&](int32_t index, std::span<float> logits) {
+        OnLogits(plan, index, logits);
+      });
+  for (const PlannedRows& rows : plan.rows) runner_->Commit(*rows.sequence->kv);
+  const absl::Duration duration = clock_.Now() - start;
+  const double per_row = absl::ToDoubleSeconds(duration) / plan.num_rows;
+  seconds_per_row_ = seconds_per_row_ == 0.0 ? per_row : 0.8 * seconds_per_row_ + 0.2 * per_row;
+  CountStep(plan, stats, duration);
+
+  const StepResult result = AcceptTokens(plan);
+  std::vector<std::unique_ptr<Sequence>> finished = scheduler_.Commit(result);
+  for (const auto& sequence : finished) {
+    ActiveRequest& request = Active(sequence->id);
+    if (!request.failure().ok()) {
+      FinishRequest(sequence->id, FinishReason::kError, request.failure());
+    } else {
+      const FinishReason reason = request.finish_reason();
+      FinishRequest(sequence->id, reason == FinishReason::kNone ? FinishReason::kLength : reason,
+                    absl::OkStatus());
+    }
+  }
+  PublishGauges();
+  return true;
+}
+
+void Engine::BuildBatch(const StepPlan& plan) {
+  tokens_.clear(), positions_.clear(), sequences_.clear(), is_prompt_.clear(), routing_.clear();
+  wanted_.clear(), wanted_for_.clear(), row_plan_.clear();
+  for (size_t p = 0; p < plan.rows.size(); ++p) {
+    const PlannedRows& rows = plan.rows[p];
+    const Sequence& sequence = *rows.sequence;
+    const ActiveRequest& request = Active(sequence.id);
+    for (int32_t i = 0; i < rows.count; ++i) {
+      const int32_t position = rows.first + i;
+      const bool last = i + 1 == rows.count;
+      const bool samples = last && rows.samples;
+      const bool scores = request.wants_prompt_logprobs() && position >= request.prompt_scored() &&
+                          position + 1 < sequence.prompt_tokens;
+      if (samples || scores) {
+        wanted_.push_back(static_cast<int32_t>(tokens_.size()));
+        wanted_for_.push_back({static_cast<int32_t>(p), position, samples});
+      }
+      tokens_.push_back(sequence.tokens[static_cast<size_t>(position)]);
+      positions_.push_back(position);
+      sequences_.push_back(*sequence.kv);
+      is_prompt_.push_back(position < sequence.prompt_tokens ? 1 : 0);
+      routing_.push_back(request.routing());
+      row_plan_.push_back(static_cast<int32_t>(p));
+    }
+  }
+}
+
+void Engine::OnLogits(const StepPlan& plan, int32_t index, std::span<float> logits) {
+  const Wanted& wanted = wanted_for_[static_cast<size_t>(index)];
+  ActiveRequest& request = Active(plan.rows[static_cast<size_t>(wanted.plan_index)].sequence->id);
+  if (wanted.samples) {
+    request.SampleNext(logits);
+  } else {
+    request.ScorePrompt(wanted.position, logits);
+  }
+}
+
+void Engine::CountStep(const StepPlan& plan, const ForwardStats& stats, absl::Duration duration) {
+  const auto instances = static_cast<int64_t>(runner_->facts().instances.size());
+  double dense = 0.0;
+  int64_t prompt_rows = 0;
+  for (size_t row = 0; row < tokens_.size(); ++row) {
+    const PlannedRows& rows = plan.rows[static_cast<size_t>(row_plan_[row])];
+    ComputeUsage& compute = Active(rows.sequence->id).usage().compute;
+    const double row_dense = runner_->DenseFlops(positions_[row]);
+    compute.executed_token_layers += stats.routed_executed()[row];
+    compute.skipped_token_layers += stats.routed_offered()[row] - stats.routed_executed()[row];
+    compute.all_token_layers += instances;
+    ++compute.rows;
+    compute.flops += stats.flops()[row];
+    compute.dense_flops += row_dense;
+    dense += row_dense;
+    prompt_rows += is_prompt_[row];
+  }
+  CountExperts(plan, stats);
+  TraceRows(plan, stats);
+  metrics_.AddPromptTokens(prompt_rows);
+  metrics_.AddStep({.stats = &stats, .dense_flops = dense, .duration = duration});
+}
+
+void Engine::CountExperts(const StepPlan& plan, const ForwardStats& stats) {
+  for (const ExpertChoice& choice : stats.expert_choices()) {
+    int64_t& base = expert_base_[static_cast<size_t>(choice.layer_instance) * kExpertKinds +
+                                 static_cast<size_t>(choice.kind)];
+    if (base < 0) {
+      base = num_expert_slots_;
+      num_expert_slots_ += choice.num_experts;
+    }
+    const auto ids = stats.expert_ids(choice);
+    const auto rows = stats.expert_rows(choice);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] >= choice.num_experts) continue;
+      const auto entry = static_cast<size_t>(row_plan_[static_cast<size_t>(rows[i])]);
+      Active(plan.rows[entry].sequence->id).TouchExpert(base + ids[i]);
+    }
+  }
+}
+
+// The trace of a generated token is what the row ran whose logits picked it.
+void Engine::TraceRows(const StepPlan& plan, const ForwardStats& stats) {
+  for (size_t w = 0; w < wanted_.size(); ++w) {
+    if (!wanted_for_[w].samples) continue;
+    ActiveRequest& request =
+        Active(plan.rows[static_cast<size_t>(wanted_for_[w].plan_index)].sequence->id);
+    if (!request.wants_trace()) continue;
+    const int32_t row = wanted_[w];
+    TokenTrace trace;
+    trace.depth = stats.depth()[static_cast<size_t>(row)];
+    for (const auto& [taken_row, instance] : stats.taken()) {
+      if (taken_row == row) trace.executed_layers.push_back(instance);
+    }
+    for (const ExpertChoice& choice : stats.expert_choices()) {
+      const auto ids = stats.expert_ids(choice);
+      const auto rows = stats.expert_rows(choice);
+      for (size_t i = 0; i < ids.size(); ++i) {
+        if (rows[i] != row || ids[i] >= choice.num_experts) continue;
+        trace.experts.emplace_back(choice.layer_instance, ids[i]);
+      }
+    }
+    request.SetTrace(std::move(trace));
+  }
+}
+
+StepResult Engine::AcceptTokens(const StepPlan& plan) {
+  StepResult result;
+  const absl::Duration now = clock_.Now();
+  int64_t generated = 0;
+  for (const PlannedRows& rows : plan.rows) {
+    if (!rows.samples) continue;
+    ActiveRequest& request = Active(rows.sequence->id);
+    SampledToken sampled{.id = rows.sequence->id, .token = request.sampled_token()};
+    if (request.failure().ok()) {
+      const bool first = request.num_generated() == 0;
+      const absl::Duration since = now - (first ? request.submitted_at : request.last_token_at);
+      if (first) {
+        metrics_.ObserveFirstToken(since);
+      } else {
+        metrics_.ObserveInterToken(since);
+      }
+      const bool context_full = rows.sequence->num_tokens() + 1 >= card_.max_context_tokens;
+      sampled.finished = request.AcceptToken(context_full, now);
+      ++generated;
+    } else {
+      sampled.finished = true;
+    }
+    result.tokens.push_back(sampled);
+  }
+  metrics_.AddGeneratedTokens(generated);
+  return result;
+}
+
+void Engine::FinishRequest(RequestId id, FinishReason reason, absl::Status error) {
+  const auto it = active_.find(id);
+  SLUICE_CHECK(it != active_.end()) << "finishing an unknown request";
+  const std::unique_ptr<ActiveRequest> request = std::move(it->second);
+  active_.erase(it);
+  metrics_.ObserveFinished(clock_.Now() - request->submitted_at);
+  request->Finish(reason, std::move(error));
+}
+
+// While sequences decode, a step should stay under max_step_ms at the measured speed.
+int32_t Engine::PrefillRows() const {
+  if (seconds_per_row_ <= 0.0) return 0;
+  const double rows = config_.max_step_ms / 1000.0 / seconds_per_row_;
+  return std::max(16, static_cast<int32_t>(std::min(rows, 1e9)));
+}
+
+void Engine::PublishGauges() {
+  MetricsCollector::Gauges gauges;
+  gauges.running = static_cast<uint64_t>(scheduler_.num_running());
+  gauges.waiting = static_cast<uint64_t>(scheduler_.num_waiting());
+  gauges.paused = static_cast<uint64_t>(scheduler_.num_paused());
+  gauges.preemptions = static_cast<uint64_t>(scheduler_.num_preemptions());
+  if (const KvCache* cache = runner_->cache(); cache != nullptr) {
+    gauges.pages_total = static_cast<uint64_t>(cache->num_pages());
+    gauges.pages_used = static_cast<uint64_t>(cache->num_used_pages());
+    for (size_t c = 0; c < cache->classes().size(); ++c) {
+      gauges.kv_classes.push_back(
+          {cache->classes()[c].name, static_cast<double>(cache->BytesSaved(static_cast<int32_t>(c)))});
+    }
+  }
+  metrics_.SetGauges(std::move(gauges));
+}
+
+absl::Status Engine::CheckIntegrity() const {
+  RETURN_IF_ERROR(scheduler_.CheckIntegrity());
+  if (const KvCache* cache = runner_->cache(); cache != nullptr) {
+    RETURN_IF_ERROR(cache->CheckIntegrity());
+    if (active_.empty() && cache->num_used_pages() != 0) {
+      return absl::InternalError("pages are in use while no request is active");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace sluice

@@ -1,0 +1,95 @@
+// Wires scheduler, model, sampler and text into one Step. Synchronous and single threaded: EngineThread owns the
+// thread around it, tests and `sluice generate` call it directly.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/active_request.h"
+#include "engine/clock.h"
+#include "engine/engine_client.h"
+#include "engine/engine_config.h"
+#include "engine/metrics_collector.h"
+#include "engine/model_runner.h"
+#include "engine/request.h"
+#include "engine/scheduling/scheduler.h"
+
+namespace sluice {
+
+// Limits that a request must fit; immutable, so that any thread may check before submitting.
+absl::Status CheckAdmissible(const Request& request, const ModelCard& model);
+
+class Engine {
+ public:
+  struct Parts {
+    EngineConfig config;
+    ModelCard card;
+    std::unique_ptr<ModelRunner> runner;
+    const Tokenizer* tokenizer = nullptr;  // outlives the engine
+    const Clock* clock = nullptr;          // outlives the engine
+  };
+  explicit Engine(Parts parts);
+
+  // Errors as EngineClient::Submit. The id is the caller's, unique.
+  absl::Status Submit(RequestId id, Request request, std::shared_ptr<TokenSink> sink);
+  // Ends the request with kCancelled; its pages are free on return. `reason` is from a closed set.
+  void Cancel(RequestId id, const std::string& reason);
+  void SetPaused(RequestId id, bool paused);
+  // Runs one step. False when nothing was runnable.
+  bool Step();
+
+  bool HasWork() const { return scheduler_.HasRunnable() || !active_.empty(); }
+  bool HasRunnable() const { return scheduler_.HasRunnable(); }
+  int32_t num_waiting() const { return scheduler_.num_waiting(); }
+  int64_t num_queued_tokens() const { return scheduler_.num_queued_tokens(); }
+  bool IsActive(RequestId id) const { return active_.contains(id); }
+  int64_t num_active() const { return static_cast<int64_t>(active_.size()); }
+  MetricsCollector& metrics() { return metrics_; }
+  ModelRunner& runner() { return *runner_; }
+  // OK, or what is broken: pages, scheduler lists. For tests and the idle check.
+  absl::Status CheckIntegrity() const;
+
+ private:
+  void BuildBatch(const StepPlan& plan);
+  void OnLogits(const StepPlan& plan, int32_t index, std::span<float> logits);
+  void CountStep(const StepPlan& plan, const ForwardStats& stats, absl::Duration duration);
+  void CountExperts(const StepPlan& plan, const ForwardStats& stats);
+  void TraceRows(const StepPlan& plan, const ForwardStats& stats);
+  StepResult AcceptTokens(const StepPlan& plan);
+  void FinishRequest(RequestId id, FinishReason reason, absl::Status error);
+  void PublishGauges();
+  int32_t PrefillRows() const;
+  ActiveRequest& Active(RequestId id) { return *active_.at(id); }
+
+  EngineConfig config_;
+  ModelCard card_;
+  std::unique_ptr<ModelRunner> runner_;
+  const Tokenizer& tokenizer_;
+  const Clock& clock_;
+  MetricsCollector metrics_;
+  Scheduler scheduler_;
+  absl::flat_hash_map<RequestId, std::unique_ptr<ActiveRequest>> active_;
+  std::vector<int64_t> expert_base_;  // first expert slot of each (layer instance, kind)
+  int64_t num_expert_slots_ = 0;
+  double seconds_per_row_ = 0.0;      // smoothed; bounds prefill chunks
+
+  // Buffers of the step, reserved once.
+  std::vector<int32_t> tokens_, positions_, wanted_;
+  std::vector<KvSequence> sequences_;
+  std::vector<uint8_t> is_prompt_;
+  std::vector<RowRouting> routing_;
+  struct Wanted {
+    int32_t plan_index = 0;
+    int32_t position = 0;
+    bool samples = false;
+  };
+  std::vector<Wanted> wanted_for_;
+  std::vector<int32_t> row_plan_;     // row of the step -> plan entry
+};
+
+}  // namespace sluice

@@ -1,0 +1,137 @@
+#include "engine/engine_thread.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/request_error.h"
+#include "engine/status_macros.h"
+
+namespace sluice {
+
+EngineThread::EngineThread(const EngineConfig& config, LoadedModel model, const Clock& clock)
+    : config_(config),
+      card_(model.card),
+      report_(std::move(model.report)),
+      tokenizer_(std::move(model.tokenizer)),
+      chat_template_(std::move(model.chat_template)),
+      engine_({.config = config,
+               .card = std::move(model.card),
+               .runner = std::move(model.runner),
+               .tokenizer = tokenizer_.get(),
+               .clock = &clock}),
+      thread_([this] { Run(); }) {}
+
+EngineThread::~EngineThread() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  thread_.join();
+}
+
+absl::StatusOr<RequestId> EngineThread::Submit(Request request, std::shared_ptr<TokenSink> sink) {
+  if (!healthy()) {
+    return RequestError(absl::StatusCode::kUnavailable, "device_lost", "", "the engine has failed");
+  }
+  if (draining()) {
+    return RequestError(absl::StatusCode::kUnavailable, "shutting_down", "",
+                        "the server is shutting down");
+  }
+  RETURN_IF_ERROR(CheckAdmissible(request, card_));
+  const auto tokens = static_cast<int64_t>(request.prompt.size());
+  absl::MutexLock lock(&mutex_);
+  const auto mailed = static_cast<int64_t>(submissions_.size());
+  if (waiting_requests_ + mailed >= config_.max_queued_requests ||
+      waiting_tokens_ + mailbox_tokens_ + tokens > config_.max_queued_tokens) {
+    return RequestError(absl::StatusCode::kResourceExhausted, "queue_full", "",
+                        "the queue is full; retry later");
+  }
+  const RequestId id{next_id_.fetch_add(1)};
+  mailbox_tokens_ += tokens;
+  num_active_.fetch_add(1);
+  submissions_.push_back({id, std::move(request), std::move(sink)});
+  return id;
+}
+
+void EngineThread::Cancel(RequestId id, std::string reason) {
+  absl::MutexLock lock(&mutex_);
+  cancellations_.push_back({id, std::move(reason)});
+}
+
+void EngineThread::SetPaused(RequestId id, bool paused) {
+  absl::MutexLock lock(&mutex_);
+  pauses_.push_back({id, paused});
+}
+
+bool EngineThread::TakeMail(std::vector<Submission>* submissions,
+                            std::vector<Cancellation>* cancellations, std::vector<Pause>* pauses) {
+  absl::MutexLock lock(&mutex_);
+  waiting_requests_ = engine_.num_waiting();
+  waiting_tokens_ = engine_.num_queued_tokens();
+  runnable_ = engine_.HasRunnable();
+  // A waiting sequence may have a deadline, so an idle engine still looks up now and then.
+  const absl::Duration patience = engine_.num_active() > 0 ? absl::Milliseconds(20) : absl::Seconds(1);
+  mutex_.AwaitWithTimeout(absl::Condition(
+                              +[](EngineThread* self) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+                                return self->runnable_ || self->stopping_ ||
+                                       !self->submissions_.empty() || !self->cancellations_.empty() ||
+                                       !self->pauses_.empty();
+                              },
+                              this),
+                          patience);
+  submissions->swap(submissions_);
+  cancellations->swap(cancellations_);
+  pauses->swap(pauses_);
+  mailbox_tokens_ = 0;
+  // What was mailed counts as waiting until the engine has taken it.
+  waiting_requests_ += static_cast<int64_t>(submissions->size());
+  return !stopping_;
+}
+
+void EngineThread::Run() {
+  std::vector<Submission> submissions;
+  std::vector<Cancellation> cancellations;
+  std::vector<Pause> pauses;
+  std::vector<RequestId> accepted;
+  while (TakeMail(&submissions, &cancellations, &pauses)) {
+    for (Submission& submission : submissions) {
+      std::shared_ptr<TokenSink> sink = submission.sink;
+      const absl::Status status =
+          engine_.Submit(submission.id, std::move(submission.request), submission.sink);
+      if (status.ok()) {
+        accepted.push_back(submission.id);
+        continue;
+      }
+      TokenEvent event;
+      event.finish = FinishReason::kError;
+      event.error = status;
+      sink->OnEvent(std::move(event));
+    }
+    for (Cancellation& cancellation : cancellations) engine_.Cancel(cancellation.id, cancellation.reason);
+    for (const Pause& pause : pauses) engine_.SetPaused(pause.id, pause.paused);
+    submissions.clear(), cancellations.clear(), pauses.clear();
+    engine_.Step();
+    if (engine_.num_active() == 0) CheckIdle();
+    absl::MutexLock lock(&mutex_);
+    num_active_.store(engine_.num_active() + static_cast<int64_t>(submissions_.size()));
+    std::erase_if(accepted, [this](RequestId id) { return !engine_.IsActive(id); });
+  }
+  for (const RequestId id : accepted) engine_.Cancel(id, "shutdown");
+  for (Submission& submission : submissions) {
+    TokenEvent event;
+    event.finish = FinishReason::kCancelled;
+    submission.sink->OnEvent(std::move(event));
+  }
+  num_active_.store(0);
+}
+
+// With nothing active every page must be free; if not, stop taking traffic rather than answer wrongly.
+void EngineThread::CheckIdle() {
+  if (!healthy()) return;
+  const absl::Status status = engine_.CheckIntegrity();
+  if (status.ok()) return;
+  engine_.metrics().CountInvariantViolation("integrity");
+  healthy_.store(false);
+}
+
+}  // namespace sluice

@@ -1,0 +1,127 @@
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include <utility>
+
+#include "absl/hash/hash.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "engine/architectures/architectures.h"
+#include "engine/engine_thread.h"
+#include "engine/model/model_spec_json.h"
+#include "engine/status_macros.h"
+#include "engine/weights/manifest.h"
+#include "engine/weights/weight_store.h"
+
+namespace sluice {
+namespace {
+
+// FNV-1a: stable between runs and builds, unlike absl::Hash.
+uint64_t Fingerprint(const std::string& text) {
+  uint64_t hash = 14695981039346656037u;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
+  return hash;
+}
+
+void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
+  std::set<std::string> modes;
+  bool any = false, table = true, predictor = true, capacity = true;
+  std::string first;
+  for (const LayerGroupSpec& group : spec.decoder().groups) {
+    for (const LayerSpec& layer : group.layers) {
+      for (const SublayerSpec& sublayer : layer.sublayers) {
+        const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
+        if (moe == nullptr) continue;
+        card->has_experts = true;
+        card->experts_per_token = std::max(card->experts_per_token, moe->router.top_k);
+      }
+      if (!layer.depth.has_value()) continue;
+      any = true;
+      table &= !layer.depth->score_quantiles.empty();
+      predictor &= !layer.depth->predictor.empty();
+      capacity &= layer.depth->capacity > 0.0;
+      switch (layer.depth->prefill_decide) {
+        case DepthDecide::kRouterThreshold: first = "threshold"; break;
+        case DepthDecide::kPredictorThreshold: first = "predictor"; break;
+        case DepthDecide::kRouterTopK: first = "topk_prompt"; break;
+      }
+    }
+  }
+  if (!any) return;
+  card->has_capacity_table = table;
+  card->routing_modes = {first};
+  modes.insert("threshold");
+  if (predictor) modes.insert("predictor");
+  if (capacity) modes.insert("topk_prompt");
+  modes.erase(first);
+  card->routing_modes.insert(card->routing_modes.end(), modes.begin(), modes.end());
+}
+
+ModelCard MakeCard(const EngineConfig& config, const ModelSpec& spec, const RunnerFacts& facts,
+                   const WeightStore& weights) {
+  ModelCard card;
+  const auto path = std::filesystem::path(config.model_directory).lexically_normal();
+  const auto name = path.has_filename() ? path.filename() : path.parent_path().filename();
+  card.id = config.served_model_name.empty() ? name.string() : config.served_model_name;
+  card.family = spec.family;
+  card.vocab_size = facts.vocab_size;
+  card.max_context_tokens = config.max_context_tokens > 0
+                                ? std::min(config.max_context_tokens, spec.max_positions)
+                                : spec.max_positions;
+  card.max_batch_tokens = config.max_batch_tokens;
+  card.eos_token_ids = spec.eos_token_ids;
+  card.parameters_total = facts.parameters_total;
+  card.parameters_active = facts.parameters_active;
+  card.num_layer_instances = static_cast<int32_t>(facts.instances.size());
+  for (const LayerInstance& instance : facts.instances) {
+    if (instance.routed) card.routed_layers.push_back(instance.label);
+  }
+  DescribeRouting(spec, &card);
+  card.spec = SpecToJson(spec);
+  std::string identity = absl::StrCat(card.spec.dump(), " ", weights.total_bytes(), " ", facts.weight_bytes);
+  for (const auto& kernel : facts.kernels) absl::StrAppend(&identity, " ", kernel.op, "=", kernel.kernel);
+  card.fingerprint = absl::StrFormat("fp_%016x", Fingerprint(identity));
+  return card;
+}
+
+std::string SpecLine(const ModelSpec& spec, const ModelCard& card) {
+  std::string line = absl::StrCat(card.family, ": ", card.num_layer_instances, " layers");
+  if (!card.routed_layers.empty()) absl::StrAppend(&line, " (", card.routed_layers.size(), " depth-routed)");
+  if (card.has_experts) absl::StrAppend(&line, ", ", card.experts_per_token, " experts per token");
+  absl::StrAppend(&line, ", dim ", spec.decoder().embedding.dim, ", vocabulary ", card.vocab_size, ", context ",
+                  card.max_context_tokens, ", ");
+  return absl::StrCat(line, absl::StrFormat("%.1f M parameters, %.1f M active",
+                                            static_cast<double>(card.parameters_total) / 1e6,
+                                            static_cast<double>(card.parameters_active) / 1e6));
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedModel> LoadModel(const EngineConfig& config, const LoadProgress& progress) {
+  LoadedModel model;
+  RETURN_IF_ERROR(VerifyManifest(config.model_directory, config.require_manifest));
+  ASSIGN_OR_RETURN(std::unique_ptr<WeightStore> weights, WeightStore::Open(config.model_directory));
+  ASSIGN_OR_RETURN(const ModelSpec spec, LoadModelSpec(config.model_directory, *weights));
+  ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(config.model_directory));
+  ASSIGN_OR_RETURN(model.chat_template, ChatTemplate::Load(config.model_directory));
+  if (model.tokenizer->summary().vocab_size > spec.decoder().embedding.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        config.model_directory, ": the tokenizer has ", model.tokenizer->summary().vocab_size,
+        " pieces but config.json says vocab_size ", spec.decoder().embedding.vocab_size));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<RealModelRunner> runner,
+                   RealModelRunner::Create(config, spec, *weights, progress));
+  const RunnerFacts& facts = runner->facts();
+  model.card = MakeCard(config, spec, facts, *weights);
+  model.report = {.spec_line = SpecLine(spec, model.card),
+                  .kernels = facts.kernels,
+                  .threads = facts.threads,
+                  .weight_bytes = facts.weight_bytes,
+                  .kv_bytes = facts.kv_bytes,
+                  .arena_bytes = facts.arena_bytes,
+                  .kv_tokens = facts.kv_tokens};
+  model.runner = std::move(runner);
+  return model;
+}
+
+}  // namespace sluice

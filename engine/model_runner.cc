@@ -1,0 +1,91 @@
+#include "engine/model_runner.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/model/model_builder.h"
+#include "engine/status_macros.h"
+#include "kernels/backend_factory.h"
+
+namespace sluice {
+namespace {
+
+int64_t FreeMemoryBytes() {
+  const int64_t pages = sysconf(_SC_AVPHYS_PAGES);
+  const int64_t page_bytes = sysconf(_SC_PAGESIZE);
+  return pages > 0 && page_bytes > 0 ? pages * page_bytes : int64_t{1} << 30;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RealModelRunner>> RealModelRunner::Create(const EngineConfig& config,
+                                                                         const ModelSpec& spec,
+                                                                         WeightStore& weights,
+                                                                         const LoadProgress& progress) {
+  std::unique_ptr<RealModelRunner> runner(new RealModelRunner());
+  RETURN_IF_ERROR(runner->Load(config, spec, weights, progress));
+  RETURN_IF_ERROR(runner->MakeCache(config));
+  return runner;
+}
+
+absl::Status RealModelRunner::Load(const EngineConfig& config, const ModelSpec& spec,
+                                   WeightStore& weights, const LoadProgress& progress) {
+  ASSIGN_OR_RETURN(backend_, kernels::CreateBackend({.device = config.device,
+                                                     .threads = config.threads,
+                                                     .isa = config.isa,
+                                                     .gemm = config.gemm}));
+  BuildOptions options{.max_rows = config.max_batch_tokens, .weight_format = config.weights};
+  options.progress = progress;
+  ASSIGN_OR_RETURN(model_, BuildModel(spec, weights, *backend_, options));
+  ASSIGN_OR_RETURN(Workspace workspace, Workspace::Create(*backend_, model_->WorkspaceBytes()));
+  workspace_ = std::make_unique<Workspace>(std::move(workspace));
+  placements_ = std::make_unique<KvPlacements>(model_->kv_windows(), config.max_batch_tokens);
+  stats_.Reserve(config.max_batch_tokens, static_cast<int32_t>(model_->instances().size()),
+                 model_->max_expert_ids_per_row() * config.max_batch_tokens);
+  return absl::OkStatus();
+}
+
+absl::Status RealModelRunner::MakeCache(const EngineConfig& config) {
+  const int32_t context =
+      config.max_context_tokens > 0 ? std::min(config.max_context_tokens, model_->spec().max_positions)
+                                    : model_->spec().max_positions;
+  const int64_t per_token = KvBytesPerToken(*backend_, model_->kv_classes());
+  // What every sequence at full length needs, page rounding included.
+  const int64_t all = per_token * (int64_t{context} + 16) * config.max_sequences;
+  const int64_t bytes = config.kv_memory_bytes > 0 ? config.kv_memory_bytes
+                                                   : std::min(all, FreeMemoryBytes() / 4);
+  ASSIGN_OR_RETURN(cache_, KvCache::Create(*backend_, model_->kv_classes(),
+                                           {.memory_bytes = bytes,
+                                            .max_sequences = config.max_sequences,
+                                            .max_tokens = context}));
+  facts_ = {.instances = model_->instances(),
+            .vocab_size = model_->spec().decoder().embedding.vocab_size,
+            .weight_bytes = model_->weight_bytes(),
+            .kv_bytes = bytes,
+            .arena_bytes = workspace_->bytes(),
+            .kv_tokens = per_token > 0 ? bytes / per_token : 0,
+            .parameters_total = model_->num_parameters(),
+            .parameters_active = model_->num_active_parameters(),
+            .kernels = backend_->Kernels(),
+            .threads = backend_->num_threads()};
+  return absl::OkStatus();
+}
+
+const ForwardStats& RealModelRunner::Run(const Batch& batch, ForwardObserver* observer,
+                                         LogitsSink logits) {
+  stats_.Reset(batch.num_rows());
+  placements_->Reset();
+  ForwardContext context{.backend = *backend_,
+                         .cache = *cache_,
+                         .workspace = *workspace_,
+                         .stats = stats_,
+                         .placements = *placements_,
+                         .batch = batch,
+                         .observer = observer};
+  model_->Forward(context, logits);
+  return stats_;
+}
+
+}  // namespace sluice

@@ -1,0 +1,76 @@
+// Runs the rows of a step on a model: the seam between the engine's logic and tensors. The real one owns the
+// backend, the model, the cache and the arena; engine tests use a fake. Engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/blocks/forward_context.h"
+#include "engine/cache/kv_cache.h"
+#include "engine/engine_config.h"
+#include "engine/model/model.h"
+
+namespace sluice {
+
+// Facts about a loaded model that the engine, metrics and responses need.
+struct RunnerFacts {
+  std::vector<LayerInstance> instances;
+  int32_t vocab_size = 0;
+  int64_t weight_bytes = 0, kv_bytes = 0, arena_bytes = 0;
+  int64_t kv_tokens = 0;  // worst-case tokens that fit the cache
+  int64_t parameters_total = 0, parameters_active = 0;
+  std::vector<kernels::KernelChoice> kernels;
+  int threads = 0;
+};
+
+class ModelRunner {
+ public:
+  virtual ~ModelRunner() = default;
+
+  virtual const RunnerFacts& facts() const = 0;
+  virtual PageBudget& pages() = 0;
+  // Runs one step; `logits` is called once per wanted row, in order. The stats are valid until the next Run.
+  virtual const ForwardStats& Run(const Batch& batch, ForwardObserver* observer, LogitsSink logits) = 0;
+  // Returns the pages that the rows of the last step did not need.
+  virtual void Commit(KvSequence sequence) = 0;
+  virtual double DenseFlops(int32_t position) const = 0;
+  virtual const KvCache* cache() const { return nullptr; }
+};
+
+class RealModelRunner final : public ModelRunner {
+ public:
+  // Opens, checks, packs. Errors as BuildModel and KvCache::Create.
+  static absl::StatusOr<std::unique_ptr<RealModelRunner>> Create(const EngineConfig& config,
+                                                                 const ModelSpec& spec,
+                                                                 WeightStore& weights,
+                                                                 const LoadProgress& progress);
+
+  const RunnerFacts& facts() const override { return facts_; }
+  PageBudget& pages() override { return *cache_; }
+  const ForwardStats& Run(const Batch& batch, ForwardObserver* observer, LogitsSink logits) override;
+  void Commit(KvSequence sequence) override { cache_->Commit(sequence); }
+  double DenseFlops(int32_t position) const override { return model_->DenseFlops(position); }
+  const KvCache* cache() const override { return cache_.get(); }
+  KvCache& mutable_cache() { return *cache_; }
+  kernels::Backend& backend() { return *backend_; }
+
+ private:
+  RealModelRunner() = default;
+  absl::Status Load(const EngineConfig& config, const ModelSpec& spec, WeightStore& weights,
+                    const LoadProgress& progress);
+  absl::Status MakeCache(const EngineConfig& config);
+
+  std::unique_ptr<kernels::Backend> backend_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<Workspace> workspace_;
+  std::unique_ptr<KvPlacements> placements_;
+  ForwardStats stats_;
+  RunnerFacts facts_;
+};
+
+}  // namespace sluice

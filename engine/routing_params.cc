@@ -1,0 +1,78 @@
+#include "engine/routing_params.h"
+
+#include <algorithm>
+#include <string>
+
+#include "engine/request_error.h"
+
+namespace sluice {
+namespace {
+
+const char* ModeName(RoutingParams::Mode mode) {
+  switch (mode) {
+    case RoutingParams::Mode::kThreshold: return "threshold";
+    case RoutingParams::Mode::kPredictor: return "predictor";
+    case RoutingParams::Mode::kTopKPrompt: return "topk_prompt";
+    case RoutingParams::Mode::kModelDefault: break;
+  }
+  return "";
+}
+
+RowRouting::Decide ToDecide(RoutingParams::Mode mode) {
+  switch (mode) {
+    case RoutingParams::Mode::kThreshold: return RowRouting::Decide::kThreshold;
+    case RoutingParams::Mode::kPredictor: return RowRouting::Decide::kPredictor;
+    case RoutingParams::Mode::kTopKPrompt: return RowRouting::Decide::kTopKPrompt;
+    case RoutingParams::Mode::kModelDefault: break;
+  }
+  return RowRouting::Decide::kModel;
+}
+
+}  // namespace
+
+bool NeedsWholePrompt(const RoutingParams& params, const ModelCard& model) {
+  if (params.mode == RoutingParams::Mode::kModelDefault) {
+    return !model.routing_modes.empty() && model.routing_modes.front() == "topk_prompt";
+  }
+  return params.mode == RoutingParams::Mode::kTopKPrompt;
+}
+
+absl::StatusOr<RowRouting> ResolveRouting(const RoutingParams& params, const ModelCard& model) {
+  RowRouting routing;
+  routing.decide = ToDecide(params.mode);
+  if (params.mode != RoutingParams::Mode::kModelDefault &&
+      std::find(model.routing_modes.begin(), model.routing_modes.end(), ModeName(params.mode)) ==
+          model.routing_modes.end()) {
+    return BadRequest("unsupported_parameter", "routing.mode",
+                      "this model does not offer that routing mode; see /v1/models");
+  }
+  if (params.capacity.has_value()) {
+    if (model.routed_layers.empty()) {
+      return BadRequest("unsupported_parameter", "routing.capacity",
+                        "this model has no depth-routed layers");
+    }
+    if (!(*params.capacity >= 0.0 && *params.capacity <= 1.0)) {
+      return BadRequest("number_out_of_range", "routing.capacity", "must be between 0 and 1");
+    }
+    const bool exact = *params.capacity == 0.0 || *params.capacity == 1.0;
+    if (!exact && !model.has_capacity_table && !NeedsWholePrompt(params, model)) {
+      return BadRequest("unsupported_parameter", "routing.capacity",
+                        "this model's config.json has no score_quantiles; only 0 and 1 are honoured");
+    }
+    routing.capacity = static_cast<float>(*params.capacity);
+  }
+  if (params.experts_per_token.has_value()) {
+    if (!model.has_experts) {
+      return BadRequest("unsupported_parameter", "routing.experts_per_token",
+                        "this model has no experts");
+    }
+    if (*params.experts_per_token < 1 || *params.experts_per_token > model.experts_per_token) {
+      return BadRequest("integer_out_of_range", "routing.experts_per_token",
+                        "must be between 1 and the model's own number");
+    }
+    routing.experts_per_token = *params.experts_per_token;
+  }
+  return routing;
+}
+
+}  // namespace sluice
