@@ -155,6 +155,7 @@ absl::StatusOr<FloatVector> WeightLoader::Biases(const std::vector<ProjectionSpe
 
 absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::Stacked(const ProjectionSpec& part,
                                                                 int32_t count) {
+  if (part.split_by_head) return SplitColumns(part, count);
   std::vector<PackedMatrix> matrices;
   const int64_t elements = part.in * part.out;
   RETURN_IF_ERROR(CheckMatrixShape(part.weight, count * (part.transposed ? part.in : part.out),
@@ -162,6 +163,27 @@ absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::Stacked(const Projection
   for (int32_t i = 0; i < count; ++i) {
     ASSIGN_OR_RETURN(const Raw raw, ReadRaw(part.weight, count * elements, i * elements, elements));
     const WeightSource source{raw.bytes.data(), raw.dtype, part.out, part.in, part.transposed};
+    ASSIGN_OR_RETURN(PackedMatrix matrix, backend_.Pack({&source, 1}, format_));
+    matrices.push_back(std::move(matrix));
+  }
+  return matrices;
+}
+
+absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::SplitColumns(const ProjectionSpec& part,
+                                                                     int32_t count) {
+  const int64_t columns = count * part.in;
+  RETURN_IF_ERROR(CheckMatrixShape(part.weight, part.out, columns, true));
+  const int64_t total = part.out * columns;
+  ASSIGN_OR_RETURN(const Raw whole, ReadRaw(part.weight, total, 0, total));
+  const auto row_bytes = static_cast<size_t>(part.in * kernels::SizeOf(whole.dtype));
+  std::vector<std::byte> slice(static_cast<size_t>(part.out) * row_bytes);
+  std::vector<PackedMatrix> matrices;
+  for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+    for (size_t row = 0; row < static_cast<size_t>(part.out); ++row) {
+      const size_t from = (row * static_cast<size_t>(count) + i) * row_bytes;
+      std::memcpy(slice.data() + row * row_bytes, whole.bytes.data() + from, row_bytes);
+    }
+    const WeightSource source{slice.data(), whole.dtype, part.out, part.in, false};
     ASSIGN_OR_RETURN(PackedMatrix matrix, backend_.Pack({&source, 1}, format_));
     matrices.push_back(std::move(matrix));
   }

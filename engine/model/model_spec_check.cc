@@ -141,6 +141,7 @@ absl::Status CheckAttention(const std::string& path, const AttentionSpec& attent
   RETURN_IF_ERROR(CheckProjection(path + ".o", attention.o, q_width, dim));
   RETURN_IF_ERROR(CheckHeadExperts(path + ".v", attention.v));
   RETURN_IF_ERROR(CheckHeadExperts(path + ".o", attention.o));
+  if (attention.v.split_by_head) return NotRun(path + ".v", "split_by_head of values");
   if (attention.v.experts.has_value() && attention.num_kv_heads != attention.num_heads) {
     return NotRun(path + ".v", "value experts with grouped query heads");
   }
@@ -230,9 +231,11 @@ absl::Status CheckDepth(const std::string& path, const DepthRouterSpec& depth, i
   RETURN_IF_ERROR(CheckFloat(path, "threshold", static_cast<double>(depth.threshold), 0.0, 1.0));
   RETURN_IF_ERROR(CheckFloat(path, "capacity", depth.capacity, 0.0, 1.0));
   RETURN_IF_ERROR(CheckQuantiles(path + ".score_quantiles", depth.score_quantiles));
-  const bool top_k =
-      depth.decide == DepthDecide::kRouterTopK || depth.prefill_decide == DepthDecide::kRouterTopK;
-  if (top_k && depth.capacity <= 0.0) return Invalid(path, "router_topk needs a capacity above 0");
+  if (depth.decide == DepthDecide::kRouterTopK) {
+    return NotRun(path + ".decide", "router_topk while generating (it may be prefill_decide)");
+  }
+  if (depth.prefill_decide == DepthDecide::kRouterTopK && depth.capacity <= 0.0)
+    return Invalid(path, "router_topk needs a capacity above 0");
   if (depth.kv != DepthKv::kRoutedOnly)
     return NotRun(path + ".kv", "a rule other than routed_only");
   if (depth.position != DepthPosition::kAbsolute)

@@ -1,0 +1,26 @@
+// The mapping functions of the family files, one line each; architectures.cc lists them by
+// model_type.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "engine/model/model_spec.h"
+#include "engine/weights/weight_store.h"
+#include "nlohmann/json.hpp"
+
+namespace sluice {
+
+absl::StatusOr<ModelSpec> MapDeepseek(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapGpt2(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapLlama(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapMistral(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapMixtral(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapMixtureOfDepths(const nlohmann::json& config,
+                                             const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapMoeut(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapOlmoe(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapQwen2(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapQwen2Moe(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapQwen3(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapQwen3Moe(const nlohmann::json& config, const WeightStore& weights);
+
+}  // namespace sluice

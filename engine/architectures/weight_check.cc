@@ -1,0 +1,187 @@
+#include "engine/architectures/weight_check.h"
+
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "engine/status_macros.h"
+
+namespace sluice {
+namespace {
+
+absl::Status CheckShape(const WeightStore& weights,
+                        const std::string& name,
+                        const std::vector<int64_t>& expected) {
+  ASSIGN_OR_RETURN(const TensorRange range, weights.Find(name));
+  if (range.shape != expected) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor '", name, "' has shape [", absl::StrJoin(range.shape, ", "),
+                     "], expected [", absl::StrJoin(expected, ", "), "]"));
+  }
+  if (range.dtype == kernels::DType::kI32) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' must be F32, BF16 or F16"));
+  }
+  return absl::OkStatus();
+}
+
+// An empty name is a tensor the spec does without.
+absl::Status CheckVector(const WeightStore& weights, const std::string& name, int64_t size) {
+  return name.empty() ? absl::OkStatus() : CheckShape(weights, name, {size});
+}
+
+absl::Status CheckNorm(const WeightStore& weights,
+                       const std::optional<NormSpec>& norm,
+                       int64_t size) {
+  if (!norm.has_value()) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckVector(weights, norm->weight, size));
+  return CheckVector(weights, norm->bias, size);
+}
+
+// `rows`: the outputs of the whole tensor, of which the projection takes a part.
+absl::Status CheckProjection(const WeightStore& weights,
+                             const ProjectionSpec& projection,
+                             int64_t rows) {
+  RETURN_IF_ERROR(CheckVector(weights, projection.bias, rows));
+  if (projection.transposed) return CheckShape(weights, projection.weight, {projection.in, rows});
+  return CheckShape(weights, projection.weight, {rows, projection.in});
+}
+
+absl::Status CheckProjection(const WeightStore& weights, const ProjectionSpec& projection) {
+  return CheckProjection(weights, projection, projection.row_begin + projection.out);
+}
+
+absl::Status CheckRouter(const WeightStore& weights,
+                         const RouterSpec& router,
+                         int64_t dim,
+                         int64_t copies) {
+  const int64_t rows = copies * (router.num_experts + router.num_null_experts);
+  RETURN_IF_ERROR(CheckShape(weights, router.weight, {rows, dim}));
+  RETURN_IF_ERROR(CheckVector(weights, router.bias, rows));
+  return CheckVector(weights, router.selection_bias, rows);
+}
+
+// Value and output projections: plain, or one expert per head and choice.
+absl::Status CheckHeadProjection(const WeightStore& weights,
+                                 const AttentionSpec& attention,
+                                 const ProjectionSpec& projection,
+                                 bool output) {
+  if (!projection.experts.has_value()) return CheckProjection(weights, projection);
+  RETURN_IF_ERROR(CheckRouter(weights, *projection.experts, attention.q.in, attention.num_heads));
+  if (projection.split_by_head) {
+    return CheckShape(weights, projection.weight, {projection.out, projection.in});
+  }
+  const int64_t in = output ? attention.head_dim : projection.in;
+  const int64_t out = output ? projection.out : attention.head_dim;
+  const int64_t experts = int64_t{attention.num_heads} * projection.experts->num_experts;
+  return CheckShape(
+      weights, projection.weight,
+      projection.transposed ? std::vector{experts, in, out} : std::vector{experts, out, in});
+}
+
+absl::Status CheckAttention(const WeightStore& weights, const AttentionSpec& attention) {
+  if (attention.q.weight == attention.k.weight) {  // one fused tensor, the values last
+    const int64_t rows = attention.v.row_begin + attention.v.out;
+    for (const ProjectionSpec* part : {&attention.q, &attention.k, &attention.v}) {
+      RETURN_IF_ERROR(CheckProjection(weights, *part, rows));
+    }
+  } else {
+    RETURN_IF_ERROR(CheckProjection(weights, attention.q));
+    RETURN_IF_ERROR(CheckProjection(weights, attention.k));
+    RETURN_IF_ERROR(CheckHeadProjection(weights, attention, attention.v, false));
+  }
+  RETURN_IF_ERROR(CheckHeadProjection(weights, attention, attention.o, true));
+  const bool per_head = attention.norm_per_head;
+  RETURN_IF_ERROR(
+      CheckNorm(weights, attention.q_norm, per_head ? attention.head_dim : attention.q.out));
+  RETURN_IF_ERROR(
+      CheckNorm(weights, attention.k_norm, per_head ? attention.head_dim : attention.k.out));
+  return CheckVector(weights, attention.sinks, attention.num_heads);
+}
+
+absl::Status CheckDenseFfn(const WeightStore& weights, const DenseFfnSpec& ffn) {
+  if (ffn.gated) RETURN_IF_ERROR(CheckProjection(weights, ffn.gate));
+  RETURN_IF_ERROR(CheckProjection(weights, ffn.up));
+  return CheckProjection(weights, ffn.down);
+}
+
+// A matrix [out, in] of every expert: one tensor each where the name has "{e}", else stacked.
+absl::Status CheckExpertMatrix(const WeightStore& weights,
+                               const MoeFfnSpec& ffn,
+                               const std::string& pattern,
+                               int64_t out,
+                               int64_t in) {
+  const bool transposed = ffn.experts.transposed;
+  const int32_t experts = ffn.router.num_experts;
+  if (pattern.find("{e}") == pattern.npos) {
+    return CheckShape(weights, pattern,
+                      transposed ? std::vector<int64_t>{experts, in, out}
+                                 : std::vector<int64_t>{experts, out, in});
+  }
+  for (int32_t e = 0; e < experts; ++e) {
+    const std::string name = absl::StrReplaceAll(pattern, {{"{e}", absl::StrCat(e)}});
+    RETURN_IF_ERROR(CheckShape(
+        weights, name, transposed ? std::vector<int64_t>{in, out} : std::vector<int64_t>{out, in}));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMoeFfn(const WeightStore& weights, const MoeFfnSpec& ffn, int64_t dim) {
+  RETURN_IF_ERROR(CheckRouter(weights, ffn.router, dim, 1));
+  const int64_t up_rows = ffn.experts.fused_gate_up ? 2 * ffn.hidden : ffn.hidden;
+  RETURN_IF_ERROR(CheckExpertMatrix(weights, ffn, ffn.experts.up, up_rows, dim));
+  RETURN_IF_ERROR(CheckExpertMatrix(weights, ffn, ffn.experts.down, dim, ffn.hidden));
+  if (!ffn.experts.gate.empty()) {
+    RETURN_IF_ERROR(CheckExpertMatrix(weights, ffn, ffn.experts.gate, ffn.hidden, dim));
+  }
+  if (ffn.shared.has_value()) RETURN_IF_ERROR(CheckDenseFfn(weights, *ffn.shared));
+  if (!ffn.shared_gate.empty()) RETURN_IF_ERROR(CheckShape(weights, ffn.shared_gate, {1, dim}));
+  return absl::OkStatus();
+}
+
+absl::Status CheckSublayer(const WeightStore& weights, const SublayerSpec& sublayer, int64_t dim) {
+  RETURN_IF_ERROR(CheckNorm(weights, sublayer.input_norm, dim));
+  RETURN_IF_ERROR(CheckNorm(weights, sublayer.output_norm, dim));
+  RETURN_IF_ERROR(CheckNorm(weights, sublayer.residual_norm, dim));
+  if (const auto* attention = std::get_if<AttentionSpec>(&sublayer.block)) {
+    return CheckAttention(weights, *attention);
+  }
+  if (const auto* ffn = std::get_if<DenseFfnSpec>(&sublayer.block))
+    return CheckDenseFfn(weights, *ffn);
+  return CheckMoeFfn(weights, std::get<MoeFfnSpec>(sublayer.block), dim);
+}
+
+absl::Status CheckLayer(const WeightStore& weights, const LayerSpec& layer, int64_t dim) {
+  if (layer.depth.has_value()) {
+    RETURN_IF_ERROR(CheckShape(weights, layer.depth->weight, {1, dim}));
+    RETURN_IF_ERROR(CheckVector(weights, layer.depth->bias, 1));
+    for (const ProjectionSpec& part : layer.depth->predictor)
+      RETURN_IF_ERROR(CheckProjection(weights, part));
+  }
+  for (const SublayerSpec& sublayer : layer.sublayers)
+    RETURN_IF_ERROR(CheckSublayer(weights, sublayer, dim));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckWeights(const ModelSpec& spec, const WeightStore& weights) {
+  const StackSpec& stack = spec.decoder();
+  const EmbeddingSpec& embedding = stack.embedding;
+  RETURN_IF_ERROR(CheckShape(weights, embedding.weight, {embedding.vocab_size, embedding.dim}));
+  if (!embedding.position_weight.empty()) {
+    RETURN_IF_ERROR(
+        CheckShape(weights, embedding.position_weight, {spec.max_positions, embedding.dim}));
+  }
+  for (const LayerGroupSpec& group : stack.groups) {
+    for (const LayerSpec& layer : group.layers)
+      RETURN_IF_ERROR(CheckLayer(weights, layer, embedding.dim));
+  }
+  RETURN_IF_ERROR(CheckNorm(weights, stack.final_norm, embedding.dim));
+  if (!spec.head.weight.empty()) {
+    RETURN_IF_ERROR(CheckShape(weights, spec.head.weight, {embedding.vocab_size, embedding.dim}));
+  }
+  return CheckVector(weights, spec.head.bias, embedding.vocab_size);
+}
+
+}  // namespace sluice

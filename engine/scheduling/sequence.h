@@ -1,0 +1,38 @@
+// One request's tokens and progress, as the scheduler sees them. Nothing about devices, text or
+// sampling.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "engine/cache/page_budget.h"
+#include "engine/request.h"
+
+namespace sluice {
+
+enum class SequenceStatus : uint8_t { kWaiting, kRunning, kFinished };
+
+struct Sequence {
+  RequestId id{};
+  std::vector<int32_t> tokens;  // prompt, then generated
+  int32_t prompt_tokens = 0;
+  int32_t max_tokens = 0;                  // generated tokens at most
+  int32_t priority = 0;                    // lower first
+  bool whole_prompt = false;               // the prompt must run in one step (top-k of the prompt)
+  std::optional<absl::Duration> deadline;  // on the engine's clock
+
+  // Owned by the scheduler.
+  SequenceStatus status = SequenceStatus::kWaiting;
+  int32_t num_computed = 0;  // rows whose K/V is stored
+  std::optional<KvSequence> kv;
+  bool paused = false;
+  uint64_t arrival = 0;
+  int32_t num_preemptions = 0;
+
+  int32_t num_tokens() const { return static_cast<int32_t>(tokens.size()); }
+  int32_t num_generated() const { return num_tokens() - prompt_tokens; }
+};
+
+}  // namespace sluice

@@ -1,0 +1,229 @@
+#include "engine/text/sentencepiece_file.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "engine/json_reader.h"
+#include "engine/status_macros.h"
+#include "engine/text/bpe_model.h"
+
+namespace sluice {
+namespace {
+
+constexpr size_t kMaxPieceBytes = 4096;
+
+absl::Status Invalid(const std::string& message) {
+  return absl::InvalidArgumentError(absl::StrCat("tokenizer.model: ", message));
+}
+
+struct Field {
+  uint32_t number = 0;
+  uint32_t wire_type = 0;  // 0 varint, 1 64-bit, 2 bytes, 5 32-bit
+  uint64_t value = 0;
+  std::string_view bytes;
+};
+
+// Protocol Buffers wire format; every length is checked against what is left.
+class WireReader {
+ public:
+  explicit WireReader(std::string_view bytes) : rest_(bytes) {}
+
+  bool at_end() const { return rest_.empty(); }
+
+  std::optional<Field> Next() {
+    const std::optional<uint64_t> key = Varint();
+    if (!key.has_value() || *key > UINT32_MAX) return std::nullopt;
+    Field field{.number = static_cast<uint32_t>(*key >> 3),
+                .wire_type = static_cast<uint32_t>(*key & 7),
+                .value = 0,
+                .bytes = {}};
+    std::optional<uint64_t> value;
+    switch (field.wire_type) {
+      case 0:
+        value = Varint();
+        break;
+      case 1:
+        value = Fixed(8);
+        break;
+      case 5:
+        value = Fixed(4);
+        break;
+      case 2: {
+        value = Varint();
+        if (!value.has_value() || *value > rest_.size()) return std::nullopt;
+        field.bytes = rest_.substr(0, *value);
+        rest_.remove_prefix(*value);
+        break;
+      }
+      default:
+        return std::nullopt;
+    }
+    if (!value.has_value()) return std::nullopt;
+    field.value = *value;
+    return field;
+  }
+
+ private:
+  std::optional<uint64_t> Varint() {
+    uint64_t value = 0;
+    for (unsigned shift = 0; shift < 64 && !rest_.empty(); shift += 7) {
+      const auto byte = static_cast<unsigned char>(rest_[0]);
+      rest_.remove_prefix(1);
+      value |= static_cast<uint64_t>(byte & 0x7F) << shift;
+      if (byte < 0x80) return value;
+    }
+    return std::nullopt;
+  }
+  std::optional<uint64_t> Fixed(size_t size) {
+    if (rest_.size() < size) return std::nullopt;
+    uint64_t value = 0;
+    std::memcpy(&value, rest_.data(), size);
+    rest_.remove_prefix(size);
+    return value;
+  }
+
+  std::string_view rest_;
+};
+
+constexpr std::string_view kHexDigits = "0123456789ABCDEF";
+
+bool IsBytePiece(const std::string& piece) {
+  return piece.size() == 6 && piece.starts_with("<0x") && piece.ends_with(">") &&
+         piece.find_first_not_of(kHexDigits, 3) == 5;
+}
+
+absl::StatusOr<SentencePieceEntry> ReadPiece(std::string_view bytes) {
+  SentencePieceEntry entry;
+  WireReader reader(bytes);
+  while (!reader.at_end()) {
+    const std::optional<Field> field = reader.Next();
+    if (!field.has_value()) return Invalid("truncated piece");
+    if (field->number == 1) {
+      entry.piece = field->bytes;
+    } else if (field->number == 2) {
+      const auto score = std::bit_cast<float>(static_cast<uint32_t>(field->value));
+      if (field->wire_type != 5 || !std::isfinite(score)) return Invalid("a score is not finite");
+      entry.score = score;
+    } else if (field->number == 3) {
+      if (field->value < 1 || field->value > 6) return Invalid("unknown piece type");
+      entry.kind = static_cast<PieceKind>(field->value);
+    }
+  }
+  if (entry.piece.empty() || entry.piece.size() > kMaxPieceBytes || !IsValidUtf8(entry.piece) ||
+      entry.piece.find('\0') != std::string::npos) {
+    return Invalid("a piece is empty, too long or not text");
+  }
+  if (entry.kind == PieceKind::kByte && !IsBytePiece(entry.piece)) return Invalid("bad byte piece");
+  return entry;
+}
+
+uint32_t LoadUnit(std::string_view units, size_t index) {
+  uint32_t unit = 0;
+  std::memcpy(&unit, units.data() + index * sizeof(unit), sizeof(unit));
+  return unit;
+}
+
+// The map is [size of trie][trie][replacement strings, each ended by a zero byte]. Every unit of
+// the trie must lead inside the trie, every value into the strings. Layout: s-yata/darts-clone,
+// DoubleArrayUnit.
+absl::Status CheckCharacterMap(std::string_view map) {
+  if (map.empty()) return absl::OkStatus();
+  uint32_t trie_bytes = 0;
+  if (map.size() < sizeof(trie_bytes)) return Invalid("truncated character map");
+  std::memcpy(&trie_bytes, map.data(), sizeof(trie_bytes));
+  map.remove_prefix(sizeof(trie_bytes));
+  if (trie_bytes == 0 || trie_bytes % sizeof(uint32_t) != 0 || trie_bytes >= map.size()) {
+    return Invalid("truncated character map");
+  }
+  const std::string_view trie = map.substr(0, trie_bytes);
+  const std::string_view strings = map.substr(trie_bytes);
+  if (strings.back() != '\0') return Invalid("unterminated character map");
+  const size_t num_units = trie.size() / sizeof(uint32_t);
+  for (size_t i = 0; i < num_units; ++i) {
+    const uint32_t unit = LoadUnit(trie, i);
+    if ((unit >> 31) != 0) continue;  // a value, never followed
+    const uint32_t offset = (unit >> 10) << ((unit & (1u << 9)) >> 6);
+    const size_t base = i ^ offset;
+    if ((base | 0xFF) >= num_units) return Invalid("character map leads out of bounds");
+    const bool has_value = ((unit >> 8) & 1) != 0;
+    if (has_value && (LoadUnit(trie, base) & 0x7FFFFFFFu) >= strings.size()) {
+      return Invalid("character map leads out of bounds");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadNormalizer(std::string_view bytes, SentencePieceFile& file) {
+  WireReader reader(bytes);
+  while (!reader.at_end()) {
+    const std::optional<Field> field = reader.Next();
+    if (!field.has_value()) return Invalid("truncated normalizer");
+    if (field->number == 2) {
+      RETURN_IF_ERROR(CheckCharacterMap(field->bytes));
+      file.has_character_map = !field->bytes.empty();
+    }
+    if (field->number == 3) file.add_dummy_prefix = field->value != 0;
+    if (field->number == 4) file.remove_extra_whitespaces = field->value != 0;
+    if (field->number == 5) file.escape_whitespaces = field->value != 0;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadTrainer(std::string_view bytes, SentencePieceFile& file) {
+  constexpr uint32_t kModelType = 3;
+  constexpr uint32_t kWhitespaceAsSuffix = 24;
+  constexpr uint32_t kByteFallback = 35;
+  WireReader reader(bytes);
+  while (!reader.at_end()) {
+    const std::optional<Field> field = reader.Next();
+    if (!field.has_value()) return Invalid("truncated trainer");
+    if (field->number == kWhitespaceAsSuffix) file.whitespace_is_suffix = field->value != 0;
+    if (field->number == kByteFallback) file.byte_fallback = field->value != 0;
+    if (field->number != kModelType) continue;
+    if (field->value != 1 && field->value != 2) {
+      return Invalid("only unigram and BPE models are supported");
+    }
+    file.is_bpe = field->value == 2;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+unsigned char BytePieceValue(std::string_view piece) {
+  return static_cast<unsigned char>(kHexDigits.find(piece[3]) * 16 + kHexDigits.find(piece[4]));
+}
+
+absl::StatusOr<SentencePieceFile> SentencePieceFile::Parse(std::string_view bytes) {
+  SentencePieceFile file;
+  absl::flat_hash_set<std::string> seen;
+  WireReader reader(bytes);
+  while (!reader.at_end()) {
+    const std::optional<Field> field = reader.Next();
+    if (!field.has_value()) return Invalid("not a SentencePiece model");
+    const bool known = field->number >= 1 && field->number <= 5;
+    if (known && field->wire_type != 2) return Invalid("not a SentencePiece model");
+    if (field->number == 1) {
+      ASSIGN_OR_RETURN(SentencePieceEntry entry, ReadPiece(field->bytes));
+      if (!seen.insert(entry.piece).second) return Invalid("a piece is repeated");
+      file.pieces.push_back(std::move(entry));
+      if (file.pieces.size() > static_cast<size_t>(kMaxVocabSize))
+        return Invalid("too many pieces");
+    } else if (field->number == 2) {
+      RETURN_IF_ERROR(ReadTrainer(field->bytes, file));
+    } else if (field->number == 3 || field->number == 5) {
+      SentencePieceFile ignored;
+      RETURN_IF_ERROR(ReadNormalizer(field->bytes, field->number == 3 ? file : ignored));
+    }
+  }
+  if (file.pieces.empty()) return Invalid("there are no pieces");
+  return file;
+}
+
+}  // namespace sluice

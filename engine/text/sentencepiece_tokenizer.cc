@@ -1,0 +1,181 @@
+#include "engine/text/sentencepiece_tokenizer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_replace.h"
+#include "engine/json_reader.h"
+#include "engine/status_macros.h"
+#include "engine/text/sentencepiece_file.h"
+#include "engine/text/text_runs.h"
+
+namespace sluice {
+namespace {
+
+constexpr size_t kMaxTextBytes = size_t{64} << 20;
+constexpr const char* kSpaceMarker = "\xE2\x96\x81";
+
+absl::Status Rejected() {
+  return absl::InvalidArgumentError("tokenizer.model: rejected by libsentencepiece");
+}
+
+std::string TextOf(const SentencePieceEntry& entry) {
+  if (entry.kind == PieceKind::kByte) {
+    return std::string(1, static_cast<char>(BytePieceValue(entry.piece)));
+  }
+  if (entry.kind == PieceKind::kControl || entry.kind == PieceKind::kUnknown) return entry.piece;
+  return absl::StrReplaceAll(entry.piece, {{kSpaceMarker, " "}});
+}
+
+// What the library does that our merge model does not.
+bool HasOwnEncoder(const SentencePieceFile& file) {
+  const bool has_unused =
+      std::any_of(file.pieces.begin(), file.pieces.end(),
+                  [](const auto& entry) { return entry.kind == PieceKind::kUnused; });
+  const auto num_bytes =
+      std::count_if(file.pieces.begin(), file.pieces.end(),
+                    [](const auto& entry) { return entry.kind == PieceKind::kByte; });
+  const bool bytes_in_order = !file.byte_fallback || num_bytes == 256;
+  return file.is_bpe && bytes_in_order && !has_unused && !file.has_character_map &&
+         !file.remove_extra_whitespaces && file.escape_whitespaces && !file.whitespace_is_suffix;
+}
+
+absl::StatusOr<AddedTokens> AddedPieces(const SentencePieceFile& file) {
+  std::vector<AddedToken> added;
+  for (size_t id = 0; id < file.pieces.size(); ++id) {
+    const SentencePieceEntry& entry = file.pieces[id];
+    if (entry.kind != PieceKind::kControl && entry.kind != PieceKind::kUserDefined) continue;
+    AddedToken token;
+    token.id = static_cast<int32_t>(id);
+    token.content = entry.piece;
+    token.special = entry.kind == PieceKind::kControl;
+    token.normalized = !token.special;  // user-defined pieces are looked for after escaping
+    added.push_back(std::move(token));
+  }
+  ASSIGN_OR_RETURN(AddedTokens tokens, AddedTokens::FromList(std::move(added)));
+  for (size_t i = 0; i < tokens.tokens().size(); ++i) {
+    if (!tokens.tokens()[i].special) tokens.AddNormalized(i, tokens.tokens()[i].content);
+  }
+  tokens.Build();
+  return tokens;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> SentencePieceTokenizer::FromBytes(
+    std::string_view model, const Settings& settings) {
+  ASSIGN_OR_RETURN(const SentencePieceFile file, SentencePieceFile::Parse(model));
+  auto tokenizer = std::make_unique<SentencePieceTokenizer>();
+  tokenizer->library_ = SentencePieceLibrary::Load(model);
+  if (tokenizer->library_ == nullptr) return Rejected();
+  const SentencePieceLibrary& library = *tokenizer->library_;
+  if (library.num_pieces() != static_cast<int>(file.pieces.size())) return Rejected();
+  for (const SentencePieceEntry& entry : file.pieces) {
+    tokenizer->texts_.push_back(TextOf(entry));
+    tokenizer->is_special_.push_back(entry.kind == PieceKind::kControl ||
+                                     entry.kind == PieceKind::kUnknown);
+  }
+  ASSIGN_OR_RETURN(tokenizer->added_, AddedPieces(file));
+  tokenizer->add_dummy_prefix_ = file.add_dummy_prefix;
+  tokenizer->settings_ = settings;
+  tokenizer->summary_.kind = "sentencepiece";
+  tokenizer->summary_.vocab_size = static_cast<int32_t>(file.pieces.size());
+  if (library.bos_id() >= 0) tokenizer->summary_.bos_token_id = library.bos_id();
+  if (library.eos_id() >= 0) tokenizer->summary_.eos_token_id = library.eos_id();
+  if (HasOwnEncoder(file)) {
+    tokenizer->model_ = BpeModel::FromSentencePiece(file);
+    tokenizer->library_.reset();
+  }
+  return tokenizer;
+}
+
+absl::StatusOr<std::vector<int32_t>> SentencePieceTokenizer::Encode(
+    std::string_view text, const EncodeOptions& options) const {
+  std::vector<ByteSpan> special_spans;
+  if (options.parse_special_tokens) special_spans.push_back({0, text.size()});
+  return EncodeText(text, special_spans, options.add_special_tokens);
+}
+
+absl::StatusOr<std::vector<int32_t>> SentencePieceTokenizer::EncodeRuns(
+    const std::vector<TextRun>& runs, bool add_special_tokens) const {
+  const JoinedRuns joined = JoinedRuns::Join(runs);
+  return EncodeText(joined.text, joined.special_spans, add_special_tokens);
+}
+
+absl::StatusOr<std::vector<int32_t>> SentencePieceTokenizer::EncodeText(
+    std::string_view text,
+    const std::vector<ByteSpan>& special_spans,
+    bool add_special_tokens) const {
+  if (text.size() > kMaxTextBytes)
+    return absl::InvalidArgumentError("text is too long to tokenize");
+  if (!IsValidUtf8(text)) return absl::InvalidArgumentError("text is not valid UTF-8");
+  std::vector<int32_t> ids;
+  if (add_special_tokens && settings_.add_bos && summary_.bos_token_id.has_value()) {
+    ids.push_back(*summary_.bos_token_id);
+  }
+  for (const TextSection& section : added_.CutRaw(text, special_spans)) {
+    if (section.id >= 0) {
+      ids.push_back(section.id);
+    } else {
+      RETURN_IF_ERROR(
+          AppendPlain(text.substr(section.span.begin, section.span.end - section.span.begin), ids));
+    }
+  }
+  if (add_special_tokens && settings_.add_eos && summary_.eos_token_id.has_value()) {
+    ids.push_back(*summary_.eos_token_id);
+  }
+  return ids;
+}
+
+absl::Status SentencePieceTokenizer::AppendPlain(std::string_view text,
+                                                 std::vector<int32_t>& ids) const {
+  if (library_ == nullptr) {
+    AppendMerged(text, ids);
+    return absl::OkStatus();
+  }
+  if (!library_->Encode(text, ids)) return absl::InvalidArgumentError("text cannot be tokenized");
+  return absl::OkStatus();
+}
+
+void SentencePieceTokenizer::AppendMerged(std::string_view text, std::vector<int32_t>& ids) const {
+  std::string escaped;
+  escaped.reserve(text.size() + text.size() / 2);
+  if (add_dummy_prefix_) escaped += kSpaceMarker;
+  for (const char c : text) {
+    if (c == ' ') {
+      escaped += kSpaceMarker;
+    } else {
+      escaped += c;
+    }
+  }
+  const std::string_view rest = escaped;
+  for (const TextSection& section : added_.CutNormalized(rest)) {
+    if (section.id >= 0) {
+      ids.push_back(section.id);
+    } else {
+      model_->Encode(rest.substr(section.span.begin, section.span.end - section.span.begin), ids);
+    }
+  }
+}
+
+std::string SentencePieceTokenizer::TokenBytes(int32_t id, bool is_first) const {
+  if (id < 0 || static_cast<size_t>(id) >= texts_.size()) return "";
+  const std::string& text = texts_[static_cast<size_t>(id)];
+  const bool strip = is_first && add_dummy_prefix_ && !IsSpecial(id) && text.starts_with(' ');
+  return strip ? text.substr(1) : text;
+}
+
+bool SentencePieceTokenizer::IsSpecial(int32_t id) const {
+  return id >= 0 && static_cast<size_t>(id) < is_special_.size() &&
+         is_special_[static_cast<size_t>(id)];
+}
+
+std::optional<int32_t> SentencePieceTokenizer::SpecialTokenId(std::string_view content) const {
+  for (const AddedToken& token : added_.tokens()) {
+    if (token.special && token.content == content) return token.id;
+  }
+  return std::nullopt;
+}
+
+}  // namespace sluice

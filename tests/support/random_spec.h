@@ -1,0 +1,29 @@
+// Small random models: a spec drawn from the whole supported grammar and weights to go with it, both functions of
+// a seed. For the laws that must hold on any model.
+#pragma once
+
+#include <cstdint>
+#include <random>
+
+#include "engine/model/model_spec.h"
+#include "tests/support/memory_weight_store.h"
+
+namespace sluice::testing {
+
+// What to draw from; everything on by default.
+struct SpecDraw {
+  bool depth = true;    // Mixture-of-Depths layers
+  bool experts = true;  // MoE feed-forwards and SwitchHead projections
+  bool repeats = true;  // groups that run more than once
+};
+
+// Passes ValidateSpec.
+ModelSpec RandomSpec(uint32_t seed, const SpecDraw& draw = {});
+
+// A plain pre-norm model with `layers` layers: the base of degenerate-setting laws.
+ModelSpec PlainSpec(int32_t layers);
+
+// Every tensor the spec names, normal with a scale that keeps activations near 1.
+void FillWeights(const ModelSpec& spec, uint32_t seed, MemoryWeightStore& store);
+
+}  // namespace sluice::testing
