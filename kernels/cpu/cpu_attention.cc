@@ -1,0 +1,154 @@
+// KV pages and paged attention of the CPU backend. A page holds, per KV head, keys
+// [key_dim][page_tokens] (one query element meets 16 slots at once) and values
+// [page_tokens][value_dim rounded up to 16].
+#include "kernels/check.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/packed_layout.h"
+
+namespace sluice::kernels::cpu {
+namespace {
+
+constexpr int64_t kVector = 16;
+
+// Bytes of one KV head inside a page.
+struct HeadLayout {
+  int64_t key_bytes = 0;
+  int64_t value_bytes = 0;
+  int64_t value_stride = 0;  // elements
+};
+
+HeadLayout LayoutOf(const KvGeometry& geometry) {
+  SLUICE_CHECK(geometry.page_tokens > 0 && geometry.page_tokens % kVector == 0)
+      << "page_tokens must be a multiple of 16: " << geometry.page_tokens;
+  SLUICE_CHECK(geometry.dtype == DType::kF32 || geometry.dtype == DType::kBF16);
+  HeadLayout layout;
+  const int64_t size = SizeOf(geometry.dtype);
+  layout.value_stride = RoundUp(geometry.value_dim, kVector);
+  layout.key_bytes = geometry.key_dim * geometry.page_tokens * size;
+  layout.value_bytes = geometry.page_tokens * layout.value_stride * size;
+  return layout;
+}
+
+template <typename Element, typename Convert>
+void Scatter(const float* from, int64_t count, int64_t step, Element* to, Convert convert) {
+  for (int64_t i = 0; i < count; ++i) to[i * step] = convert(from[i]);
+}
+
+// Writes one head of one row into its slot.
+struct SlotWrite {
+  char* key = nullptr;
+  char* value = nullptr;
+  int64_t slot = 0;  // inside the page
+};
+
+template <typename Element, typename Convert>
+void WriteSlot(const KvGeometry& shape,
+               const SlotWrite& at,
+               const float* key,
+               const float* value,
+               Convert convert) {
+  auto* keys = static_cast<Element*>(static_cast<void*>(at.key)) + at.slot;
+  auto* values = static_cast<Element*>(static_cast<void*>(at.value)) +
+                 at.slot * RoundUp(shape.value_dim, kVector);
+  Scatter(key, shape.key_dim, shape.page_tokens, keys, convert);
+  Scatter(value, shape.value_dim, 1, values, convert);
+}
+
+}  // namespace
+
+int64_t CpuBackend::KvPageBytes(const KvGeometry& geometry) const {
+  const HeadLayout layout = LayoutOf(geometry);
+  return RoundUp(geometry.num_kv_heads * (layout.key_bytes + layout.value_bytes), 64);
+}
+
+void CpuBackend::AppendKv(const AppendKvArgs& args) {
+  const KvGeometry& shape = args.kv.geometry;
+  const HeadLayout layout = LayoutOf(shape);
+  ForRows(args.rows.count, args.key.cols + args.value.cols, [&](int64_t i) {
+    const int32_t slot = args.rows.slot[i];
+    const int64_t block = slot / shape.page_tokens;
+    const int32_t page = args.kv.page_table[args.rows.sequence[i] * args.kv.sequence_stride +
+                                            block * args.kv.block_stride];
+    char* head = static_cast<char*>(args.kv.pool) + page * args.kv.page_bytes;
+    for (int32_t h = 0; h < shape.num_kv_heads; ++h) {
+      const SlotWrite at{head, head + layout.key_bytes, slot % shape.page_tokens};
+      const float* key = args.key.Row(i) + static_cast<int64_t>(h) * shape.key_dim;
+      const float* value = args.value.Row(i) + static_cast<int64_t>(h) * shape.value_dim;
+      if (shape.dtype == DType::kF32) {
+        WriteSlot<float>(shape, at, key, value, [](float x) { return x; });
+      } else {
+        WriteSlot<BF16>(shape, at, key, value, [](float x) { return ToBF16(x); });
+      }
+      head += layout.key_bytes + layout.value_bytes;
+    }
+  });
+}
+
+void CpuBackend::AttendRow(const AttentionArgs& args,
+                           const AttendUnit& unit,
+                           float* scratch) const {
+  const KvGeometry& shape = args.kv.geometry;
+  const HeadLayout layout = LayoutOf(shape);
+  const int32_t group = args.num_heads / shape.num_kv_heads;
+  AttendTask task;
+  task.pool = static_cast<const char*>(args.kv.pool);
+  task.page_bytes = args.kv.page_bytes;
+  task.page_table =
+      args.kv.page_table + args.rows.sequence[unit.first_row] * args.kv.sequence_stride;
+  task.block_stride = args.kv.block_stride;
+  task.key_offset = unit.kv_head * (layout.key_bytes + layout.value_bytes);
+  task.value_offset = task.key_offset + layout.key_bytes;
+  task.key_dim = shape.key_dim;
+  task.value_dim = shape.value_dim;
+  task.value_stride = static_cast<int32_t>(layout.value_stride);
+  task.page_tokens = shape.page_tokens;
+  task.bf16 = shape.dtype == DType::kBF16;
+  task.scale = args.scale;
+  task.scratch = scratch;
+  for (int32_t row = unit.first_row; row < unit.last_row; ++row) {
+    for (int32_t g = 0; g < group; ++g) {
+      const int32_t head = unit.kv_head * group + g;
+      AttendQuery query;
+      query.query = args.query.Row(row) + static_cast<int64_t>(head) * shape.key_dim;
+      query.out = args.out.Row(row) + static_cast<int64_t>(head) * shape.value_dim;
+      query.begin = args.rows.begin[row];
+      query.end = args.rows.end[row];
+      query.has_sink = args.sinks != nullptr;
+      query.sink = query.has_sink ? args.sinks[head] : 0.0f;
+      task.queries[task.num_queries++] = query;
+      if (task.num_queries < kMaxQueries) continue;
+      selection_.vector->attend(task);
+      task.num_queries = 0;
+    }
+  }
+  if (task.num_queries > 0) selection_.vector->attend(task);
+}
+
+void CpuBackend::PagedAttention(const AttentionArgs& args) {
+  const KvGeometry& shape = args.kv.geometry;
+  SLUICE_CHECK(args.num_heads % shape.num_kv_heads == 0) << args.num_heads;
+  const int32_t group = args.num_heads / shape.num_kv_heads;
+  const int32_t rows_per_unit = std::max(1, kMaxQueries / group);
+  const int64_t units = (args.rows.count + rows_per_unit - 1) / rows_per_unit;
+  int64_t visible = 0;
+  for (int32_t i = 0; i < args.rows.count; ++i) visible += args.rows.end[i] - args.rows.begin[i];
+  const int64_t work = visible * args.num_heads * shape.key_dim;
+  const int64_t scratch = kMaxQueries * RoundUp(shape.value_dim, kVector);
+  // The longest rows of a prompt are its last ones: begin with them, so that threads end together.
+  For(units * shape.num_kv_heads, work, [&](int64_t task, int worker) {
+    const int64_t unit = units - 1 - task / shape.num_kv_heads;
+    const auto kv_head = static_cast<int32_t>(task % shape.num_kv_heads);
+    const auto first = static_cast<int32_t>(unit * rows_per_unit);
+    const int32_t last = std::min(args.rows.count, first + rows_per_unit);
+    float* memory = worker_[static_cast<size_t>(worker)].Get<float>(scratch);
+    // Rows are attended together while they belong to one sequence.
+    for (int32_t begin = first; begin < last;) {
+      int32_t end = begin + 1;
+      while (end < last && args.rows.sequence[end] == args.rows.sequence[begin]) ++end;
+      AttendRow(args, {begin, end, kv_head}, memory);
+      begin = end;
+    }
+  });
+}
+
+}  // namespace sluice::kernels::cpu

@@ -1,0 +1,97 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <sched.h>
+
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "kernels/cpu/packed_layout.h"
+#include "kernels/host_memory.h"
+
+namespace sluice::kernels::cpu {
+namespace {
+
+// Covers attention and routing; MoE grows it when the experts are allocated.
+constexpr int64_t kWorkerScratchBytes = 64 << 10;
+constexpr int kMaxThreads = 1024;
+
+const VectorKernels& SelectVector(Isa isa) {
+#if defined(__x86_64__)
+  if (isa >= Isa::kAvx512) return kVectorAvx512;
+  if (isa >= Isa::kAvx2) return kVectorAvx2;
+#endif
+  static_cast<void>(isa);
+  return kVectorScalar;
+}
+
+int AvailableProcessors() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return CPU_COUNT(&allowed);
+  return static_cast<int>(std::thread::hardware_concurrency());
+}
+
+}  // namespace
+
+void* Scratch::Grow(size_t bytes) {
+  if (bytes <= buffer_.bytes()) return buffer_.data();
+  absl::StatusOr<Buffer> larger = AllocateHost(bytes);
+  SLUICE_CHECK(larger.ok()) << larger.status().ToString();
+  buffer_ = std::move(*larger);
+  return buffer_.data();
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const DeviceSpec& spec) {
+  if (spec.threads < 0 || spec.threads > kMaxThreads) {
+    return absl::InvalidArgumentError(absl::StrCat("threads: ", spec.threads));
+  }
+  absl::StatusOr<CpuFeatures> features = DetectCpuFeatures(spec.isa);
+  if (!features.ok()) return features.status();
+  Selection selection;
+  selection.vector = &SelectVector(features->isa);
+  absl::StatusOr<GemmChoice> f32 = SelectGemm(WeightFormat::kF32, *features, spec.gemm);
+  if (!f32.ok()) return f32.status();
+  selection.f32 = *f32;
+  absl::StatusOr<GemmChoice> bf16 = SelectGemm(WeightFormat::kBF16, *features, spec.gemm);
+  if (!bf16.ok()) return bf16.status();
+  selection.bf16 = *bf16;
+  const int threads = spec.threads == 0 ? std::max(1, AvailableProcessors()) : spec.threads;
+  return std::unique_ptr<Backend>(new CpuBackend(threads, *features, selection));
+}
+
+CpuBackend::CpuBackend(int threads, const CpuFeatures& features, const Selection& selection)
+    : features_(features), selection_(selection), pool_(threads) {
+  worker_.resize(static_cast<size_t>(threads));
+  for (Scratch& scratch : worker_) scratch.Get<char>(kWorkerScratchBytes);
+}
+
+std::vector<KernelChoice> CpuBackend::Kernels() const {
+  return {{"linear f32", selection_.f32.family.name, selection_.f32.reason},
+          {"linear bf16", selection_.bf16.family.name, selection_.bf16.reason},
+          {"attention, norm, activation", selection_.vector->name, features_.reason}};
+}
+
+absl::StatusOr<Buffer> CpuBackend::Allocate(size_t bytes) { return AllocateHost(bytes); }
+
+void CpuBackend::ReserveScratch(int32_t max_rows) {
+  input_.Get<float>(std::max(max_rows, kExpertChunk) * max_k_);
+  partial_.Get<float>(kExpertChunk * max_n_);
+}
+
+const GemmFamily& CpuBackend::Family(WeightFormat format) const {
+  return format == WeightFormat::kF32 ? selection_.f32.family : selection_.bf16.family;
+}
+
+void CpuBackend::CopyToHost(const void* device, void* host, size_t bytes) {
+  std::memcpy(host, device, bytes);
+}
+
+void CpuBackend::CopyToDevice(const void* host, void* device, size_t bytes) {
+  std::memcpy(device, host, bytes);
+}
+
+}  // namespace sluice::kernels::cpu

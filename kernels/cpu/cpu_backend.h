@@ -1,0 +1,195 @@
+// The CPU backend: chooses one kernel per op when it is made, owns the thread pool and the scratch
+// memory. The ops are spread over cpu_*.cc by theme; the arithmetic is in vector_*.inc and gemm_*.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/backend_factory.h"
+#include "kernels/cpu/cpu_features.h"
+#include "kernels/cpu/gemm_select.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/cpu/vector_kernels.h"
+
+namespace sluice::kernels::cpu {
+
+// Rows of a GEMM as its family reads them.
+struct GemmInput {
+  const void* data = nullptr;
+  int64_t stride = 0;  // elements
+};
+
+// Where one product goes.
+struct GemmOutput {
+  TensorView out;
+  RowSet rows;
+  const float* bias = nullptr;
+  VectorActivation activation = VectorActivation::kNone;
+  bool accumulate = false;
+  const float* row_scale = nullptr;
+};
+
+// One output block of 64 columns for the input rows [begin, end).
+struct BlockRange {
+  int64_t block = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+// Rows [first_row, last_row) of one sequence and one KV head.
+struct AttendUnit {
+  int32_t first_row = 0;
+  int32_t last_row = 0;
+  int32_t kv_head = 0;
+};
+
+constexpr int64_t kSumColumns = 512;
+struct RowColumns {
+  int64_t row = 0;
+  int64_t column = 0;
+  int64_t columns = 0;  // at most kSumColumns
+};
+
+// Assignments of an ExpertLinear that are computed together.
+constexpr int32_t kExpertChunk = 256;
+
+struct MoePlan;  // cpu_moe.cc
+struct MoeRows;
+
+// Host memory that only grows. Growth happens at load; in a step only if ReserveScratch was not
+// told.
+class Scratch {
+ public:
+  template <typename T>
+  T* Get(int64_t count) {
+    return static_cast<T*>(Grow(static_cast<size_t>(count) * sizeof(T)));
+  }
+
+ private:
+  void* Grow(size_t bytes);
+  Buffer buffer_;
+};
+
+class CpuBackend final : public Backend {
+ public:
+  // Codes of DetectCpuFeatures and SelectGemm.
+  static absl::StatusOr<std::unique_ptr<Backend>> Create(const DeviceSpec& spec);
+
+  std::string name() const override { return "cpu"; }
+  int num_threads() const override { return pool_.num_threads(); }
+  std::vector<KernelChoice> Kernels() const override;
+
+  absl::StatusOr<Buffer> Allocate(size_t bytes) override;
+  absl::StatusOr<PackedMatrix> Pack(std::span<const WeightSource> parts,
+                                    WeightFormat format) override;
+  absl::StatusOr<PackedExperts> AllocateExperts(
+      int32_t num_experts, int64_t dim, int64_t hidden, bool gated, WeightFormat format) override;
+  void PackExpert(const ExpertSource& source, int32_t expert, PackedExperts& experts) override;
+
+  void Embed(const PackedMatrix& table,
+             std::span<const int32_t> ids,
+             float scale,
+             TensorView out) override;
+  void Linear(const LinearArgs& args) override;
+  void ExpertLinear(const ExpertLinearArgs& args) override;
+  void Norm(const NormArgs& args) override;
+  void RopeTable(const RopeTableArgs& args) override;
+  void Rope(const RopeArgs& args) override;
+  int64_t KvPageBytes(const KvGeometry& geometry) const override;
+  void AppendKv(const AppendKvArgs& args) override;
+  void PagedAttention(const AttentionArgs& args) override;
+  void Activate(const ActivateArgs& args) override;
+  void Route(const RouteArgs& args) override;
+  void Gather(TensorView x, const RowSet& rows, TensorView out) override;
+  void AddRows(TensorView y, float scale, TensorView x, const RowSet& rows) override;
+  void CombineDepth(const DepthCombineArgs& args) override;
+  void SelectAbove(const SelectAboveArgs& args) override;
+
+  int64_t MoeWorkspaceBytes(const PackedExperts& experts,
+                            int32_t max_rows,
+                            int32_t top_k) const override;
+  void MoeFfn(const MoeFfnArgs& args) override;
+  void ReserveScratch(int32_t max_rows) override;
+
+  void CopyToHost(const void* device, void* host, size_t bytes) override;
+  void CopyToDevice(const void* host, void* device, size_t bytes) override;
+  void Synchronize() override {}
+
+ private:
+  struct Selection {
+    const VectorKernels* vector = nullptr;
+    GemmChoice f32;
+    GemmChoice bf16;
+  };
+
+  CpuBackend(int threads, const CpuFeatures& features, const Selection& selection);
+
+  const GemmFamily& Family(WeightFormat format) const;
+
+  // Runs task(i, worker) for all i, on the calling thread alone when `work` (a rough count of
+  // elements) is too small to be worth waking anybody.
+  template <typename Task>
+  void For(int64_t num_tasks, int64_t work, Task&& task) {
+    if (work < kMinParallelWork) {
+      for (int64_t i = 0; i < num_tasks; ++i) task(i, 0);
+      return;
+    }
+    pool_.ParallelFor(num_tasks, task);
+  }
+
+  // Runs body(row) for all rows of a row-wise op.
+  template <typename Body>
+  void ForRows(int64_t rows, int64_t columns, const Body& body) {
+    constexpr int64_t kRowsPerTask = 8;
+    For((rows + kRowsPerTask - 1) / kRowsPerTask, rows * columns, [&](int64_t task, int) {
+      const int64_t end = std::min(rows, (task + 1) * kRowsPerTask);
+      for (int64_t row = task * kRowsPerTask; row < end; ++row) body(row);
+    });
+  }
+
+  // Rows of x in the element type of `weight`, gathered and padded as its family wants them. Valid
+  // until the next call.
+  GemmInput PrepareInput(TensorView x, const RowSet& rows, const PackedMatrix& weight);
+  void PrepareRow(const float* x, WeightFormat format, int64_t columns, void* out) const;
+  // Bytes of one input element.
+  int64_t InputBytes(WeightFormat format) const;
+  void RunGemm(const GemmInput& input, const PackedMatrix& weight, const GemmOutput& output);
+  // Output block `block` (64 columns) for the rows [begin, end).
+  void RunBlock(const GemmInput& input,
+                const PackedMatrix& weight,
+                const GemmOutput& output,
+                const BlockRange& range) const;
+  void NoteShape(const PackedMatrix& matrix);
+
+  void ReserveExperts(const PackedExperts& experts);
+  void RunMoeTask(const MoeFfnArgs& args, const MoePlan& plan, int64_t task, int worker);
+  void RunMoeSlice(const MoeFfnArgs& args,
+                   const MoeRows& rows,
+                   int32_t slice_index,
+                   bool accumulate) const;
+  void RunMoeUp(const MoeFfnArgs& args,
+                const MoeRows& rows,
+                const PackedExperts::Slice& slice,
+                int64_t column) const;
+  void SumExperts(const MoeFfnArgs& args, const MoePlan& plan, const RowColumns& at) const;
+  void RunExpertChunk(const ExpertLinearArgs& args, int32_t begin, int32_t end);
+
+  void AttendRow(const AttentionArgs& args, const AttendUnit& unit, float* scratch) const;
+  void RouteRow(const RouteArgs& args, int64_t row, float* scores) const;
+
+  static constexpr int64_t kMinParallelWork = 16384;
+
+  CpuFeatures features_;
+  Selection selection_;
+  ThreadPool pool_;
+  Scratch input_;                // rows of the current GEMM
+  Scratch partial_;              // products of ExpertLinear
+  std::vector<Scratch> worker_;  // one per worker
+  int64_t max_k_ = 64;
+  int64_t max_n_ = 64;
+};
+
+}  // namespace sluice::kernels::cpu

@@ -1,0 +1,256 @@
+// The fused MoE FFN of the CPU backend. Canonical order of every output element: the slices of an
+// expert in ascending order, then the k slots of the row in slot order, then the residual. Who
+// computes what (a task per (expert, slice) when there are few assignments, per (expert, rows) when
+// there are many) never changes it.
+#include <cstring>
+
+#include "kernels/check.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/packed_layout.h"
+
+namespace sluice::kernels::cpu {
+
+// Rows of one expert that a task computes together.
+constexpr int64_t kMoeRows = 128;
+// Up to this many (assignment, slice) pairs every slice is a task with its own partial result.
+constexpr int64_t kMaxSlicePartials = 512;
+
+// The assignments of one call sorted by expert, and where partial results lie. All memory is the
+// workspace.
+struct MoePlan {
+  int32_t* order = nullptr;   // [assignments], sorted by expert, stable
+  int32_t* first = nullptr;   // [num_experts + 1], into order
+  int32_t* expert = nullptr;  // [tasks]
+  int32_t* part = nullptr;    // [tasks]: slice, or run of kMoeRows rows
+  float* partial = nullptr;   // [assignments * partials, dim]
+  int64_t tasks = 0;
+  int64_t partials = 1;  // per assignment: 1, or slices_per_expert
+};
+
+// The rows of one task.
+struct MoeRows {
+  int32_t expert = 0;
+  GemmInput input;         // [rows, dim]
+  char* hidden = nullptr;  // [rows, slice_hidden padded]
+  TensorView partial;      // rows by assignment
+  RowSet assignments;
+};
+
+namespace {
+
+int64_t PartialsPerAssignment(const PackedExperts& experts, int64_t assignments) {
+  return assignments * experts.slices_per_expert <= kMaxSlicePartials ? experts.slices_per_expert
+                                                                      : 1;
+}
+
+int64_t PartialRows(const PackedExperts& experts, int64_t assignments) {
+  return assignments * PartialsPerAssignment(experts, assignments);
+}
+
+// Most tasks a call can have.
+int64_t MaxTasks(const PackedExperts& experts, int64_t assignments) {
+  return assignments * PartialsPerAssignment(experts, assignments);
+}
+
+void SortByExpert(const MoeFfnArgs& args, MoePlan& plan) {
+  const int32_t num_experts = args.experts->num_experts;
+  const int32_t assignments = args.x_rows.count * args.top_k;
+  std::memset(plan.first, 0, static_cast<size_t>(num_experts + 1) * sizeof(int32_t));
+  for (int32_t a = 0; a < assignments; ++a) {
+    SLUICE_CHECK(args.expert_ids[a] >= 0) << args.expert_ids[a];
+    if (args.expert_ids[a] < num_experts) ++plan.first[args.expert_ids[a] + 1];
+  }
+  for (int32_t e = 0; e < num_experts; ++e) plan.first[e + 1] += plan.first[e];
+  for (int32_t a = 0; a < assignments; ++a) {
+    if (args.expert_ids[a] < num_experts) plan.order[plan.first[args.expert_ids[a]]++] = a;
+  }
+  for (int32_t e = num_experts; e > 0; --e) plan.first[e] = plan.first[e - 1];
+  plan.first[0] = 0;
+}
+
+void ListTasks(const PackedExperts& experts, MoePlan& plan) {
+  plan.tasks = 0;
+  for (int32_t e = 0; e < experts.num_experts; ++e) {
+    const int64_t rows = plan.first[e + 1] - plan.first[e];
+    if (rows == 0) continue;
+    const int64_t parts = plan.partials > 1 ? plan.partials : (rows + kMoeRows - 1) / kMoeRows;
+    for (int64_t part = 0; part < parts; ++part) {
+      plan.expert[plan.tasks] = e;
+      plan.part[plan.tasks++] = static_cast<int32_t>(part);
+    }
+  }
+}
+
+MoePlan PlanMoe(const MoeFfnArgs& args) {
+  const PackedExperts& experts = *args.experts;
+  const int64_t assignments = static_cast<int64_t>(args.x_rows.count) * args.top_k;
+  MoePlan plan;
+  plan.partials = PartialsPerAssignment(experts, assignments);
+  plan.partial = static_cast<float*>(args.workspace);
+  void* end = plan.partial + PartialRows(experts, assignments) * experts.dim;
+  plan.order = static_cast<int32_t*>(end);
+  plan.first = plan.order + assignments;
+  plan.expert = plan.first + experts.num_experts + 1;
+  plan.part = plan.expert + MaxTasks(experts, assignments);
+  SortByExpert(args, plan);
+  ListTasks(experts, plan);
+  return plan;
+}
+
+int64_t InputElements(const PackedExperts& experts) {
+  return kMoeRows * RoundUp(experts.dim, kBlockColumns);
+}
+
+int64_t HiddenStride(const PackedExperts& experts) {
+  return RoundUp(experts.slice_hidden, kBlockColumns);
+}
+
+// Per worker: the gathered input rows, then the hidden rows. Elements are at most four bytes.
+int64_t WorkerBytes(const PackedExperts& experts) {
+  return 4 * (InputElements(experts) + kMoeRows * HiddenStride(experts));
+}
+
+}  // namespace
+
+void CpuBackend::ReserveExperts(const PackedExperts& experts) {
+  for (Scratch& scratch : worker_) scratch.Get<char>(WorkerBytes(experts));
+}
+
+int64_t CpuBackend::MoeWorkspaceBytes(const PackedExperts& experts,
+                                      int32_t max_rows,
+                                      int32_t top_k) const {
+  const int64_t assignments = static_cast<int64_t>(max_rows) * top_k;
+  // Fewer rows may need more partials: kMaxSlicePartials bounds those.
+  const int64_t slices = std::min(assignments * experts.slices_per_expert, kMaxSlicePartials);
+  const int64_t partial_rows = std::max(assignments, slices);
+  const int64_t integers = assignments + experts.num_experts + 1 + 2 * partial_rows;
+  return partial_rows * experts.dim * 4 + integers * 4;
+}
+
+// Hidden values of the block of 64 that starts at `column` of the slice, activated and gated, into
+// the input rows of the second product.
+void CpuBackend::RunMoeUp(const MoeFfnArgs& args,
+                          const MoeRows& rows,
+                          const PackedExperts::Slice& slice,
+                          int64_t column) const {
+  const int64_t stride = HiddenStride(*args.experts);
+  const int64_t input_bytes = InputBytes(slice.w1.format);
+  const int64_t weight_bytes = slice.w1.format == WeightFormat::kF32 ? 4 : 2;
+  const GemmFamily& family = Family(slice.w1.format);
+  alignas(64) float gate[kMaxTileRows * kBlockColumns];
+  alignas(64) float up[kMaxTileRows * kBlockColumns];
+  GemmTile tile;
+  tile.a_stride = rows.input.stride;
+  tile.k = slice.w1.format == WeightFormat::kF32 ? slice.w1.k : slice.w1.k_padded;
+  const int64_t offset = column * slice.w1.k_padded * weight_bytes;
+  for (int32_t begin = 0; begin < rows.assignments.count; begin += family.max_rows) {
+    tile.a = static_cast<const char*>(rows.input.data) + begin * tile.a_stride * input_bytes;
+    tile.rows = std::min(family.max_rows, rows.assignments.count - begin);
+    tile.b = static_cast<const char*>(slice.w1.data) + offset;
+    tile.c = gate;
+    family.tile(tile);
+    if (args.experts->gated) {
+      tile.b = static_cast<const char*>(slice.w3.data) + offset;
+      tile.c = up;
+      family.tile(tile);
+    }
+    for (int32_t r = 0; r < tile.rows; ++r) {
+      float* values = gate + r * kBlockColumns;
+      const float* factor = args.experts->gated ? up + r * kBlockColumns : nullptr;
+      selection_.vector->activate(
+          {static_cast<VectorActivation>(args.activation), values, factor, values, kBlockColumns});
+      char* out = rows.hidden + ((begin + r) * stride + column) * input_bytes;
+      PrepareRow(values, slice.w1.format, kBlockColumns, out);
+    }
+  }
+}
+
+void CpuBackend::RunMoeSlice(const MoeFfnArgs& args,
+                             const MoeRows& rows,
+                             int32_t slice_index,
+                             bool accumulate) const {
+  const PackedExperts::Slice& slice = args.experts->At(rows.expert, slice_index);
+  for (int64_t column = 0; column < slice.w1.n; column += kBlockColumns) {
+    RunMoeUp(args, rows, slice, column);
+  }
+  GemmOutput output;
+  output.out = rows.partial;
+  output.rows = rows.assignments;
+  output.accumulate = accumulate;
+  const GemmInput hidden{rows.hidden, HiddenStride(*args.experts)};
+  for (int64_t block = 0; block < slice.w2.n_padded / kBlockColumns; ++block) {
+    RunBlock(hidden, slice.w2, output, {block, 0, rows.assignments.count});
+  }
+}
+
+void CpuBackend::RunMoeTask(const MoeFfnArgs& args, const MoePlan& plan, int64_t task, int worker) {
+  const PackedExperts& experts = *args.experts;
+  MoeRows rows;
+  rows.expert = plan.expert[task];
+  const int32_t part = plan.part[task];
+  const bool by_slice = plan.partials > 1;
+  const auto run = static_cast<int32_t>(kMoeRows);
+  int32_t begin = plan.first[rows.expert] + (by_slice ? 0 : part * run);
+  const int32_t end = plan.first[rows.expert + 1];
+  const int32_t last = by_slice ? end : std::min(end, begin + run);
+  char* memory = worker_[static_cast<size_t>(worker)].Get<char>(WorkerBytes(experts));
+  rows.hidden = memory + 4 * InputElements(experts);
+  const PackedMatrix& shape = experts.At(rows.expert, 0).w1;
+  const int64_t row_bytes = shape.k_padded * InputBytes(experts.format);
+  rows.input = {memory, shape.k_padded};
+  // A slice task takes all rows of its expert, in runs that fit the scratch.
+  for (; begin < last; begin += run) {
+    const int32_t count = std::min(run, last - begin);
+    rows.assignments = {plan.order + begin, count, nullptr};
+    for (int32_t r = 0; r < count; ++r) {
+      const int32_t row = args.x_rows[plan.order[begin + r] / args.top_k];
+      PrepareRow(args.x.Row(row), shape.format, shape.k, memory + r * row_bytes);
+    }
+    const int64_t assignments = static_cast<int64_t>(args.x_rows.count) * args.top_k;
+    float* partial = plan.partial + (by_slice ? part * experts.dim : 0);
+    rows.partial = {partial, DType::kF32, assignments, experts.dim, plan.partials * experts.dim};
+    const int32_t first_slice = by_slice ? part : 0;
+    const int32_t last_slice = by_slice ? part + 1 : experts.slices_per_expert;
+    for (int32_t s = first_slice; s < last_slice; ++s) {
+      RunMoeSlice(args, rows, s, /*accumulate=*/s > first_slice);
+    }
+  }
+  const GemmFamily& family = Family(experts.format);
+  if (family.end != nullptr) family.end();
+}
+
+// Adds up one row for the columns [column, column + columns).
+void CpuBackend::SumExperts(const MoeFfnArgs& args,
+                            const MoePlan& plan,
+                            const RowColumns& at) const {
+  const PackedExperts& experts = *args.experts;
+  alignas(64) float sum[kSumColumns] = {};
+  for (int64_t a = at.row * args.top_k; a < (at.row + 1) * args.top_k; ++a) {
+    if (args.expert_ids[a] >= experts.num_experts) continue;
+    float* partial = plan.partial + a * plan.partials * experts.dim + at.column;
+    for (int64_t s = 1; s < plan.partials; ++s) {
+      selection_.vector->add_scaled(partial + s * experts.dim, 1.0f, at.columns, partial);
+    }
+    selection_.vector->add_scaled(partial, args.weights[a], at.columns, sum);
+  }
+  float* out = args.out.Row(args.out_rows[static_cast<int32_t>(at.row)]) + at.column;
+  selection_.vector->add_scaled(sum, 1.0f, at.columns, out);
+}
+
+void CpuBackend::MoeFfn(const MoeFfnArgs& args) {
+  const PackedExperts& experts = *args.experts;
+  SLUICE_CHECK(args.x_rows.count == args.out_rows.count);
+  if (args.x_rows.count == 0) return;
+  const MoePlan plan = PlanMoe(args);
+  const int64_t weights = plan.tasks * 3 * experts.slice_hidden * experts.dim;
+  For(plan.tasks, weights, [&](int64_t task, int worker) { RunMoeTask(args, plan, task, worker); });
+  const int64_t runs = (experts.dim + kSumColumns - 1) / kSumColumns;
+  const int64_t rows = args.x_rows.count;
+  For(rows * runs, rows * experts.dim * args.top_k, [&](int64_t task, int) {
+    const int64_t column = task % runs * kSumColumns;
+    const int64_t columns = std::min(kSumColumns, experts.dim - column);
+    SumExperts(args, plan, {task / runs, column, columns});
+  });
+}
+
+}  // namespace sluice::kernels::cpu

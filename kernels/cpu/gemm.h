@@ -1,0 +1,52 @@
+// The GEMM families of the CPU backend. A family computes tiles of up to `max_rows` rows by one
+// block of 64 outputs; each output element is one accumulator over ascending k, so its bits do not
+// depend on the rows beside it. One family serves every row count. Plain structs only: included by
+// files with ISA flags.
+#pragma once
+
+#include <cstdint>
+
+namespace sluice::kernels::cpu {
+
+// The largest tile of any family.
+constexpr int kMaxTileRows = 32;
+
+// How a family wants the rows of its left operand.
+enum class GemmInputType : uint8_t {
+  kF32,      // as they are
+  kBf16,     // rounded to bf16, padded with zeros to 64
+  kRounded,  // f32 values rounded to bf16, padded with zeros to 64
+};
+
+struct GemmTile {
+  const void* a = nullptr;  // [rows, a_stride], see GemmInputType
+  int64_t a_stride = 0;     // elements
+  const void* b = nullptr;  // one packed block of 64 outputs
+  int64_t k = 0;            // f32: inputs; bf16: inputs, padded to a multiple of 64
+  int32_t rows = 0;         // 1..max_rows of the family
+  float* c = nullptr;       // out: [rows, 64], 64-byte aligned
+};
+
+using GemmTileFunction = void (*)(const GemmTile& tile);
+
+struct GemmFamily {
+  const char* name = "";
+  GemmInputType input = GemmInputType::kF32;
+  int32_t max_rows = 0;
+  GemmTileFunction tile = nullptr;
+  // Called by each thread before its first and after its last tile of a phase; may be null.
+  void (*begin)() = nullptr;
+  void (*end)() = nullptr;
+};
+
+extern const GemmFamily kGemmF32Scalar;
+extern const GemmFamily kGemmBf16Scalar;
+extern const GemmFamily kGemmF32Avx2;
+extern const GemmFamily kGemmBf16Avx2;
+extern const GemmFamily kGemmF32Avx512;
+extern const GemmFamily kGemmBf16Avx512;        // bf16 widened to f32, FMA
+extern const GemmFamily kGemmBf16Avx512Native;  // VDPBF16PS
+extern const GemmFamily kGemmBf16Amx;
+extern const GemmFamily kGemmBf16TileEmulation;  // the AMX loop on emulated tiles, for tests
+
+}  // namespace sluice::kernels::cpu

@@ -1,0 +1,7 @@
+// Portable GEMM families: whatever vectors the compiler's base target has, multiply then add.
+#include "kernels/cpu/gemm_vector.inc"
+
+namespace sluice::kernels::cpu {
+const GemmFamily kGemmF32Scalar{"scalar", GemmInputType::kF32, 8, &VectorTile<F32Step>};
+const GemmFamily kGemmBf16Scalar{"scalar", GemmInputType::kRounded, 8, &VectorTile<Bf16WidenStep>};
+}  // namespace sluice::kernels::cpu

@@ -1,0 +1,32 @@
+// Chooses one GEMM family per weight format, once. Not for choosing by shape: a family serves every
+// shape.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/cpu/cpu_features.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/packed_matrix.h"
+
+namespace sluice::kernels::cpu {
+
+struct GemmChoice {
+  GemmFamily family;
+  std::string reason;
+};
+
+// The best family that passes a self-test against the scalar family. `gemm` is "auto" or "onednn";
+// FailedPrecondition when oneDNN is not built in.
+absl::StatusOr<GemmChoice> SelectGemm(WeightFormat format,
+                                      const CpuFeatures& features,
+                                      const std::string& gemm);
+
+// Largest difference to the scalar family on a small product, relative to the largest result;
+// infinity when a result is not finite.
+float SelfTestError(const GemmFamily& family, WeightFormat format);
+
+// The oneDNN family (gemm_onednn.cc), or Unimplemented where it is not built in.
+absl::StatusOr<GemmFamily> OneDnnGemm(WeightFormat format);
+
+}  // namespace sluice::kernels::cpu

@@ -1,0 +1,94 @@
+// Row-wise kernels that exist once per instruction set: one table of functions, chosen at start-up.
+// Plain structs only: included by files with ISA flags. Threads and row lists are the caller's
+// business.
+#pragma once
+
+#include <cstdint>
+
+namespace sluice::kernels::cpu {
+
+// The values of kernels::Activation, repeated because files with ISA flags do not see backend.h.
+enum class VectorActivation : uint8_t { kNone, kSilu, kRelu, kGelu, kGeluTanh };
+
+// out = act(acc + bias), or out += scale * act(acc + bias).
+struct EpilogueRow {
+  const float* acc = nullptr;  // 64 readable elements
+  float* out = nullptr;
+  int64_t columns = 0;          // 1..64
+  const float* bias = nullptr;  // may be null
+  VectorActivation activation = VectorActivation::kNone;
+  bool accumulate = false;
+  float scale = 1.0f;
+};
+
+struct NormRow {
+  bool center = false;  // layer norm
+  float epsilon = 0.0f;
+  const float* weight = nullptr;  // may be null
+  const float* bias = nullptr;    // may be null
+  const float* x = nullptr;
+  float* out = nullptr;
+  int64_t columns = 0;
+};
+
+// out = act(x), times `gate` where set.
+struct ActivateRow {
+  VectorActivation activation = VectorActivation::kNone;
+  const float* x = nullptr;
+  const float* gate = nullptr;
+  float* out = nullptr;
+  int64_t columns = 0;
+};
+
+// Query heads are attended in groups of at most this many, all of one sequence and one KV head.
+constexpr int kMaxQueries = 8;
+
+struct AttendQuery {
+  const float* query = nullptr;
+  int32_t begin = 0;  // visible slots
+  int32_t end = 0;
+  bool has_sink = false;
+  float sink = 0.0f;
+  float* out = nullptr;
+};
+
+// One KV head inside the pages: keys [key_dim][page_tokens], values [page_tokens][value_stride].
+struct AttendTask {
+  const char* pool = nullptr;
+  int64_t page_bytes = 0;
+  const int32_t* page_table = nullptr;  // of this sequence
+  int64_t block_stride = 0;
+  int64_t key_offset = 0;  // bytes from the start of a page
+  int64_t value_offset = 0;
+  int32_t key_dim = 0;
+  int32_t value_dim = 0;
+  int32_t value_stride = 0;  // value_dim rounded up to 16
+  int32_t page_tokens = 0;   // a multiple of 16
+  bool bf16 = false;
+  float scale = 1.0f;
+  AttendQuery queries[kMaxQueries];
+  int32_t num_queries = 0;
+  float* scratch = nullptr;  // [num_queries, value_stride]
+};
+
+struct VectorKernels {
+  const char* name = "";
+  void (*epilogue)(const EpilogueRow& row) = nullptr;
+  // Rounds `columns` values to bf16 and fills up to `padded` with zeros.
+  void (*to_bf16)(const float* x, int64_t columns, int64_t padded, uint16_t* out) = nullptr;
+  // The same as f32 values.
+  void (*round_bf16)(const float* x, int64_t columns, int64_t padded, float* out) = nullptr;
+  void (*norm)(const NormRow& row) = nullptr;
+  void (*activate)(const ActivateRow& row) = nullptr;
+  void (*add_scaled)(const float* y, float scale, int64_t columns, float* x) = nullptr;
+  // x = softmax(x) and x = sigmoid(x).
+  void (*softmax)(float* x, int64_t columns) = nullptr;
+  void (*sigmoid)(float* x, int64_t columns) = nullptr;
+  void (*attend)(const AttendTask& task) = nullptr;
+};
+
+extern const VectorKernels kVectorScalar;
+extern const VectorKernels kVectorAvx2;
+extern const VectorKernels kVectorAvx512;
+
+}  // namespace sluice::kernels::cpu
