@@ -39,6 +39,7 @@ absl::Status RealModelRunner::Load(const EngineConfig& config, const ModelSpec& 
   BuildOptions options{.max_rows = config.max_batch_tokens, .weight_format = config.weights};
   options.progress = progress;
   ASSIGN_OR_RETURN(model_, BuildModel(spec, weights, *backend_, options));
+  backend_->ReserveScratch(config.max_batch_tokens);
   ASSIGN_OR_RETURN(Workspace workspace, Workspace::Create(*backend_, model_->WorkspaceBytes()));
   workspace_ = std::make_unique<Workspace>(std::move(workspace));
   placements_ = std::make_unique<KvPlacements>(model_->kv_windows(), config.max_batch_tokens);

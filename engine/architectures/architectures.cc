@@ -73,16 +73,19 @@ const std::vector<Architecture>& Architectures() {
   return table;
 }
 
+absl::StatusOr<ModelSpec> SpecFromConfig(const json& config, const WeightStore& weights) {
+  ASSIGN_OR_RETURN(ModelSpec spec, MapConfig(config, weights));
+  RETURN_IF_ERROR(ValidateSpec(spec));
+  RETURN_IF_ERROR(CheckWeights(spec, weights));
+  return spec;
+}
+
 absl::StatusOr<ModelSpec> LoadModelSpec(const std::string& model_directory,
                                         const WeightStore& weights) {
   ASSIGN_OR_RETURN(const json config, ReadConfigFile(model_directory, kConfigFile));
   const std::string path = absl::StrCat(model_directory, "/", kConfigFile);
-  absl::StatusOr<ModelSpec> spec = MapConfig(config, weights);
+  absl::StatusOr<ModelSpec> spec = SpecFromConfig(config, weights);
   if (!spec.ok()) return WithPath(path, spec.status());
-  if (const absl::Status status = ValidateSpec(*spec); !status.ok()) return WithPath(path, status);
-  if (const absl::Status status = CheckWeights(*spec, weights); !status.ok()) {
-    return WithPath(model_directory, status);
-  }
   RETURN_IF_ERROR(AddGenerationEos(model_directory, *spec));
   return spec;
 }

@@ -24,9 +24,13 @@ struct Architecture {
 
 const std::vector<Architecture>& Architectures();
 
-// Reads config.json (and generation_config.json for more EOS ids), maps it and validates the
-// result. Unimplemented for an unknown model_type (listing the known ones), InvalidArgument naming
-// key and file.
+// Maps a parsed config.json by its model_type, validates the result and checks it against the
+// weights. Unimplemented for an unknown model_type (listing the known ones); else InvalidArgument,
+// Unimplemented or NotFound naming the key or the tensor.
+absl::StatusOr<ModelSpec> SpecFromConfig(const nlohmann::json& config, const WeightStore& weights);
+
+// The same for a directory, with the EOS ids of generation_config.json added. Messages name the
+// file.
 absl::StatusOr<ModelSpec> LoadModelSpec(const std::string& model_directory,
                                         const WeightStore& weights);
 

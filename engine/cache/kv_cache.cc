@@ -212,17 +212,26 @@ void KvCache::Shrink(size_t sequence, size_t kv_class, int32_t num_blocks) {
   while (extent.num_blocks > num_blocks) {
     --extent.num_blocks;
     for (int32_t& page : PagesOf(sequence, kv_class, extent.num_blocks)) {
-      if (options_.poison_freed_pages) Poison(pool, page);
+      // All bits set is a NaN in f32, bf16 and f16.
+      if (options_.poison_freed_pages) Fill(pool, page, 0xFF);
       pool.pages.Return(page);
       page = kNoPage;
     }
   }
 }
 
-// All bits set is a NaN in f32, bf16 and f16.
-void KvCache::Poison(const Pool& pool, int32_t page) const {
-  std::memset(static_cast<char*>(pool.memory.data()) + page * pool.page_bytes, 0xFF,
-              static_cast<size_t>(pool.page_bytes));
+void KvCache::Scrub(KvSequence sequence) {
+  const size_t s = CheckedIndex(sequence);
+  for (size_t c = 0; c < classes_.size(); ++c) {
+    for (int32_t block = 0; block < ExtentOf(s, c).num_blocks; ++block) {
+      for (const int32_t page : PagesOf(s, c, block)) Fill(pools_[states_[c].pool], page, 0);
+    }
+  }
+}
+
+void KvCache::Fill(const Pool& pool, int32_t page, int byte) {
+  const auto bytes = static_cast<size_t>(pool.page_bytes);
+  std::memset(static_cast<char*>(pool.memory.data()) + page * pool.page_bytes, byte, bytes);
 }
 
 }  // namespace sluice

@@ -65,6 +65,10 @@ class KvCache final : public PageBudget {
   // Drops every row with a position >= `position` in every class; pages stay until Commit.
   void Truncate(KvSequence sequence, int32_t position);
 
+  // Zeroes every page of the sequence: one whose values are not finite leaves nothing behind.
+  // Before Free.
+  void Scrub(KvSequence sequence);
+
   int32_t Length(KvSequence sequence, int32_t kv_class) const;
   // Device view of one KV layer; KvRows::sequence holds KvSequence numbers.
   kernels::KvLayerView LayerView(int32_t kv_class, int32_t layer_in_class) const;
@@ -116,7 +120,7 @@ class KvCache final : public PageBudget {
   std::span<const int32_t> TableOf(size_t sequence, size_t kv_class) const;
   void Grow(size_t sequence, size_t kv_class, int32_t num_blocks);
   void Shrink(size_t sequence, size_t kv_class, int32_t num_blocks);
-  void Poison(const Pool& pool, int32_t page) const;
+  static void Fill(const Pool& pool, int32_t page, int byte);
   absl::Status CheckSequence(size_t sequence, std::vector<std::vector<bool>>& seen) const;
   absl::Status CheckExtent(size_t sequence, size_t kv_class, std::vector<bool>& seen) const;
 

@@ -182,7 +182,6 @@ class Reader {
     return number.value_or(0.0);
   }
 
-  friend absl::StatusOr<ModelSpec> SpecFromJson(const json& json);
   const json& object_;
   std::string path_;
   absl::Status& status_;

@@ -15,6 +15,14 @@ bool Better(const Candidate& a, const Candidate& b) {
 
 // Up to here a heap of the best is cheaper than a partition of all.
 constexpr int32_t kLargestHeap = 512;
+constexpr ptrdiff_t kSmallEnoughToSort = 64;
+
+template <typename Iterator>
+double SumOfWeights(Iterator first, Iterator last) {
+  double sum = 0.0;
+  for (; first != last; ++first) sum += first->weight;
+  return sum;
+}
 
 }  // namespace
 
@@ -67,25 +75,27 @@ void CandidateSet::KeepMinRatio(double ratio) {
   std::erase_if(candidates_, [=](const Candidate& entry) { return entry.weight < ratio; });
 }
 
+// Quickselect by weight: the half in which the mass is reached is halved again, and only the last
+// few are sorted.
 void CandidateSet::KeepMass(double mass) {
+  auto first = candidates_.begin();
+  auto last = candidates_.end();
   double sum = 0.0;
-  ptrdiff_t sorted = 0;
-  ptrdiff_t chunk = 64;
-  const auto size = static_cast<ptrdiff_t>(candidates_.size());
-  while (sorted < size) {
-    const auto first = candidates_.begin() + sorted;
-    const auto last = first + std::min(chunk, size - sorted);
-    if (last != candidates_.end()) std::nth_element(first, last, candidates_.end(), Better);
-    std::sort(first, last, Better);
-    for (auto candidate = first; candidate != last; ++candidate) {
-      sum += candidate->weight;
-      if (sum < mass) continue;
-      candidates_.erase(candidate + 1, candidates_.end());
-      return;
+  while (last - first > kSmallEnoughToSort) {
+    const auto middle = first + (last - first) / 2;
+    std::nth_element(first, middle, last, Better);
+    const double upper = SumOfWeights(first, middle);
+    if (sum + upper >= mass) {
+      last = middle;
+    } else {
+      sum += upper;
+      first = middle;
     }
-    sorted += last - first;
-    chunk *= 8;
   }
+  std::sort(first, last, Better);
+  while (first != last && sum < mass) sum += (first++)->weight;
+  if (first == candidates_.begin()) ++first;
+  candidates_.erase(first, candidates_.end());
 }
 
 void CandidateSet::KeepTypical(double share) {
@@ -103,9 +113,7 @@ void CandidateSet::KeepTypical(double share) {
 }
 
 double CandidateSet::TotalWeight() const {
-  double total = 0.0;
-  for (const Candidate& candidate : candidates_) total += candidate.weight;
-  return total;
+  return SumOfWeights(candidates_.begin(), candidates_.end());
 }
 
 int32_t CandidateSet::Draw(double uniform) const {

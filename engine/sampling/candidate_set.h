@@ -29,7 +29,8 @@ class CandidateSet {
 
   // Drops those with less than `ratio` of the largest weight, which is 1.
   void KeepMinRatio(double ratio);
-  // Keeps the fewest, in order, that weigh at least `mass` together; at least one.
+  // Keeps the shortest prefix of the order that weighs at least `mass`, one at least, in any
+  // arrangement.
   void KeepMass(double mass);
   // Keeps those whose surprise is nearest to the entropy, until they have `share` of the weight.
   // Meister et al. 2023, "Locally Typical Sampling", section 4; as in Hugging Face's

@@ -16,7 +16,7 @@
 namespace sluice {
 namespace {
 
-constexpr size_t kMaxPieceBytes = 4096;
+constexpr size_t kMaxPieceBytes = 512;
 
 absl::Status Invalid(const std::string& message) {
   return absl::InvalidArgumentError(absl::StrCat("tokenizer.model: ", message));

@@ -1,6 +1,4 @@
-// A checked reading of a SentencePiece `tokenizer.model` (a serialised ModelProto), done before the
-// bytes reach libsentencepiece, which follows the character map's trie without bounds checks. Not
-// an encoder.
+// A checked reading of a SentencePiece `tokenizer.model` (a serialised ModelProto). Not an encoder.
 #pragma once
 
 #include <cstdint>

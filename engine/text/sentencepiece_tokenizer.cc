@@ -16,8 +16,12 @@ namespace {
 constexpr size_t kMaxTextBytes = size_t{64} << 20;
 constexpr const char* kSpaceMarker = "\xE2\x96\x81";
 
-absl::Status Rejected() {
-  return absl::InvalidArgumentError("tokenizer.model: rejected by libsentencepiece");
+std::optional<int32_t> ControlPiece(const SentencePieceFile& file, std::string_view content) {
+  for (size_t id = 0; id < file.pieces.size(); ++id) {
+    const SentencePieceEntry& entry = file.pieces[id];
+    if (entry.kind == PieceKind::kControl && entry.piece == content) return static_cast<int32_t>(id);
+  }
+  return std::nullopt;
 }
 
 std::string TextOf(const SentencePieceEntry& entry) {
@@ -28,8 +32,9 @@ std::string TextOf(const SentencePieceEntry& entry) {
   return absl::StrReplaceAll(entry.piece, {{kSpaceMarker, " "}});
 }
 
-// What the library does that our merge model does not.
-bool HasOwnEncoder(const SentencePieceFile& file) {
+// Unigram models and text normalisation are not built. libsentencepiece would do them, but it exports a copy of
+// protobuf that breaks the one gRPC uses when both are in a process.
+bool IsSupported(const SentencePieceFile& file) {
   const bool has_unused =
       std::any_of(file.pieces.begin(), file.pieces.end(),
                   [](const auto& entry) { return entry.kind == PieceKind::kUnused; });
@@ -67,10 +72,11 @@ absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> SentencePieceTokenizer::
     std::string_view model, const Settings& settings) {
   ASSIGN_OR_RETURN(const SentencePieceFile file, SentencePieceFile::Parse(model));
   auto tokenizer = std::make_unique<SentencePieceTokenizer>();
-  tokenizer->library_ = SentencePieceLibrary::Load(model);
-  if (tokenizer->library_ == nullptr) return Rejected();
-  const SentencePieceLibrary& library = *tokenizer->library_;
-  if (library.num_pieces() != static_cast<int>(file.pieces.size())) return Rejected();
+  if (!IsSupported(file)) {
+    return absl::UnimplementedError(
+        "tokenizer.model: only BPE models without text normalisation are supported; provide the "
+        "tokenizer.json of this model instead");
+  }
   for (const SentencePieceEntry& entry : file.pieces) {
     tokenizer->texts_.push_back(TextOf(entry));
     tokenizer->is_special_.push_back(entry.kind == PieceKind::kControl ||
@@ -81,12 +87,9 @@ absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> SentencePieceTokenizer::
   tokenizer->settings_ = settings;
   tokenizer->summary_.kind = "sentencepiece";
   tokenizer->summary_.vocab_size = static_cast<int32_t>(file.pieces.size());
-  if (library.bos_id() >= 0) tokenizer->summary_.bos_token_id = library.bos_id();
-  if (library.eos_id() >= 0) tokenizer->summary_.eos_token_id = library.eos_id();
-  if (HasOwnEncoder(file)) {
-    tokenizer->model_ = BpeModel::FromSentencePiece(file);
-    tokenizer->library_.reset();
-  }
+  tokenizer->summary_.bos_token_id = ControlPiece(file, "<s>");
+  tokenizer->summary_.eos_token_id = ControlPiece(file, "</s>");
+  tokenizer->model_ = BpeModel::FromSentencePiece(file);
   return tokenizer;
 }
 
@@ -118,8 +121,7 @@ absl::StatusOr<std::vector<int32_t>> SentencePieceTokenizer::EncodeText(
     if (section.id >= 0) {
       ids.push_back(section.id);
     } else {
-      RETURN_IF_ERROR(
-          AppendPlain(text.substr(section.span.begin, section.span.end - section.span.begin), ids));
+      AppendPlain(text.substr(section.span.begin, section.span.end - section.span.begin), ids);
     }
   }
   if (add_special_tokens && settings_.add_eos && summary_.eos_token_id.has_value()) {
@@ -128,17 +130,7 @@ absl::StatusOr<std::vector<int32_t>> SentencePieceTokenizer::EncodeText(
   return ids;
 }
 
-absl::Status SentencePieceTokenizer::AppendPlain(std::string_view text,
-                                                 std::vector<int32_t>& ids) const {
-  if (library_ == nullptr) {
-    AppendMerged(text, ids);
-    return absl::OkStatus();
-  }
-  if (!library_->Encode(text, ids)) return absl::InvalidArgumentError("text cannot be tokenized");
-  return absl::OkStatus();
-}
-
-void SentencePieceTokenizer::AppendMerged(std::string_view text, std::vector<int32_t>& ids) const {
+void SentencePieceTokenizer::AppendPlain(std::string_view text, std::vector<int32_t>& ids) const {
   std::string escaped;
   escaped.reserve(text.size() + text.size() / 2);
   if (add_dummy_prefix_) escaped += kSpaceMarker;

@@ -1,5 +1,4 @@
-// The tokenizer of a SentencePiece `tokenizer.model`, through libsentencepiece. Not for
-// tokenizer.json.
+// The tokenizer of a SentencePiece BPE `tokenizer.model`. Not for tokenizer.json, and not for unigram models.
 #pragma once
 
 #include <memory>
@@ -10,7 +9,6 @@
 
 #include "engine/text/added_tokens.h"
 #include "engine/text/bpe_model.h"
-#include "engine/text/sentencepiece_library.h"
 #include "engine/text/tokenizer.h"
 
 namespace sluice {
@@ -38,11 +36,8 @@ class SentencePieceTokenizer : public Tokenizer {
   absl::StatusOr<std::vector<int32_t>> EncodeText(std::string_view text,
                                                   const std::vector<ByteSpan>& special_spans,
                                                   bool add_special_tokens) const;
-  absl::Status AppendPlain(std::string_view text, std::vector<int32_t>& ids) const;
+  void AppendPlain(std::string_view text, std::vector<int32_t>& ids) const;
 
-  void AppendMerged(std::string_view text, std::vector<int32_t>& ids) const;
-
-  std::unique_ptr<SentencePieceLibrary> library_;  // null when model_ does its work
   std::optional<BpeModel> model_;
   bool add_dummy_prefix_ = true;
   AddedTokens added_;               // control pieces, and user-defined ones for model_

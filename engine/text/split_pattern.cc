@@ -33,6 +33,38 @@ int ChargeStep(pcre2_callout_block* block, void* budget_pointer) {
   return budget->left >= 0 ? 0 : PCRE2_ERROR_CALLOUT;
 }
 
+// PCRE2's \s still contains U+180E, which Unicode 6.3 took out of White_Space and which the
+// published tokenizers therefore do not treat as a space. Writes the class out; inside [...] only
+// \s can be.
+std::string WriteOutSpaces(std::string_view pattern) {
+  constexpr std::string_view kSpace = R"(\p{Z}\t-\r\x{85})";
+  std::string result;
+  bool in_class = false;
+  size_t class_start = 0;
+  for (size_t i = 0; i < pattern.size(); ++i) {
+    const char c = pattern[i];
+    if (c == '\\' && i + 1 < pattern.size()) {
+      const char escaped = pattern[++i];
+      if (escaped == 's' && in_class) {
+        result += kSpace;
+      } else if (escaped == 's' || (escaped == 'S' && !in_class)) {
+        result.append(escaped == 's' ? "[" : "[^").append(kSpace).append("]");
+      } else {
+        (result += c) += escaped;
+      }
+      continue;
+    }
+    if (c == '[' && !in_class) {
+      in_class = true;
+      class_start = i + (pattern.substr(i + 1, 1) == "^" ? 2 : 1);  // a ] here is literal
+    } else if (c == ']' && in_class && i != class_start) {
+      in_class = false;
+    }
+    result += c;
+  }
+  return result;
+}
+
 struct FreeCode {
   void operator()(pcre2_code* code) const { pcre2_code_free(code); }
 };
@@ -121,8 +153,9 @@ absl::StatusOr<SplitPattern> SplitPattern::Compile(std::string_view pattern) {
   constexpr uint32_t kOptions = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_AUTO_CALLOUT |
                                 PCRE2_NO_START_OPTIMIZE | PCRE2_NEVER_BACKSLASH_C |
                                 PCRE2_NO_UTF_CHECK;
+  const std::string source = WriteOutSpaces(pattern);
   auto code = std::make_shared<Code>();
-  code->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+  code->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(source.data()), source.size(),
                                  kOptions, &error, &error_offset, nullptr));
   if (code->code == nullptr)
     return absl::InvalidArgumentError("tokenizer pattern: does not compile");

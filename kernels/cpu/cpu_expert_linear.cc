@@ -71,6 +71,7 @@ void CpuBackend::RunExpertChunk(const ExpertLinearArgs& args, int32_t begin, int
   For(blocks * chunk.num_segments, work, [&](int64_t task, int) {
     const Segment& segment = chunk.segments[task % chunk.num_segments];
     const PackedMatrix& weight = args.weights[static_cast<size_t>(segment.expert)];
+    SLUICE_DCHECK(weight.n == shape.n && weight.k == shape.k && weight.format == shape.format);
     RunBlock(input, weight, output, {task / chunk.num_segments, segment.begin, segment.end});
     if (family.end != nullptr) family.end();
   });

@@ -77,6 +77,7 @@ JinjaResult Map(const JinjaCall& call) {
   const bool by_attribute = call.arguments.positional.empty();
   ASSIGN_OR_RETURN(const TemplateText name, call.TextArgument(0, "attribute", ""));
   if (name.empty()) return JinjaError("map needs a filter or an attribute");
+  RETURN_IF_ERROR(call.budget.Step(static_cast<int64_t>(call.arguments.positional.size())));
   const JinjaArguments rest = DropArguments(call.arguments, 1);
   const JinjaValue* fallback = call.arguments.Get(1, "default");
   for (JinjaValue& item : items) {
@@ -102,6 +103,7 @@ JinjaResult SelectBy(const JinjaCall& call, Selection selection) {
   ASSIGN_OR_RETURN(const TemplateText attribute, call.TextArgument(0, "", ""));
   const bool has_test = call.arguments.positional.size() > test_index;
   ASSIGN_OR_RETURN(const TemplateText test, call.TextArgument(test_index, "", ""));
+  RETURN_IF_ERROR(call.budget.Step(static_cast<int64_t>(call.arguments.positional.size())));
   const JinjaArguments rest = DropArguments(call.arguments, test_index + 1);
   JinjaItems kept;
   for (const JinjaValue& item : items) {

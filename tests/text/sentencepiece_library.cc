@@ -1,4 +1,4 @@
-#include "engine/text/sentencepiece_library.h"
+#include "tests/text/sentencepiece_library.h"
 
 #include <sentencepiece_processor.h>
 

@@ -1,0 +1,171 @@
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "engine/status_macros.h"
+#include "nlohmann/json.hpp"
+#include "server/commands/bench_run.h"
+#include "server/commands/commands.h"
+
+namespace sluice::server {
+namespace {
+
+// What is measured side by side in every round.
+struct Contender {
+  std::string label;
+  BenchSubject* subject = nullptr;
+  bool forced_dense = false;
+  std::vector<BenchResult> rounds;
+};
+
+absl::StatusOr<std::vector<int32_t>> ParseBatchSizes(const std::string& text) {
+  std::vector<int32_t> sizes;
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    int32_t size = 0;
+    if (!absl::SimpleAtoi(part, &size) || size < 1 || size > 4096) {
+      return absl::InvalidArgumentError(
+          "--batch-sizes: expected numbers from 1 to 4096, such as 1,8,32");
+    }
+    sizes.push_back(size);
+  }
+  return sizes;
+}
+
+template <typename Field>
+double Median(const std::vector<BenchResult>& rounds, Field field) {
+  std::vector<double> values;
+  for (const BenchResult& round : rounds) values.push_back(round.*field);
+  std::sort(values.begin(), values.end());
+  return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
+}
+
+// Interleaved, every second round in reverse order, so that drift of the machine hits all alike.
+void MeasureAll(const BenchLoad& load, int32_t rounds, std::vector<Contender>& contenders) {
+  for (Contender& contender : contenders) {
+    contender.rounds.clear();
+    contender.subject->Measure(load, contender.forced_dense);  // warm-up
+  }
+  for (int32_t round = 0; round < rounds; ++round) {
+    for (size_t i = 0; i < contenders.size(); ++i) {
+      Contender& contender = contenders[round % 2 == 0 ? i : contenders.size() - 1 - i];
+      contender.rounds.push_back(contender.subject->Measure(load, contender.forced_dense));
+    }
+  }
+}
+
+nlohmann::json Summary(const Contender& contender, const BenchLoad& load) {
+  const auto& rounds = contender.rounds;
+  return {{"subject", contender.label},
+          {"batch", load.batch},
+          {"prompt_tokens", load.prompt_tokens},
+          {"output_tokens", load.output_tokens},
+          {"prefill_tokens_per_second", Median(rounds, &BenchResult::prefill_tokens_per_second)},
+          {"decode_tokens_per_second", Median(rounds, &BenchResult::decode_tokens_per_second)},
+          {"flops_per_token", Median(rounds, &BenchResult::flops_per_token)},
+          {"weight_bytes_per_step", Median(rounds, &BenchResult::weight_bytes_per_step)},
+          {"skipped_ratio_all_layers", Median(rounds, &BenchResult::skipped_ratio)}};
+}
+
+void PrintLoad(const BenchLoad& load, const std::vector<Contender>& contenders) {
+  const auto& first = contenders.front();
+  std::printf("\nbatch %d, %d prompt tokens, %d generated\n", load.batch, load.prompt_tokens,
+              load.output_tokens);
+  std::printf("  %-34s %12s %12s %9s %12s %8s\n", "", "prefill tok/s", "decode tok/s", "MFLOP/tok",
+              "MB/step", "skipped");
+  for (const Contender& contender : contenders) {
+    const auto& rounds = contender.rounds;
+    std::printf("  %-34s %13.0f %12.0f %9.2f %12.2f %7.1f%%\n", contender.label.c_str(),
+                Median(rounds, &BenchResult::prefill_tokens_per_second),
+                Median(rounds, &BenchResult::decode_tokens_per_second),
+                Median(rounds, &BenchResult::flops_per_token) / 1e6,
+                Median(rounds, &BenchResult::weight_bytes_per_step) / 1e6,
+                100 * Median(rounds, &BenchResult::skipped_ratio));
+  }
+  for (size_t i = 1; i < contenders.size(); ++i) {
+    const auto& other = contenders[i].rounds;
+    const auto ratio = [&](double BenchResult::*field, bool less_is_better) {
+      const double ours = Median(first.rounds, field);
+      const double theirs = Median(other, field);
+      return less_is_better ? theirs / ours : ours / theirs;
+    };
+    // The ideal: all time goes to arithmetic, or all to reading weights; the truth lies between.
+    std::printf(
+        "  %s / %s: decode %.2fx (ideal by FLOPs %.2fx, by weight bytes %.2fx), prefill %.2fx\n",
+        first.label.c_str(), contenders[i].label.c_str(),
+        ratio(&BenchResult::decode_tokens_per_second, false),
+        ratio(&BenchResult::flops_per_token, true),
+        ratio(&BenchResult::weight_bytes_per_step, true),
+        ratio(&BenchResult::prefill_tokens_per_second, false));
+  }
+}
+
+absl::Status Bench(const ServerConfig& config) {
+  ASSIGN_OR_RETURN(const std::vector<int32_t> batch_sizes,
+                   ParseBatchSizes(config.bench.batch_sizes));
+  SteadyClock clock;
+  EngineConfig engine = config.engine;
+  engine.max_sequences =
+      std::max(engine.max_sequences, *std::max_element(batch_sizes.begin(), batch_sizes.end()));
+  engine.max_queued_requests = std::max(engine.max_queued_requests, engine.max_sequences);
+  engine.max_queued_tokens = std::max<int64_t>(
+      engine.max_queued_tokens, int64_t{engine.max_sequences} * config.bench.prompt_tokens);
+  ASSIGN_OR_RETURN(const auto subject, BenchSubject::Load(engine, "model", clock));
+  std::unique_ptr<BenchSubject> baseline;
+  if (!config.bench.baseline.empty()) {
+    EngineConfig other = engine;
+    other.model_directory = config.bench.baseline;
+    ASSIGN_OR_RETURN(baseline, BenchSubject::Load(other, "baseline", clock));
+  }
+  std::vector<Contender> contenders = {{.label = subject->card().id, .subject = subject.get()}};
+  if (baseline != nullptr)
+    contenders.push_back({.label = baseline->card().id, .subject = baseline.get()});
+  if (subject->can_force_dense()) {
+    contenders.push_back({.label = absl::StrCat(subject->card().id, " forced dense"),
+                          .subject = subject.get(),
+                          .forced_dense = true});
+  }
+  for (const Contender& contender : contenders) {
+    const int64_t needed = int64_t{config.bench.prompt_tokens} + config.bench.output_tokens;
+    if (needed > contender.subject->card().max_context_tokens) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--prompt-tokens and --output-tokens exceed the context of ",
+                       contender.subject->card().max_context_tokens, " tokens"));
+    }
+  }
+  std::printf("%s\n", subject->report().spec_line.c_str());
+  for (const auto& kernel : subject->report().kernels) {
+    std::printf("kernel %s: %s (%s)\n", kernel.op.c_str(), kernel.kernel.c_str(),
+                kernel.reason.c_str());
+  }
+  std::printf("%d threads, medians of %d interleaved rounds\n", subject->report().threads,
+              config.bench.rounds);
+  nlohmann::json results = nlohmann::json::array();
+  for (const int32_t batch : batch_sizes) {
+    const BenchLoad load{batch, config.bench.prompt_tokens, config.bench.output_tokens};
+    MeasureAll(load, config.bench.rounds, contenders);
+    PrintLoad(load, contenders);
+    for (const Contender& contender : contenders) results.push_back(Summary(contender, load));
+  }
+  if (config.bench.json_file.empty()) return absl::OkStatus();
+  std::ofstream file(config.bench.json_file);
+  file << results.dump(2) << "\n";
+  if (!file.flush()) return absl::UnavailableError("--json-file: cannot be written");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int RunBench(const ServerConfig& config) {
+  const absl::Status status = Bench(config);
+  if (status.ok()) return kExitOk;
+  std::fprintf(stderr, "sluice bench: %s\n", std::string(status.message()).c_str());
+  return ExitCodeOfLoadError(status);
+}
+
+}  // namespace sluice::server

@@ -1,0 +1,99 @@
+#include "server/commands/bench_run.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/status_macros.h"
+#include "kernels/check.h"
+
+namespace sluice::server {
+namespace {
+
+class DiscardSink final : public TokenSink {
+ public:
+  void OnEvent(TokenEvent event) override { started |= !event.tokens.empty(); }
+  bool started = false;
+};
+
+// What the engine has done so far, for differences around a timed stretch.
+struct Mark {
+  absl::Duration time;
+  double flops = 0.0, weight_bytes = 0.0;
+  uint64_t skipped = 0, steps = 0, generated = 0;
+};
+
+Mark TakeMark(Engine& engine, const Clock& clock) {
+  const MetricsSnapshot snapshot = engine.metrics().Snapshot();
+  Mark mark{.time = clock.Now(),
+            .flops = snapshot.flops_executed,
+            .weight_bytes = snapshot.weight_bytes_read,
+            .steps = snapshot.steps,
+            .generated = snapshot.generated_tokens};
+  for (const DepthLayerMetrics& layer : snapshot.depth_layers) mark.skipped += layer.skipped;
+  return mark;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<BenchSubject>> BenchSubject::Load(const EngineConfig& config,
+                                                                 std::string label,
+                                                                 const Clock& clock) {
+  ASSIGN_OR_RETURN(LoadedModel model, LoadModel(config, nullptr));
+  auto subject = std::make_unique<BenchSubject>();
+  subject->clock_ = &clock;
+  subject->label_ = std::move(label);
+  subject->card_ = model.card;
+  subject->report_ = std::move(model.report);
+  subject->tokenizer_ = std::move(model.tokenizer);
+  subject->engine_ = std::make_unique<Engine>(Engine::Parts{.config = config,
+                                                            .card = std::move(model.card),
+                                                            .runner = std::move(model.runner),
+                                                            .tokenizer = subject->tokenizer_.get(),
+                                                            .clock = &clock});
+  return subject;
+}
+
+BenchResult BenchSubject::Measure(const BenchLoad& load, bool forced_dense) {
+  std::vector<std::shared_ptr<DiscardSink>> sinks;
+  for (int32_t s = 0; s < load.batch; ++s) {
+    Request request;
+    // Fixed pseudo-random prompts, different per sequence, the same for every subject.
+    uint64_t state = 88172645463325252u + static_cast<uint64_t>(s);
+    for (int32_t i = 0; i < load.prompt_tokens; ++i) {
+      state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+      request.prompt.push_back(
+          static_cast<int32_t>(state % static_cast<uint64_t>(card_.vocab_size)));
+    }
+    request.stop = {.max_tokens = load.output_tokens, .ignore_eos = true};
+    request.sampling.temperature = 0.0f;
+    if (forced_dense) request.routing.capacity = 1.0;
+    sinks.push_back(std::make_shared<DiscardSink>());
+    const absl::Status status = engine_->Submit(RequestId{next_id_++}, request, sinks.back());
+    SLUICE_CHECK(status.ok()) << status;
+  }
+  const Mark start = TakeMark(*engine_, *clock_);
+  const auto all_started = [&sinks] {
+    return std::all_of(sinks.begin(), sinks.end(), [](const auto& sink) { return sink->started; });
+  };
+  while (!all_started() && engine_->Step()) {
+  }
+  const Mark prefilled = TakeMark(*engine_, *clock_);
+  while (engine_->num_active() > 0 && engine_->Step()) {
+  }
+  const Mark end = TakeMark(*engine_, *clock_);
+
+  BenchResult result;
+  const double prompt_tokens = static_cast<double>(load.batch) * load.prompt_tokens;
+  const double decoded = static_cast<double>(end.generated - prefilled.generated);
+  const double steps = static_cast<double>(end.steps - prefilled.steps);
+  result.prefill_tokens_per_second =
+      prompt_tokens / absl::ToDoubleSeconds(prefilled.time - start.time);
+  result.decode_tokens_per_second = decoded / absl::ToDoubleSeconds(end.time - prefilled.time);
+  result.flops_per_token = (end.flops - prefilled.flops) / decoded;
+  result.weight_bytes_per_step = (end.weight_bytes - prefilled.weight_bytes) / steps;
+  result.skipped_ratio = static_cast<double>(end.skipped - prefilled.skipped) /
+                         (decoded * static_cast<double>(card_.num_layer_instances));
+  return result;
+}
+
+}  // namespace sluice::server

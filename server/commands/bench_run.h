@@ -1,0 +1,57 @@
+// One engine under a fixed load, measured: the unit that `sluice bench` interleaves. In this
+// process, without HTTP, so that a ratio compares kernels and skipping only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/clock.h"
+#include "engine/engine.h"
+#include "engine/engine_thread.h"
+
+namespace sluice::server {
+
+struct BenchLoad {
+  int32_t batch = 1;
+  int32_t prompt_tokens = 128;
+  int32_t output_tokens = 64;
+};
+
+struct BenchResult {
+  double prefill_tokens_per_second = 0.0;
+  double decode_tokens_per_second = 0.0;  // all sequences together
+  double flops_per_token = 0.0;           // executed, decode steps
+  double weight_bytes_per_step = 0.0;     // made necessary by the routing, decode steps
+  double skipped_ratio = 0.0;             // of all layers, decode steps
+};
+
+// A loaded model and how to route it.
+class BenchSubject {
+ public:
+  // InvalidArgument and the like for bad models.
+  static absl::StatusOr<std::unique_ptr<BenchSubject>> Load(const EngineConfig& config,
+                                                            std::string label,
+                                                            const Clock& clock);
+
+  // `forced_dense`: the same weights with every depth-routed layer taking every row.
+  BenchResult Measure(const BenchLoad& load, bool forced_dense);
+
+  const std::string& label() const { return label_; }
+  const ModelCard& card() const { return card_; }
+  const EngineReport& report() const { return report_; }
+  bool can_force_dense() const { return !card_.routed_layers.empty(); }
+
+ private:
+  const Clock* clock_ = nullptr;
+  std::string label_;
+  ModelCard card_;
+  EngineReport report_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<Engine> engine_;
+  uint64_t next_id_ = 1;
+};
+
+}  // namespace sluice::server

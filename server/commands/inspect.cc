@@ -1,0 +1,105 @@
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "engine/architectures/architectures.h"
+#include "engine/model/model_spec_json.h"
+#include "engine/status_macros.h"
+#include "engine/text/chat_template.h"
+#include "engine/text/tokenizer.h"
+#include "engine/weights/weight_store.h"
+#include "server/commands/commands.h"
+#include "server/commands/spec_summary.h"
+#include "server/commands/startup_report.h"
+
+namespace sluice::server {
+namespace {
+
+struct Inspection {
+  ModelSpec spec;
+  SpecSummary summary;
+  int64_t file_bytes = 0;
+  std::string tokenizer;  // kind, or why it cannot be used
+  std::string chat_template;
+};
+
+absl::StatusOr<Inspection> Inspect(const EngineConfig& config) {
+  const std::string& directory = config.model_directory;
+  ASSIGN_OR_RETURN(const std::unique_ptr<WeightStore> weights, WeightStore::Open(directory));
+  Inspection inspection;
+  ASSIGN_OR_RETURN(inspection.spec, LoadModelSpec(directory, *weights));
+  inspection.summary = SummarizeSpec(inspection.spec);
+  inspection.file_bytes = weights->total_bytes();
+  const auto tokenizer = Tokenizer::Load(directory);
+  inspection.tokenizer =
+      tokenizer.ok() ? (*tokenizer)->summary().kind : std::string(tokenizer.status().message());
+  const auto chat_template = ChatTemplate::Load(directory);
+  inspection.chat_template = chat_template.ok() ? std::string((*chat_template)->kind())
+                                                : std::string(chat_template.status().message());
+  return inspection;
+}
+
+void PrintLine(const char* label, const std::string& text) {
+  std::printf("%-18s %s\n", label, text.c_str());
+}
+
+void PrintText(const Inspection& inspection) {
+  const SpecSummary& summary = inspection.summary;
+  PrintLine("family", summary.family);
+  PrintLine("layers", absl::StrCat(summary.layers, ", executed ", summary.layer_instances,
+                                   " times per token at most"));
+  if (summary.routed_instances > 0) {
+    PrintLine("depth routers",
+              absl::StrFormat("%d, expected to skip %.1f %% of their rows",
+                              summary.routed_instances, 100.0 * summary.expected_skip_ratio));
+  }
+  if (summary.loops > 0) PrintLine("loops", absl::StrCat(summary.loops, " repeated groups"));
+  if (summary.moe_instances > 0) {
+    PrintLine("experts",
+              absl::StrCat(summary.experts_per_layer, " in each of ", summary.moe_instances,
+                           " layers, ", summary.experts_per_token, " per token"));
+  }
+  PrintLine("parameters", absl::StrFormat("%.2f M, %.2f M active per token",
+                                          static_cast<double>(summary.parameters_total) / 1e6,
+                                          summary.parameters_active / 1e6));
+  PrintLine("weights on disk", HumanBytes(inspection.file_bytes));
+  PrintLine("dim, vocabulary", absl::StrCat(summary.dim, ", ", summary.vocab_size));
+  PrintLine("context", absl::StrCat(summary.max_positions, " tokens"));
+  PrintLine("KV per token",
+            absl::StrFormat("%s in bf16, %s at the trained capacity",
+                            HumanBytes(summary.kv_bytes_per_token_bf16),
+                            HumanBytes(static_cast<int64_t>(summary.expected_kv_bytes_per_token))));
+  PrintLine("tokenizer", inspection.tokenizer);
+  PrintLine("chat template", inspection.chat_template);
+  PrintLine("served with", "cpu (bf16, f32), reference");
+}
+
+void PrintJson(const Inspection& inspection) {
+  nlohmann::json json = ToJson(inspection.summary);
+  json["weights_bytes"] = inspection.file_bytes;
+  json["tokenizer"] = inspection.tokenizer;
+  json["chat_template"] = inspection.chat_template;
+  json["served_with"] = {"cpu:bf16", "cpu:f32", "reference"};
+  json["spec"] = SpecToJson(inspection.spec);
+  std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+}
+
+}  // namespace
+
+int RunInspect(const ServerConfig& config) {
+  const absl::StatusOr<Inspection> inspection = Inspect(config.engine);
+  if (!inspection.ok()) {
+    std::fprintf(stderr, "sluice: %s\n", std::string(inspection.status().message()).c_str());
+    return ExitCodeOfLoadError(inspection.status());
+  }
+  if (config.inspect_json) {
+    PrintJson(*inspection);
+  } else {
+    PrintText(*inspection);
+  }
+  return kExitOk;
+}
+
+}  // namespace sluice::server

@@ -1,0 +1,96 @@
+#include "server/http/generation_call.h"
+
+#include "engine/status_macros.h"
+
+namespace sluice::server {
+namespace {
+
+class ChoiceSink final : public TokenSink {
+ public:
+  ChoiceSink(std::shared_ptr<EventQueue> queue, size_t choice)
+      : queue_(std::move(queue)), choice_(choice) {}
+  void OnEvent(TokenEvent event) override { queue_->Push(choice_, std::move(event)); }
+
+ private:
+  std::shared_ptr<EventQueue> queue_;
+  size_t choice_;
+};
+
+}  // namespace
+
+void EventQueue::Push(size_t choice, TokenEvent event) {
+  const absl::MutexLock lock(&mutex_);
+  if (closed_) return;
+  events_.push_back({choice, std::move(event)});
+  if (posted_) return;
+  posted_ = true;
+  asio::post(executor_, [wake = wake_, alive = std::weak_ptr<bool>(alive_)] {
+    if (!alive.expired()) wake->Notify();
+  });
+}
+
+std::vector<ChoiceEvent> EventQueue::Take() {
+  const absl::MutexLock lock(&mutex_);
+  posted_ = false;
+  return std::exchange(events_, {});
+}
+
+void EventQueue::Close() {
+  const absl::MutexLock lock(&mutex_);
+  alive_.reset();
+  closed_ = true;
+  events_.clear();
+}
+
+GenerationCall::GenerationCall(EngineClient& engine, const asio::any_io_executor& executor)
+    : engine_(engine), wake_(executor), queue_(std::make_shared<EventQueue>(executor, &wake_)) {}
+
+GenerationCall::~GenerationCall() {
+  Cancel("disconnect");
+  queue_->Close();
+}
+
+absl::Status GenerationCall::Submit(const GenerationPlan& plan) {
+  for (const PromptPlan& prompt : plan.prompts) {
+    for (int32_t choice = 0; choice < plan.choices; ++choice) {
+      Request request = plan.parameters;
+      request.prompt = prompt.tokens;
+      request.sampling.seed += static_cast<uint64_t>(choice);
+      const auto submitted =
+          engine_.Submit(std::move(request), std::make_shared<ChoiceSink>(queue_, ids_.size()));
+      if (!submitted.ok()) {
+        Cancel("sibling_refused");
+        return submitted.status();
+      }
+      ids_.push_back(*submitted);
+      choice_finished_.push_back(false);
+    }
+  }
+  return absl::OkStatus();
+}
+
+void GenerationCall::Cancel(const std::string& reason) {
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    if (!choice_finished_[i]) engine_.Cancel(ids_[i], reason);
+    choice_finished_[i] = true;
+  }
+  num_finished_ = ids_.size();
+}
+
+void GenerationCall::SetPaused(bool paused) {
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    if (!choice_finished_[i]) engine_.SetPaused(ids_[i], paused);
+  }
+}
+
+std::vector<ChoiceEvent> GenerationCall::Take() {
+  std::vector<ChoiceEvent> events = queue_->Take();
+  for (const ChoiceEvent& item : events) {
+    if (item.event.finish == FinishReason::kNone || choice_finished_[item.choice]) continue;
+    choice_finished_[item.choice] = true;
+    ++num_finished_;
+  }
+  return events;
+}
+
+}  // namespace sluice::server

@@ -1,0 +1,25 @@
+// The fields that completions and chat share: sampling, stopping, routing, scheduling.
+#pragma once
+
+#include <optional>
+
+#include "absl/status/status.h"
+#include "nlohmann/json.hpp"
+#include "server/http/generation_plan.h"
+
+namespace sluice::server {
+
+// Fills the plan from the shared fields. `max_tokens` is left to the caller, who knows the prompt.
+absl::Status ReadSharedFields(const nlohmann::json& body,
+                              const PlanContext& context,
+                              GenerationPlan& plan);
+
+// max_tokens, or max_completion_tokens.
+absl::Status ReadMaxTokens(const nlohmann::json& body, std::optional<int32_t>& out);
+
+// Checks the whole request once the prompts are in place and sets each prompt's token limit.
+absl::Status FinishPlan(const PlanContext& context,
+                        std::optional<int32_t> max_tokens,
+                        GenerationPlan& plan);
+
+}  // namespace sluice::server

@@ -1,0 +1,112 @@
+// What the operator asked for: flags, environment and flag file in one struct. The only place that
+// reads them. Precedence: flag > SLUICE_<NAME> > --flagfile > default. Not for limits of requests
+// (server/request_validation.h) or of the engine's arithmetic.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/engine_config.h"
+
+namespace sluice::server {
+
+enum class Command : uint8_t { kNone, kServe, kGenerate, kBench, kInspect, kVersion };
+
+// Process exit codes (sysexits where one fits).
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitUsage = 64;
+inline constexpr int kExitBadModel = 65;
+inline constexpr int kExitPortInUse = 69;
+inline constexpr int kExitInternal = 70;
+inline constexpr int kExitDeviceLost = 71;
+
+struct ListenerConfig {
+  std::string host = "127.0.0.1";
+  int32_t port = 8080;
+  std::string grpc_host = "127.0.0.1";
+  int32_t grpc_port = 8081;
+  std::string metrics_host = "127.0.0.1";
+  int32_t metrics_port = 9100;
+  int32_t max_connections = 4096;
+};
+
+struct SecurityConfig {
+  std::string api_key_file;
+  bool allow_no_auth = false;
+  std::string tls_cert;
+  std::string tls_key;
+  std::string tls_client_ca;  // clients must show a certificate signed by it
+  std::string cors_allow_origin;
+};
+
+struct RequestPolicyConfig {
+  bool strict = false;  // unknown request fields are errors
+  bool allow_routing_trace = false;
+};
+
+struct ObservabilityConfig {
+  std::string metrics_compat = "none";  // "vllm"
+  std::string expert_metrics = "auto";  // "full", "off"
+  std::string log_format = "text";      // "json"
+  std::string log_level = "info";
+};
+
+// `sluice generate`.
+struct GenerateConfig {
+  std::string prompt;
+  bool chat = false;
+  int32_t max_tokens = 64;
+  double temperature = 0.0;
+  int64_t seed = 0;
+  std::string routing_mode;
+  double capacity = -1.0;  // negative: the model's own
+  bool json = false;
+};
+
+// `sluice bench`.
+struct BenchConfig {
+  std::string baseline;  // empty: only the same weights forced dense
+  std::string batch_sizes = "1,8,32";
+  int32_t prompt_tokens = 128;
+  int32_t output_tokens = 64;
+  int32_t rounds = 5;
+  std::string json_file;
+};
+
+struct ServerConfig {
+  Command command = Command::kNone;
+  bool help = false;
+  EngineConfig engine;
+  std::string weights = "auto";  // text of engine.weights
+  ListenerConfig listeners;
+  SecurityConfig security;
+  RequestPolicyConfig requests;
+  ObservabilityConfig observability;
+  double drain_timeout_seconds = 25.0;
+  GenerateConfig generate;
+  BenchConfig bench;
+  bool inspect_json = false;
+};
+
+using Environment = std::function<std::optional<std::string>(const std::string& name)>;
+
+// `arguments` without the program's name. InvalidArgument with a message for the operator: unknown
+// command or flag (with the nearest name), bad value (with the range), unsafe combination.
+absl::StatusOr<ServerConfig> ParseServerConfig(const std::vector<std::string>& arguments,
+                                               const Environment& environment);
+
+// Grouped flags of one command; kNone: the list of commands.
+std::string HelpText(Command command);
+
+// The process's own environment.
+std::optional<std::string> ReadEnvironment(const std::string& name);
+
+// True for 127.0.0.0/8, ::1 and localhost.
+bool IsLoopbackHost(const std::string& host);
+
+}  // namespace sluice::server

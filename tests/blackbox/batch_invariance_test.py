@@ -1,0 +1,68 @@
+"""The answer never depends on who else is there: 64 prompts, one at a time and then in crowds that arrive in random
+order, give the same token ids and log-probabilities, bit for bit. Small steps and little cache memory in the second
+server make chunked prefill and preemption happen."""
+
+import concurrent.futures
+import random
+import unittest
+
+import sluice_process
+from sluice_process import Sluice
+
+NUM_PROMPTS = 16 if sluice_process.SANITIZED else 64
+SEED = 20240607
+WORDS = ("once upon a time there was little girl who lived near the wood and her dog ran over hill to see "
+         "old king").split()
+
+
+def requests(generator):
+    made = []
+    for index in range(NUM_PROMPTS):
+        words = generator.choices(WORDS, k=generator.choice((1, 3, 10, 40, 120)))
+        made.append({"prompt": " ".join(words), "max_tokens": generator.randint(1, 24), "logprobs": 3, "seed": index,
+                     "temperature": generator.choice((0, 0.8)), "ignore_eos": True, "return_token_ids": True,
+                     "echo": index % 7 == 0})
+    return made
+
+
+def answer(server, request):
+    choice = server.complete(**request)["choices"][0]
+    logprobs = choice["logprobs"]
+    # Floats survive JSON exactly when both ends print and read the shortest form that round-trips.
+    return (choice["token_ids"], logprobs["token_logprobs"], logprobs["top_logprobs"], choice["text"])
+
+
+class BatchInvarianceTest(unittest.TestCase):
+
+    def compare(self, model, alone_flags, crowd_flags):
+        generator = random.Random(SEED)
+        wanted = requests(generator)
+        with Sluice(*alone_flags, model=model) as server:
+            alone = [answer(server, request) for request in wanted]
+        with Sluice(*crowd_flags, model=model) as server:
+            for size in (2, 8, 33, NUM_PROMPTS):
+                order = list(range(NUM_PROMPTS))
+                generator.shuffle(order)
+                with concurrent.futures.ThreadPoolExecutor(size) as pool:
+                    crowd = dict(zip(order, pool.map(lambda index: answer(server, wanted[index]), order)))
+                different = [index for index in order if crowd[index] != alone[index]]
+                self.assertEqual(different, [], f"{model}, {size} at a time, seed {SEED}")
+            self.assertEqual(server.wait_idle(), 0)
+            return server.metrics()
+
+    def test_mod_bf16(self):
+        self.compare("tiny-mod", (), ())
+
+    def test_mod_f32_other_thread_count(self):
+        self.compare("tiny-mod", ("--weights", "f32", "--threads", "1"), ("--weights", "f32", "--threads", "2"))
+
+    def test_dense(self):
+        self.compare("tiny-dense", (), ())
+
+    def test_chunked_prefill_and_preemption(self):
+        metrics = self.compare("tiny-mod", (), ("--max-batch-tokens", "48", "--kv-memory", str(1 << 20)))
+        self.assertGreater(metrics.value("sluice_preemptions_total"), 0, "the small cache was meant to preempt")
+
+
+if __name__ == "__main__":
+    sluice_process.main()

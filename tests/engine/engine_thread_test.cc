@@ -1,0 +1,156 @@
+// The mailbox and its thread: many clients at once, a full queue, draining, and an end with work in flight. Run
+// under ThreadSanitizer too.
+#include "engine/engine_thread.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <random>
+
+#include "absl/synchronization/notification.h"
+#include "engine/request_error.h"
+#include "tests/support/fake_engine.h"
+#include "tests/support/memory_weight_store.h"
+#include "tests/support/random_spec.h"
+
+namespace sluice::testing {
+namespace {
+
+class WaitingSink final : public TokenSink {
+ public:
+  void OnEvent(TokenEvent event) override {
+    ASSERT_FALSE(done.HasBeenNotified()) << "an event after the last one";
+    tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
+    if (event.finish == FinishReason::kNone) return;
+    finish = event.finish;
+    error = event.error;
+    done.Notify();
+  }
+  std::vector<int32_t> tokens;
+  FinishReason finish = FinishReason::kNone;
+  absl::Status error;
+  absl::Notification done;
+};
+
+LoadedModel MakeModel(const EngineConfig& config) {
+  const ModelSpec spec = PlainSpec(2);
+  MemoryWeightStore weights;
+  FillWeights(spec, 5, weights);
+  LoadedModel model;
+  auto runner = RealModelRunner::Create(config, spec, weights, nullptr);
+  SLUICE_CHECK(runner.ok()) << runner.status();
+  model.runner = *std::move(runner);
+  model.tokenizer = MakeFakeTokenizer();
+  model.chat_template = MakeFakeChatTemplate();
+  model.card.id = "test";
+  model.card.vocab_size = 61;
+  model.card.max_context_tokens = 64;
+  model.card.max_batch_tokens = config.max_batch_tokens;
+  model.card.num_layer_instances = 2;
+  return model;
+}
+
+Request MakeRequest(uint32_t seed, int32_t max_tokens = 12) {
+  Request request;
+  std::mt19937 random(seed);
+  for (uint32_t i = 0; i < 1 + seed % 9; ++i) request.prompt.push_back(static_cast<int32_t>(random() % 61));
+  request.stop = {.max_tokens = max_tokens, .ignore_eos = true};
+  request.sampling.temperature = 0.0f;
+  return request;
+}
+
+TEST(EngineThreadTest, ManyClientsGetTheirOwnAnswers) {
+  const EngineConfig config{.threads = 1, .max_batch_tokens = 32};
+  SteadyClock clock;
+  EngineThread engine(config, MakeModel(config), clock);
+  std::vector<std::vector<int32_t>> alone;
+  for (uint32_t seed = 0; seed < 16; ++seed) {
+    auto sink = std::make_shared<WaitingSink>();
+    ASSERT_TRUE(engine.Submit(MakeRequest(seed), sink).ok());
+    sink->done.WaitForNotification();
+    alone.push_back(sink->tokens);
+  }
+  std::atomic<int> wrong{0}, finished{0}, cancelled{0};
+  std::vector<std::thread> clients;
+  for (uint32_t client = 0; client < 4; ++client) {
+    clients.emplace_back([&, client] {
+      std::mt19937 random(client);
+      for (int i = 0; i < 30; ++i) {
+        const uint32_t seed = static_cast<uint32_t>(random() % 16);
+        auto sink = std::make_shared<WaitingSink>();
+        const auto id = engine.Submit(MakeRequest(seed), sink);
+        if (!id.ok()) continue;
+        if (random() % 4 == 0) engine.Cancel(*id, "disconnect");
+        if (random() % 8 == 0) {
+          engine.SetPaused(*id, true);
+          engine.SetPaused(*id, false);
+        }
+        engine.Snapshot();
+        sink->done.WaitForNotification();
+        if (sink->finish == FinishReason::kCancelled) {
+          ++cancelled;
+        } else {
+          ++finished;
+          if (sink->tokens != alone[seed]) ++wrong;
+        }
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(wrong.load(), 0);
+  EXPECT_GT(finished.load(), 0);
+  EXPECT_GT(cancelled.load(), 0);
+  EXPECT_TRUE(engine.healthy());
+}
+
+TEST(EngineThreadTest, AFullQueueAnswersAtOnce) {
+  const EngineConfig config{.threads = 1, .max_batch_tokens = 8, .max_sequences = 1, .max_queued_requests = 3};
+  SteadyClock clock;
+  EngineThread engine(config, MakeModel(config), clock);
+  int refused = 0;
+  std::vector<std::shared_ptr<WaitingSink>> sinks;
+  for (uint32_t i = 0; i < 50; ++i) {
+    auto sink = std::make_shared<WaitingSink>();
+    const auto id = engine.Submit(MakeRequest(i, 50), sink);
+    if (id.ok()) {
+      sinks.push_back(sink);
+    } else {
+      ++refused;
+      EXPECT_EQ(ErrorCodeOf(id.status()), "queue_full");
+      EXPECT_EQ(id.status().code(), absl::StatusCode::kResourceExhausted);
+    }
+  }
+  EXPECT_GT(refused, 0);
+  for (const auto& sink : sinks) sink->done.WaitForNotification();
+  for (const auto& sink : sinks) EXPECT_EQ(sink->finish, FinishReason::kLength) << sink->error;
+}
+
+TEST(EngineThreadTest, DrainingRefusesNewcomersAndFinishesTheRest) {
+  const EngineConfig config{.threads = 1};
+  SteadyClock clock;
+  EngineThread engine(config, MakeModel(config), clock);
+  auto sink = std::make_shared<WaitingSink>();
+  ASSERT_TRUE(engine.Submit(MakeRequest(1, 40), sink).ok());
+  engine.StartDraining();
+  const auto refused = engine.Submit(MakeRequest(2), std::make_shared<WaitingSink>());
+  EXPECT_EQ(ErrorCodeOf(refused.status()), "shutting_down");
+  sink->done.WaitForNotification();
+  EXPECT_EQ(sink->finish, FinishReason::kLength);
+}
+
+TEST(EngineThreadTest, DestructionEndsEveryRequestOnce) {
+  const EngineConfig config{.threads = 1, .max_sequences = 2};
+  SteadyClock clock;
+  std::vector<std::shared_ptr<WaitingSink>> sinks;
+  {
+    EngineThread engine(config, MakeModel(config), clock);
+    for (uint32_t i = 0; i < 20; ++i) {
+      sinks.push_back(std::make_shared<WaitingSink>());
+      ASSERT_TRUE(engine.Submit(MakeRequest(i, 50), sinks.back()).ok());
+    }
+  }
+  for (const auto& sink : sinks) EXPECT_TRUE(sink->done.HasBeenNotified());
+}
+
+}  // namespace
+}  // namespace sluice::testing

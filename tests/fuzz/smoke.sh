@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# One bounded run of one fuzz target: smoke.sh BINARY NAME. Replays the seeds beside this file, then mutates for
+# SLUICE_FUZZ_SECONDS. A crash, a leak, undefined behaviour, an input that takes over a second, or more than 512 MiB
+# fails it; the input is kept in build/fuzz/findings. New inputs go to a scratch folder, never into the tree.
+set -euo pipefail
+binary=$1
+name=$2
+seconds=${SLUICE_FUZZ_SECONDS:-10}
+here="$(cd "$(dirname "$0")" && pwd)"
+
+if [[ ! -x $binary ]]; then
+  echo "SKIPPED: $binary is not built (cmake --preset fuzz && cmake --build build/fuzz --target fuzz_targets)"
+  exit 77
+fi
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+findings="$(dirname "$binary")/findings"
+mkdir -p "$findings" "$here/$name"
+options=(-max_total_time="$seconds" -timeout=10 -report_slow_units=1 -rss_limit_mb=512 -max_len=16384
+  -print_final_stats=1 -artifact_prefix="$findings/$name-")
+[[ -f $here/$name.dict ]] && options+=(-dict="$here/$name.dict")
+"$binary" "${options[@]}" "$scratch" "$here/$name"

@@ -1,0 +1,47 @@
+// The golden folders: expected tensors by name, a model directory made from a foreign fixture, and
+// what to run. Tests only.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+
+namespace sluice {
+
+struct ExpectedTensor {
+  std::vector<int64_t> shape;
+  std::vector<float> floats;      // F32 tensors
+  std::vector<int32_t> integers;  // I32 and I64 tensors
+};
+using ExpectedTensors = std::map<std::string, ExpectedTensor>;
+
+// Every tensor of one safetensors file.
+absl::StatusOr<ExpectedTensors> ReadExpected(const std::string& directory, const std::string& name);
+
+// The repository root and the folder of shared files beside it.
+std::string SourceDirectory();
+std::string SharedDirectory();
+
+// A fresh empty directory under the build tree, removed by the destructor.
+class ScratchDirectory {
+ public:
+  explicit ScratchDirectory(const std::string& name);
+  ~ScratchDirectory();
+  ScratchDirectory(const ScratchDirectory&) = delete;
+  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// Writes config.json and model.safetensors of a folder of ../shared/goldens, whose config has other
+// key names, in the form the server reads. InvalidArgument for a format that has no such form.
+absl::Status WriteServedModel(const std::string& golden_directory, const std::string& out);
+
+}  // namespace sluice

@@ -1,0 +1,66 @@
+// Runs a model directory on a backend in the ways a server may run it, and keeps every intermediate
+// value.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/engine_config.h"
+#include "engine/model_runner.h"
+
+namespace sluice {
+
+// Values of every position of one sequence.
+struct SequenceTrace {
+  std::vector<float> embed;                       // [tokens, dim]
+  std::map<int32_t, std::vector<float>> hidden;   // layer instance -> [tokens, dim]
+  std::map<int32_t, std::vector<int32_t>> taken;  // routed layer instance -> [tokens], 1: taken
+  std::map<std::string, std::vector<int32_t>> experts;  // "3.ffn" -> [tokens, choices]
+  std::vector<float> logits;                            // [tokens, vocab]
+  bool operator==(const SequenceTrace&) const = default;
+};
+
+// Rows [begin, end) of sequence `sequence` in one step.
+struct Chunk {
+  size_t sequence = 0;
+  int32_t begin = 0;
+  int32_t end = 0;
+};
+using Step = std::vector<Chunk>;  // in ascending order of sequence
+
+// Plans over sequences of `lengths` tokens.
+std::vector<Step> OneShot(const std::vector<int32_t>& lengths);  // one sequence per step
+std::vector<Step> InChunks(const std::vector<int32_t>& lengths, int32_t chunk);
+std::vector<Step> Together(const std::vector<int32_t>& lengths,
+                           int32_t chunk);  // all sequences in each step
+
+class GoldenRun {
+ public:
+  static absl::StatusOr<GoldenRun> Load(const std::string& directory, const EngineConfig& config);
+
+  // Runs `steps` on fresh sequences with these tokens. Every row is a prompt row.
+  absl::StatusOr<std::vector<SequenceTrace>> Run(const std::vector<std::vector<int32_t>>& tokens,
+                                                 const std::vector<Step>& steps);
+  // Greedy continuation, one token a step.
+  absl::StatusOr<std::vector<int32_t>> Generate(std::vector<int32_t> tokens, int32_t count);
+
+  const ModelSpec& spec() const { return spec_; }
+  const std::vector<std::string>& unused_weights() const { return unused_; }
+
+ private:
+  GoldenRun() = default;
+  absl::Status RunStep(const Step& step,
+                       const std::vector<std::vector<int32_t>>& tokens,
+                       std::vector<SequenceTrace>& traces);
+
+  ModelSpec spec_;
+  std::vector<std::string> unused_;
+  std::unique_ptr<RealModelRunner> runner_;
+  std::vector<KvSequence> sequences_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,99 @@
+// ExpertLinear: against the reference, and its canonical order.
+#include "tests/kernels/backend_param.h"
+
+namespace sluice::kernels {
+namespace {
+
+class ExpertLinearTest : public BackendTest {
+ protected:
+  static constexpr int32_t kExperts = 5;
+
+  std::vector<PackedMatrix> PackExperts(Backend& backend, WeightFormat format) {
+    std::vector<PackedMatrix> out;
+    for (uint32_t e = 0; e < kExperts; ++e) {
+      Matrix weight = RandomMatrix(82, 60, 100 + e);
+      out.push_back(PackOn(backend, weight, format));
+    }
+    return out;
+  }
+};
+
+struct Assignments {
+  std::vector<int32_t> expert, x_row, out_row;
+  std::vector<float> scale;
+};
+
+// Every row uses two experts, like SwitchHead.
+Assignments TwoPerRow(int32_t rows, uint32_t seed) {
+  Assignments out;
+  std::mt19937 random(seed);
+  for (int32_t a = 0; a < 2 * rows; ++a) {
+    out.expert.push_back(static_cast<int32_t>(random() % 5));
+    out.x_row.push_back(a / 2);
+    out.out_row.push_back(a / 2);
+    out.scale.push_back(static_cast<float>(random() % 100) / 50.0f);
+  }
+  return out;
+}
+
+ExpertLinearArgs ArgsFor(const Assignments& list, const std::vector<PackedMatrix>& weights) {
+  ExpertLinearArgs args;
+  args.weights = weights;
+  args.expert = list.expert.data();
+  args.x_row = list.x_row.data();
+  args.out_row = list.out_row.data();
+  args.scale = list.scale.data();
+  args.count = static_cast<int32_t>(list.expert.size());
+  return args;
+}
+
+TEST_P(ExpertLinearTest, MatchesReference) {
+  for (WeightFormat format : kFormats) {
+    const std::vector<PackedMatrix> ours = PackExperts(*backend_, format);
+    const std::vector<PackedMatrix> theirs = PackExperts(*reference_, format);
+    for (int32_t rows : {0, 1, 3, 200}) {
+      const Assignments list = TwoPerRow(rows, 1);
+      Matrix x = RandomMatrix(rows, 60, 2);
+      Matrix got = RandomMatrix(rows, 82, 3);
+      Matrix wanted = got;
+      ExpertLinearArgs args = ArgsFor(list, ours);
+      args.x = x.View();
+      args.out = got.View();
+      backend_->ExpertLinear(args);
+      args.weights = theirs;
+      args.out = wanted.View();
+      reference_->ExpertLinear(args);
+      EXPECT_LE(NormalizedError(wanted.values, got.values), 1e-11) << Name(format) << " " << rows;
+    }
+  }
+}
+
+TEST_P(ExpertLinearTest, BitsOfARowDoNotDependOnTheBatch) {
+  constexpr int32_t kRows = 190;
+  for (WeightFormat format : kFormats) {
+    const std::vector<PackedMatrix> weights = PackExperts(*backend_, format);
+    const Assignments list = TwoPerRow(kRows, 4);
+    Matrix x = RandomMatrix(kRows, 60, 5);
+    Matrix together(kRows, 82);
+    ExpertLinearArgs args = ArgsFor(list, weights);
+    args.x = x.View();
+    args.out = together.View();
+    backend_->ExpertLinear(args);
+    Matrix alone(kRows, 82);
+    args.out = alone.View();
+    args.count = 2;
+    for (int32_t row = 0; row < kRows; ++row) {
+      backend_->ExpertLinear(args);
+      args.expert += 2;
+      args.x_row += 2;
+      args.out_row += 2;
+      args.scale += 2;
+    }
+    EXPECT_EQ(alone.values, together.values) << Name(format);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, ExpertLinearTest, testing::ValuesIn(AllBackends()), ParamName);
+
+}  // namespace
+}  // namespace sluice::kernels

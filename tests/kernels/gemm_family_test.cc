@@ -1,0 +1,73 @@
+// GEMM families on tiles, without a backend: the AMX loop on emulated tiles, and the choice of a
+// family.
+#include <cstring>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/gemm_select.h"
+#include "kernels/cpu/packed_layout.h"
+
+namespace sluice::kernels::cpu {
+namespace {
+
+constexpr int64_t kDepth = 320;
+
+std::vector<uint16_t> Values(size_t count, uint32_t seed) {
+  std::vector<uint16_t> out(count);
+  for (uint16_t& value : out) {
+    seed = seed * 1664525u + 1013904223u;
+    value = ToBF16((static_cast<float>(seed >> 16) - 32768.0f) / 10000.0f).bits;
+  }
+  return out;
+}
+
+struct Result {
+  alignas(64) float values[kMaxTileRows][kBlockColumns] = {};
+};
+
+TEST(AmxLoopTest, EmulatedTilesMatchTheScalarFamily) {
+  EXPECT_LE(SelfTestError(kGemmBf16TileEmulation, WeightFormat::kBF16), 1e-6f);
+}
+
+TEST(AmxLoopTest, BitsOfARowDoNotDependOnTheRowsBesideIt) {
+  const std::vector<uint16_t> a = Values(kMaxTileRows * kDepth, 1);
+  const std::vector<uint16_t> b = Values(kDepth * kBlockColumns, 2);
+  Result all;
+  kGemmBf16TileEmulation.tile({a.data(), kDepth, b.data(), kDepth, kMaxTileRows, all.values[0]});
+  for (int32_t rows = 1; rows < kMaxTileRows; ++rows) {
+    Result some;
+    kGemmBf16TileEmulation.tile({a.data(), kDepth, b.data(), kDepth, rows, some.values[0]});
+    ASSERT_EQ(0, std::memcmp(some.values, all.values, static_cast<size_t>(rows) * 256)) << rows;
+  }
+}
+
+void WrongTile(const GemmTile& tile) {
+  kGemmBf16Scalar.tile(tile);
+  tile.c[tile.rows * kBlockColumns - 1] += 1000.0f;
+}
+
+TEST(GemmSelectTest, SelfTestFindsAWrongElement) {
+  const GemmFamily wrong{"wrong", GemmInputType::kRounded, 8, &WrongTile};
+  EXPECT_GT(SelfTestError(wrong, WeightFormat::kBF16), 1e-2f);
+}
+
+TEST(GemmSelectTest, FallsBackToWhatTheMachineHas) {
+  CpuFeatures features;
+  features.reason = "a test";
+  for (WeightFormat format : {WeightFormat::kF32, WeightFormat::kBF16}) {
+    absl::StatusOr<GemmChoice> choice = SelectGemm(format, features, "auto");
+    ASSERT_TRUE(choice.ok());
+    EXPECT_STREQ(choice->family.name, "scalar");
+    EXPECT_EQ(choice->reason, "a test");
+  }
+}
+
+TEST(CpuFeaturesTest, ACapLimitsAndUnknownNamesAreRefused) {
+  EXPECT_EQ(DetectCpuFeatures("scalar")->isa, Isa::kScalar);
+  EXPECT_FALSE(DetectCpuFeatures("scalar")->avx512_bf16);
+  EXPECT_EQ(DetectCpuFeatures("sse9").status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace sluice::kernels::cpu

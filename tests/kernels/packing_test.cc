@@ -1,0 +1,82 @@
+// The CPU layout is oneDNN's, and oneDNN's matmul agrees with the reference.
+#include <algorithm>
+#include <cstring>
+
+#include "tests/kernels/backend_param.h"
+
+#if defined(SLUICE_WITH_ONEDNN)
+#include <oneapi/dnnl/dnnl.hpp>
+#endif
+
+namespace sluice::kernels {
+namespace {
+
+#if defined(SLUICE_WITH_ONEDNN)
+TEST(PackingTest, EqualsTheOneDnnReorder) {
+  using dnnl::memory;
+  std::unique_ptr<Backend> backend = std::move(*CreateBackend({.device = "cpu", .threads = 1}));
+  dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  dnnl::stream stream(engine);
+  for (WeightFormat format : {WeightFormat::kF32, WeightFormat::kBF16}) {
+    for (auto [n, k] : {std::pair<int64_t, int64_t>{64, 64}, {82, 412}, {200, 130}, {1, 1}}) {
+      Matrix weight = RandomMatrix(n, k, 1);
+      const WeightSource source = SourceOf(weight);
+      const PackedMatrix packed = std::move(*backend->Pack({&source, 1}, format));
+      const bool f32 = format == WeightFormat::kF32;
+      const auto type = f32 ? memory::data_type::f32 : memory::data_type::bf16;
+      const auto tag = f32 ? memory::format_tag::BA16a64b : memory::format_tag::BA16a64b2a;
+      // Row-major [n, k] is column-major [k, n]: tag "ba". Padded first, for oneDNN pads k to 16 or
+      // 32 only.
+      Matrix padded(packed.n_padded, packed.k_padded);
+      for (int64_t row = 0; row < n; ++row) {
+        std::memcpy(&padded.At(row, 0), &weight.At(row, 0), static_cast<size_t>(k) * sizeof(float));
+      }
+      const memory::dims dims = {packed.k_padded, packed.n_padded};
+      memory from({dims, memory::data_type::f32, memory::format_tag::ba}, engine,
+                  padded.values.data());
+      memory to({dims, type, tag}, engine);
+      dnnl::reorder(from, to).execute(stream, from, to);
+      stream.wait();
+      ASSERT_EQ(to.get_desc().get_size(), static_cast<size_t>(packed.bytes()));
+      EXPECT_EQ(0,
+                std::memcmp(to.get_data_handle(), packed.data, static_cast<size_t>(packed.bytes())))
+          << Name(format) << " " << n << "x" << k;
+    }
+  }
+}
+#endif
+
+TEST(PackingTest, AllocationsAreAlignedAndZeroed) {
+  std::unique_ptr<Backend> backend = std::move(*CreateBackend({.device = "cpu", .threads = 1}));
+  for (size_t bytes : {size_t{1}, size_t{100}, size_t{3} << 20}) {
+    const Buffer buffer = std::move(*backend->Allocate(bytes));
+    ASSERT_GE(buffer.bytes(), bytes);
+    const size_t unit = bytes >= (size_t{2} << 20) ? size_t{2} << 20 : 64;
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % unit, 0u);
+    const char* data = static_cast<const char*>(buffer.data());
+    EXPECT_EQ(std::count(data, data + bytes, '\0'), static_cast<std::ptrdiff_t>(bytes));
+  }
+  EXPECT_EQ(backend->Allocate(SIZE_MAX / 4).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST(BackendFactoryTest, RefusesUnknownNames) {
+  EXPECT_EQ(CreateBackend({.device = "abacus"}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CreateBackend({.isa = "mmx"}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CreateBackend({.gemm = "magic"}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CreateBackend({.threads = -1}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(BackendFactoryTest, ReportsItsKernels) {
+  std::unique_ptr<Backend> backend =
+      std::move(*CreateBackend({.device = "cpu", .threads = 1, .isa = "scalar"}));
+  const std::vector<KernelChoice> kernels = backend->Kernels();
+  ASSERT_EQ(kernels.size(), 3u);
+  for (const KernelChoice& kernel : kernels) {
+    EXPECT_EQ(kernel.kernel, "scalar");
+    EXPECT_EQ(kernel.reason, "asked for scalar");
+  }
+}
+
+}  // namespace
+}  // namespace sluice::kernels

@@ -1,0 +1,270 @@
+// ValidateSpec and the JSON form. Every rule has a case that breaks only it.
+#include "engine/model/model_spec.h"
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "engine/model/model_spec_json.h"
+#include "gmock/gmock.h"
+#include "tests/support/random_spec.h"
+
+namespace sluice::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+AttentionSpec& AttentionOf(ModelSpec& spec) {
+  return std::get<AttentionSpec>(spec.stacks[0].groups[0].layers[0].sublayers[0].block);
+}
+DenseFfnSpec& FfnOf(ModelSpec& spec) {
+  return std::get<DenseFfnSpec>(spec.stacks[0].groups[0].layers[0].sublayers[1].block);
+}
+LayerSpec& LayerOf(ModelSpec& spec) { return spec.stacks[0].groups[0].layers[0]; }
+
+DepthRouterSpec& Route(ModelSpec& spec) {
+  return LayerOf(spec).depth.emplace(DepthRouterSpec{.weight = "router.weight"});
+}
+
+MoeFfnSpec& MakeSparse(ModelSpec& spec) {
+  MoeFfnSpec ffn;
+  ffn.router = {.num_experts = 4, .top_k = 2, .weight = "gate.weight"};
+  ffn.hidden = 32;
+  ffn.experts = {.gate = "w1.{e}", .up = "w3.{e}", .down = "w2.{e}"};
+  return LayerOf(spec).sublayers[1].block.emplace<MoeFfnSpec>(ffn);
+}
+
+void GiveHeadExperts(ModelSpec& spec) {
+  AttentionSpec& attention = AttentionOf(spec);
+  attention.num_kv_heads = attention.num_heads;
+  attention.k.out = attention.v.out = attention.q.out;
+  attention.v.experts = attention.o.experts = RouterSpec{
+      .score = ScoreFunction::kSigmoid, .num_experts = 3, .top_k = 2, .weight = "select.weight"};
+}
+
+TEST(ModelSpec, ValidSpecsPass) {
+  ModelSpec spec = PlainSpec(2);
+  EXPECT_TRUE(ValidateSpec(spec).ok()) << ValidateSpec(spec);
+  MakeSparse(spec);
+  EXPECT_TRUE(ValidateSpec(spec).ok()) << ValidateSpec(spec);
+  Route(spec);
+  EXPECT_TRUE(ValidateSpec(spec).ok()) << ValidateSpec(spec);
+  GiveHeadExperts(spec);
+  EXPECT_TRUE(ValidateSpec(spec).ok()) << ValidateSpec(spec);
+}
+
+TEST(ModelSpec, RandomSpecsPassAndSurviveJson) {
+  for (uint32_t seed = 0; seed < 200; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const ModelSpec spec = RandomSpec(seed);
+    ASSERT_TRUE(ValidateSpec(spec).ok()) << ValidateSpec(spec);
+    const auto back = SpecFromJson(nlohmann::json::parse(SpecToJson(spec).dump()));
+    ASSERT_TRUE(back.ok()) << back.status();
+    ASSERT_TRUE(*back == spec);
+  }
+}
+
+struct BadSpec {
+  const char* name;
+  std::function<void(ModelSpec&)> bend;
+  const char* message;
+  absl::StatusCode code = absl::StatusCode::kInvalidArgument;
+};
+
+constexpr auto kNotRun = absl::StatusCode::kUnimplemented;
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+const BadSpec kBadSpecs[] = {
+    {"NoStack", [](auto& s) { s.stacks.clear(); }, "stacks"},
+    {"TwoStacks", [](auto& s) { s.stacks.push_back(s.stacks[0]); }, "stacks", kNotRun},
+    {"Encoder", [](auto& s) { s.stacks[0].role = StackRole::kEncoder; }, "stacks", kNotRun},
+    {"VocabZero", [](auto& s) { s.stacks[0].embedding.vocab_size = 0; }, "vocab_size"},
+    {"VocabHuge", [](auto& s) { s.stacks[0].embedding.vocab_size = (1 << 21) + 1; }, "vocab_size"},
+    {"DimZero", [](auto& s) { s.stacks[0].embedding.dim = 0; }, "dim"},
+    {"DimHuge", [](auto& s) { s.stacks[0].embedding.dim = 65'537; }, "dim"},
+    {"DimDisagrees", [](auto& s) { s.stacks[0].embedding.dim += 1; }, "q: in is"},
+    {"NoEmbedding", [](auto& s) { s.stacks[0].embedding.weight.clear(); }, "names no tensor"},
+    {"EmbeddingScaleNan", [](auto& s) { s.stacks[0].embedding.scale = kNan; }, "scale"},
+    {"NoLayers", [](auto& s) { s.stacks[0].groups[0].layers.clear(); }, "groups[0]: has no layers"},
+    {"NoSublayers", [](auto& s) { LayerOf(s).sublayers.clear(); },
+     "layers[0]: needs 1 to 16 sublayers"},
+    {"RepeatZero", [](auto& s) { s.stacks[0].groups[0].repeat.times = 0; }, "repeat.times"},
+    {"TooManyExecutions", [](auto& s) { s.stacks[0].groups[0].repeat.times = 4'096; },
+     "layers executed"},
+    {"Halting", [](auto& s) { s.stacks[0].groups[0].repeat.halting = HaltingKind::kAct; },
+     "halting", kNotRun},
+    {"InjectInput", [](auto& s) { s.stacks[0].groups[0].repeat.inject_input = true; }, "injection",
+     kNotRun},
+    {"HeadsZero", [](auto& s) { AttentionOf(s).num_heads = 0; }, "num_heads"},
+    {"HeadsNegative", [](auto& s) { AttentionOf(s).num_heads = -4; }, "num_heads"},
+    {"KvHeadsNotADivisor", [](auto& s) { AttentionOf(s).num_kv_heads = 3; },
+     "multiple of num_kv_heads"},
+    {"KvHeadsAboveHeads", [](auto& s) { AttentionOf(s).num_kv_heads = 8; }, "num_kv_heads"},
+    {"HeadDimZero", [](auto& s) { AttentionOf(s).head_dim = 0; }, "head_dim"},
+    {"QueryTooWide", [](auto& s) { AttentionOf(s).q.out += 1; }, "q: out is"},
+    {"KeyTooNarrow", [](auto& s) { AttentionOf(s).k.out -= 1; }, "k: out is"},
+    {"OutputTooWide", [](auto& s) { AttentionOf(s).o.out += 1; }, "o: out is"},
+    {"NoKeyWeight", [](auto& s) { AttentionOf(s).k.weight.clear(); }, "k: weight names no tensor"},
+    {"RowBeginNegative", [](auto& s) { AttentionOf(s).k.row_begin = -1; }, "row_begin"},
+    {"RotaryOdd", [](auto& s) { AttentionOf(s).rope->rotary_dim = 7; }, "must be even"},
+    {"RotaryAboveHead", [](auto& s) { AttentionOf(s).rope->rotary_dim = 14; }, "rotary_dim"},
+    {"RotaryZero", [](auto& s) { AttentionOf(s).rope->rotary_dim = 0; }, "rotary_dim"},
+    {"ThetaNan", [](auto& s) { AttentionOf(s).rope->theta = std::nan(""); }, "theta"},
+    {"ThetaZero", [](auto& s) { AttentionOf(s).rope->theta = 0.0; }, "theta"},
+    {"FactorZero", [](auto& s) { AttentionOf(s).rope->linear_factor = 0.0; }, "linear_factor"},
+    {"ScaleInfinite", [](auto& s) { AttentionOf(s).scale = kInfinity; }, "scale"},
+    {"ClipNegative", [](auto& s) { AttentionOf(s).clip_qkv = -1.0f; }, "clip_qkv"},
+    {"WindowNegative", [](auto& s) { AttentionOf(s).window = -1; }, "window"},
+    {"FullMask", [](auto& s) { AttentionOf(s).mask = MaskKind::kFull; }, "mask", kNotRun},
+    {"SecondStream", [](auto& s) { AttentionOf(s).kv_source = KvSource::kSecondStream; },
+     "kv_source", kNotRun},
+    {"QueryExperts",
+     [](auto& s) {
+       GiveHeadExperts(s);
+       AttentionOf(s).q.experts = AttentionOf(s).v.experts;
+     },
+     "q: an expert projection", kNotRun},
+    {"ValueExpertsWithGroups",
+     [](auto& s) {
+       GiveHeadExperts(s);
+       AttentionOf(s).num_kv_heads = 2;
+       AttentionOf(s).k.out /= 2;
+       AttentionOf(s).v.out /= 2;
+     },
+     "value experts with grouped", kNotRun},
+    {"HeadExpertsTopK",
+     [](auto& s) {
+       GiveHeadExperts(s);
+       AttentionOf(s).o.experts->top_k = 4;
+     },
+     "o.experts: top_k"},
+    {"HeadExpertsBias",
+     [](auto& s) {
+       GiveHeadExperts(s);
+       AttentionOf(s).v.bias = "b";
+     },
+     "bias", kNotRun},
+    {"SplitWithoutExperts", [](auto& s) { AttentionOf(s).o.split_by_head = true; },
+     "split_by_head"},
+    {"SplitOfManyExperts",
+     [](auto& s) {
+       GiveHeadExperts(s);
+       AttentionOf(s).o.split_by_head = true;
+     },
+     "exactly one"},
+    {"HiddenZero", [](auto& s) { FfnOf(s).hidden = 0; }, "hidden"},
+    {"HiddenDisagrees", [](auto& s) { FfnOf(s).hidden += 1; }, "gate: out is"},
+    {"NormEpsilonNan", [](auto& s) { LayerOf(s).sublayers[0].input_norm->epsilon = kNan; },
+     "input_norm: epsilon"},
+    {"NormEpsilonNegative", [](auto& s) { s.stacks[0].final_norm->epsilon = -1.0f; },
+     "final_norm: epsilon"},
+    {"RmsWithBias", [](auto& s) { s.stacks[0].final_norm->bias = "b"; }, "RMS norm with a bias",
+     kNotRun},
+    {"ResidualScaleNan", [](auto& s) { LayerOf(s).sublayers[1].residual_scale = kNan; },
+     "residual_scale"},
+    {"TopKAboveExperts", [](auto& s) { MakeSparse(s).router.top_k = 5; }, "router: top_k is 5"},
+    {"TopKZero", [](auto& s) { MakeSparse(s).router.top_k = 0; }, "router: top_k"},
+    {"NoExperts", [](auto& s) { MakeSparse(s).router.num_experts = 0; }, "num_experts"},
+    {"TooManyExperts", [](auto& s) { MakeSparse(s).router.num_experts = 4'097; }, "num_experts"},
+    {"NullExpertsNegative", [](auto& s) { MakeSparse(s).router.num_null_experts = -1; },
+     "num_null_experts"},
+    {"RouterScaleNan", [](auto& s) { MakeSparse(s).router.scale = kNan; }, "scale"},
+    {"NoRouter", [](auto& s) { MakeSparse(s).router.weight.clear(); },
+     "router: weight names no tensor"},
+    {"GateWithoutName", [](auto& s) { MakeSparse(s).experts.gate.clear(); }, "gate must be named"},
+    {"GateOfUngated", [](auto& s) { MakeSparse(s).gated = false; }, "gate must be named"},
+    {"FusedUngated",
+     [](auto& s) {
+       MoeFfnSpec& f = MakeSparse(s);
+       f.gated = false;
+       f.experts.fused_gate_up = true;
+     },
+     "fused_gate_up needs a gate"},
+    {"SharedGateAlone", [](auto& s) { MakeSparse(s).shared_gate = "g"; }, "needs shared experts"},
+    {"SharedDisagrees", [](auto& s) { MakeSparse(s).shared = DenseFfnSpec{.hidden = 8}; },
+     "shared.gate"},
+    {"DepthWithoutRouter", [](auto& s) { Route(s).weight.clear(); },
+     "depth: weight names no tensor"},
+    {"ThresholdAboveOne", [](auto& s) { Route(s).threshold = 1.5f; }, "threshold"},
+    {"ThresholdNan", [](auto& s) { Route(s).threshold = kNan; }, "threshold"},
+    {"CapacityNegative", [](auto& s) { Route(s).capacity = -0.1; }, "capacity"},
+    {"CapacityNan", [](auto& s) { Route(s).capacity = std::nan(""); }, "capacity"},
+    {"QuantilesTooFew", [](auto& s) { Route(s).score_quantiles = {1.0f}; }, "101 values"},
+    {"QuantilesDecrease",
+     [](auto& s) {
+       Route(s).score_quantiles.assign(101, 0.0f);
+       Route(s).score_quantiles.assign(101, 0.0f);
+       LayerOf(s).depth->score_quantiles[50] = 1.0f;
+     },
+     "must not decrease"},
+    {"QuantilesNan", [](auto& s) { Route(s).score_quantiles.assign(101, kNan); }, "not finite"},
+    {"PredictorMissing", [](auto& s) { Route(s).decide = DepthDecide::kPredictorThreshold; },
+     "needs a predictor"},
+    {"PredictorWide", [](auto& s) { Route(s).predictor = {{.in = 48, .out = 2, .weight = "p"}}; },
+     "predictor[0]: out"},
+    {"PredictorBroken",
+     [](auto& s) {
+       Route(s).predictor = {{.in = 48, .out = 4, .weight = "p"},
+                             {.in = 5, .out = 1, .weight = "q"}};
+     },
+     "predictor[1]: in"},
+    {"TopKWithoutCapacity", [](auto& s) { Route(s).prefill_decide = DepthDecide::kRouterTopK; },
+     "capacity above 0"},
+    {"TopKWhileGenerating", [](auto& s) { Route(s).decide = DepthDecide::kRouterTopK; }, "decide",
+     kNotRun},
+    {"KvAllTokens", [](auto& s) { Route(s).kv = DepthKv::kAllTokens; }, "kv", kNotRun},
+    {"KvZeroRows", [](auto& s) { Route(s).kv = DepthKv::kZeroRows; }, "kv", kNotRun},
+    {"PositionCompact", [](auto& s) { Route(s).position = DepthPosition::kCompact; }, "position",
+     kNotRun},
+    {"LogitScaleNan", [](auto& s) { s.head.logit_scale = kNan; }, "logit_scale"},
+    {"PositionsZero", [](auto& s) { s.max_positions = 0; }, "max_positions"},
+    {"PositionsHuge", [](auto& s) { s.max_positions = (1 << 24) + 1; }, "max_positions"},
+    {"EosAboveVocab", [](auto& s) { s.eos_token_ids = {61}; }, "eos_token_ids"},
+    {"EosNegative", [](auto& s) { s.eos_token_ids = {-1}; }, "eos_token_ids"},
+};
+
+void PrintTo(const BadSpec& bad, std::ostream* out) { *out << bad.name; }
+
+class BadSpecTest : public ::testing::TestWithParam<BadSpec> {};
+
+TEST_P(BadSpecTest, IsRefusedNamingThePath) {
+  ModelSpec spec = PlainSpec(2);
+  GetParam().bend(spec);
+  const absl::Status status = ValidateSpec(spec);
+  EXPECT_EQ(status.code(), GetParam().code) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(Rules, BadSpecTest, ::testing::ValuesIn(kBadSpecs), [](const auto& bad) {
+  return std::string(bad.param.name);
+});
+
+TEST(ModelSpecJson, FloatsAreShortAndExact) {
+  ModelSpec spec = PlainSpec(1);
+  spec.head.logit_scale = 0.1f;
+  EXPECT_EQ(SpecToJson(spec)["head"]["logit_scale"].dump(), "0.1");
+  spec.head.logit_scale = std::nextafter(0.1f, 1.0f);
+  EXPECT_TRUE(*SpecFromJson(SpecToJson(spec)) == spec);
+}
+
+TEST(ModelSpecJson, RefusesWhatItDoesNotKnow) {
+  const auto message = [](const char* text) {
+    return std::string(SpecFromJson(nlohmann::json::parse(text)).status().message());
+  };
+  EXPECT_THAT(message("[]"), HasSubstr("object"));
+  EXPECT_THAT(message(R"({"colour":1})"), HasSubstr("unknown key"));
+  EXPECT_THAT(message(R"({"head":{"colour":1}})"), HasSubstr("'head' has an unknown key"));
+  EXPECT_THAT(message(R"({"family":1})"), HasSubstr("'family' must be a string"));
+  EXPECT_THAT(message(R"({"max_positions":1.5})"), HasSubstr("'max_positions' must be an integer"));
+  EXPECT_THAT(message(R"({"max_positions":4294967296})"), HasSubstr("'max_positions'"));
+  EXPECT_THAT(message(R"({"head":{"logit_scale":1e39}})"), HasSubstr("'head.logit_scale'"));
+  EXPECT_THAT(message(R"({"stacks":{}})"), HasSubstr("'stacks' must be a list"));
+  EXPECT_THAT(message(R"({"stacks":[{"role":"judge"}]})"), HasSubstr("'stacks[0].role'"));
+  EXPECT_THAT(
+      message(R"({"stacks":[{"groups":[{"layers":[{"sublayers":[{"block":{"magic":{}}}]}]}]}]})"),
+      HasSubstr("sublayers[0].block' must be attention"));
+}
+
+}  // namespace
+}  // namespace sluice::testing

@@ -1,0 +1,244 @@
+#include "tests/scheduling/simulation.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/scheduling/sequence_order.h"
+
+namespace sluice {
+namespace {
+
+constexpr int32_t kMaxContext = 40;
+constexpr int64_t kMaxSteps = 20'000;
+
+}  // namespace
+
+Simulation::Simulation(uint64_t seed) : random_(seed) {
+  limits_.max_batch_tokens = Chance(20) ? Uniform(1, 4) : Uniform(5, 32);
+  limits_.max_sequences = Uniform(1, 8);
+  limits_.max_context_tokens = kMaxContext;
+  limits_.max_queued_requests = Uniform(2, 30);
+  limits_.max_queued_tokens = Uniform(20, 400);
+  prefill_rows_ = Chance(50) ? 0 : Uniform(1, 12);
+  num_arrivals_left_ = Uniform(5, 30);
+  const std::vector<KvClassSpec> classes = SimulatedModel::Classes();
+  const int64_t longest = KvBytesPerToken(backend_, classes) * kMaxContext;
+  auto cache =
+      KvCache::Create(backend_, classes,
+                      {.memory_bytes = longest * Uniform(60, 250) / 100,
+                       .max_sequences = std::max(1, limits_.max_sequences + Uniform(-1, 1)),
+                       .max_tokens = kMaxContext,
+                       .poison_freed_pages = Chance(50)});
+  if (!cache.ok()) {
+    Fail(std::string(cache.status().message()));
+    return;
+  }
+  cache_ = std::move(*cache);
+  model_ = std::make_unique<SimulatedModel>(*cache_);
+  scheduler_ = std::make_unique<Scheduler>(limits_, *cache_);
+}
+
+int32_t Simulation::Uniform(int32_t low, int32_t high) {
+  return low + static_cast<int32_t>(random_() % static_cast<uint64_t>(high - low + 1));
+}
+
+void Simulation::Fail(const std::string& rule) {
+  if (failure_.empty()) failure_ = absl::StrCat("step ", counts_.steps, ": ", rule);
+}
+
+std::string Simulation::Run(SimulationCounts& counts) {
+  while (failure_.empty() && (num_arrivals_left_ > 0 || !active_.empty())) {
+    if (num_arrivals_left_ > 0 && Chance(30)) Arrive();
+    Disturb();
+    Step();
+    if (++counts_.steps > kMaxSteps) Fail("requests do not end");
+  }
+  if (failure_.empty() && cache_->num_used_pages() != 0) Fail("pages are left");
+  if (failure_.empty() && scheduler_->num_waiting() + scheduler_->num_running() != 0) {
+    Fail("sequences are left");
+  }
+  if (failure_.empty()) {
+    counts_.preemptions = scheduler_->num_preemptions();
+    counts_.skipped_rows = model_->num_skipped_rows();
+    counts = counts_;
+  }
+  return failure_;
+}
+
+void Simulation::Arrive() {
+  --num_arrivals_left_;
+  Active active;
+  SimulatedRequest& request = active.request;
+  request.id = RequestId{next_id_++};
+  request.key = random_();
+  request.whole_prompt = Chance(15);
+  request.max_tokens = Chance(5) ? 0 : Uniform(1, 16);
+  for (int32_t left = Chance(30) ? Uniform(1, 30) : Uniform(1, 8); left > 0; --left) {
+    request.prompt.push_back(Uniform(1, 5));
+  }
+  if (Chance(15)) active.deadline = now_ + absl::Milliseconds(Uniform(1, 400));
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = request.id;
+  sequence->tokens = request.prompt;
+  sequence->prompt_tokens = sequence->num_tokens();
+  sequence->max_tokens = request.max_tokens;
+  sequence->priority = Chance(70) ? 0 : Uniform(-2, 2);
+  sequence->whole_prompt = request.whole_prompt;
+  sequence->deadline = active.deadline;
+  const Sequence* pointer = sequence.get();
+  if (!scheduler_->Add(std::move(sequence), now_).ok()) {
+    ++counts_.refused;
+    return;
+  }
+  active.text = SimulatedModel::SoloText(request);
+  sequences_[active.request.id] = pointer;
+  active_.emplace(active.request.id, std::move(active));
+}
+
+// A random client goes away, stops reading, or reads again.
+void Simulation::Disturb() {
+  if (active_.empty() || !Chance(25)) return;
+  auto entry = active_.begin();
+  std::advance(entry, Uniform(0, static_cast<int32_t>(active_.size()) - 1));
+  DisturbOne(entry);
+}
+
+void Simulation::DisturbOne(std::map<RequestId, Active>::iterator entry) {
+  const RequestId id = entry->first;
+  Active& active = entry->second;
+  if (Chance(10)) {
+    ++counts_.cancels;
+    return Cancel(id);
+  }
+  counts_.pauses += active.paused ? 0 : 1;
+  active.paused = !active.paused;
+  scheduler_->SetPaused(id, active.paused);
+}
+
+void Simulation::Cancel(RequestId id) {
+  if (!scheduler_->Cancel(id)) Fail("cancel of an active request finds nothing");
+  sequences_.erase(id);
+  active_.erase(id);
+}
+
+void Simulation::Step() {
+  now_ += absl::Milliseconds(Uniform(0, 10));
+  const std::map<RequestId, bool> ran = Running();
+  const StepPlan plan = scheduler_->Schedule(now_, prefill_rows_);
+  for (const RequestId id : plan.expired) {
+    ++counts_.expired;
+    const auto found = active_.find(id);
+    if (found == active_.end()) return Fail("an unknown request expired");
+    if (found->second.deadline.value_or(absl::InfiniteDuration()) > now_) Fail("expired early");
+    active_.erase(found);
+    sequences_.erase(id);
+  }
+  if (plan.empty() == scheduler_->HasRunnable()) Fail("no progress");
+  CheckPlan(plan);
+  CheckVictims(plan, ran);
+  if (!failure_.empty()) return;
+  if (Chance(2)) {
+    AbandonRows(plan);
+  } else {
+    RunRows(plan);
+  }
+  const absl::Status cache = cache_->CheckIntegrity();
+  if (!cache.ok()) Fail(std::string(cache.message()));
+  const absl::Status scheduler = scheduler_->CheckIntegrity();
+  if (!scheduler.ok()) Fail(std::string(scheduler.message()));
+}
+
+std::map<RequestId, bool> Simulation::Running() const {
+  std::map<RequestId, bool> running;
+  for (const auto& [id, sequence] : sequences_) {
+    running[id] = sequence->status == SequenceStatus::kRunning;
+  }
+  return running;
+}
+
+void Simulation::CheckPlan(const StepPlan& plan) {
+  int32_t num_rows = 0;
+  std::map<const Sequence*, int> seen;
+  for (const PlannedRows& rows : plan.rows) {
+    const Sequence& sequence = *rows.sequence;
+    num_rows += rows.count;
+    if (++seen[&sequence] > 1) return Fail("planned twice");
+    if (!active_.contains(sequence.id)) return Fail("planned after its end");
+    if (active_.at(sequence.id).paused) return Fail("planned while paused");
+    if (active_.at(sequence.id).deadline.value_or(absl::InfiniteDuration()) <= now_) {
+      return Fail("planned after its deadline");
+    }
+    if (rows.first != sequence.num_computed || rows.count <= 0) return Fail("rows out of order");
+    const int32_t last = rows.first + rows.count;
+    if (last > sequence.num_tokens()) return Fail("rows beyond the tokens");
+    const bool samples = last == sequence.num_tokens() && sequence.max_tokens > 0;
+    if (rows.samples != samples) return Fail("wrong rows sample");
+    if (last < sequence.prompt_tokens) ++counts_.chunked_prefills;
+    if (!sequence.whole_prompt || rows.first >= sequence.prompt_tokens) continue;
+    ++counts_.whole_prompts;
+    if (rows.first != 0 || last < sequence.prompt_tokens) return Fail("a whole prompt was cut");
+  }
+  if (num_rows != plan.num_rows || num_rows > limits_.max_batch_tokens) Fail("row budget");
+}
+
+// Nobody that could run lost its pages to less urgent ones only.
+void Simulation::CheckVictims(const StepPlan& plan, const std::map<RequestId, bool>& ran) {
+  for (const auto& [id, sequence] : sequences_) {
+    const auto found = ran.find(id);
+    const bool preempted =
+        found != ran.end() && found->second && sequence->status == SequenceStatus::kWaiting;
+    if (!preempted) continue;
+    if (sequence->paused) {
+      ++counts_.paused_victims;
+      continue;
+    }
+    const Sequence* victim = sequence;
+    const bool justified = std::any_of(plan.rows.begin(), plan.rows.end(), [&](const auto& rows) {
+      return Before(*rows.sequence, *victim);
+    });
+    if (!justified) return Fail("preempted for less urgent ones");
+  }
+}
+
+void Simulation::RunRows(const StepPlan& plan) {
+  StepResult result;
+  for (const PlannedRows& rows : plan.rows) {
+    const int32_t token = model_->Run(active_.at(rows.sequence->id).request, rows);
+    cache_->Commit(*rows.sequence->kv);
+    if (!rows.samples) continue;
+    result.tokens.push_back({rows.sequence->id, token, token == SimulatedModel::kEndToken});
+  }
+  if (plan.empty()) return;
+  // A client that goes away while the step runs.
+  if (Chance(3)) {
+    ++counts_.cancels_in_step;
+    Cancel(plan.rows[static_cast<size_t>(Uniform(1, static_cast<int32_t>(plan.rows.size()))) - 1]
+               .sequence->id);
+  }
+  for (const auto& sequence : scheduler_->Commit(result)) Finish(*sequence);
+}
+
+// A step that failed half way: some rows are stored, none count.
+void Simulation::AbandonRows(const StepPlan& plan) {
+  ++counts_.failed_steps;
+  for (const PlannedRows& rows : plan.rows) {
+    if (Chance(50)) model_->Run(active_.at(rows.sequence->id).request, rows);
+    cache_->Truncate(*rows.sequence->kv, rows.sequence->num_computed);
+    cache_->Commit(*rows.sequence->kv);
+  }
+}
+
+void Simulation::Finish(const Sequence& sequence) {
+  ++counts_.finished;
+  const auto found = active_.find(sequence.id);
+  if (found == active_.end()) return Fail("ended twice");
+  const std::vector<int32_t> text(sequence.tokens.begin() + sequence.prompt_tokens,
+                                  sequence.tokens.end());
+  if (text != found->second.text) Fail("the text differs from the text generated alone");
+  if (sequence.num_preemptions > 0) ++counts_.recomputed;
+  sequences_.erase(sequence.id);
+  active_.erase(found);
+}
+
+}  // namespace sluice
