@@ -198,10 +198,14 @@ void Engine::CountStep(const StepPlan& plan, const ForwardStats& stats, absl::Du
   const auto instances = static_cast<int64_t>(runner_->facts().instances.size());
   double dense = 0.0;
   int64_t prompt_rows = 0;
+  size_t next_wanted = 0;  // rows of wanted_ are ascending
   for (size_t row = 0; row < tokens_.size(); ++row) {
     const PlannedRows& rows = plan.rows[static_cast<size_t>(row_plan_[row])];
     ComputeUsage& compute = Active(rows.sequence->id).usage().compute;
-    const double row_dense = runner_->DenseFlops(positions_[row]);
+    const bool with_logits =
+        next_wanted < wanted_.size() && static_cast<size_t>(wanted_[next_wanted]) == row;
+    next_wanted += with_logits ? 1 : 0;
+    const double row_dense = runner_->DenseFlops(positions_[row], with_logits);
     compute.executed_token_layers += stats.routed_executed()[row];
     compute.skipped_token_layers += stats.routed_offered()[row] - stats.routed_executed()[row];
     compute.all_token_layers += instances;

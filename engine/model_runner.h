@@ -37,7 +37,7 @@ class ModelRunner {
   virtual const ForwardStats& Run(const Batch& batch, ForwardObserver* observer, LogitsSink logits) = 0;
   // Returns the pages that the rows of the last step did not need.
   virtual void Commit(KvSequence sequence) = 0;
-  virtual double DenseFlops(int32_t position) const = 0;
+  virtual double DenseFlops(int32_t position, bool with_logits) const = 0;
   virtual const KvCache* cache() const { return nullptr; }
 };
 
@@ -53,7 +53,9 @@ class RealModelRunner final : public ModelRunner {
   PageBudget& pages() override { return *cache_; }
   const ForwardStats& Run(const Batch& batch, ForwardObserver* observer, LogitsSink logits) override;
   void Commit(KvSequence sequence) override { cache_->Commit(sequence); }
-  double DenseFlops(int32_t position) const override { return model_->DenseFlops(position); }
+  double DenseFlops(int32_t position, bool with_logits) const override {
+    return model_->DenseFlops(position, with_logits);
+  }
   const KvCache* cache() const override { return cache_.get(); }
   KvCache& mutable_cache() { return *cache_; }
   kernels::Backend& backend() { return *backend_; }

@@ -5,6 +5,7 @@
 #   SLUICE_JOBS          tests at a time (number of cores)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export CCACHE_BASEDIR="$PWD"  # clones at other paths share the cache
 export SLUICE_SIM_SEEDS="${SLUICE_SIM_SEEDS:-1000}"
 export SLUICE_FUZZ_SECONDS="${SLUICE_FUZZ_SECONDS:-10}"
 

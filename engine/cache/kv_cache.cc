@@ -74,7 +74,9 @@ void KvCache::Append(KvSequence sequence,
     }
     slots[static_cast<size_t>(i)] = slot;
   }
+  rows_of_class_[c] += count;
   extent.length += count;
+  SetLongest(s, std::max(longest_[s], extent.length));
 }
 
 int32_t KvCache::LowerBound(KvSequence sequence, int32_t kv_class, int32_t position) const {
@@ -95,16 +97,18 @@ void KvCache::Commit(KvSequence sequence) {
 void KvCache::Truncate(KvSequence sequence, int32_t position) {
   const size_t s = CheckedIndex(sequence);
   for (size_t c = 0; c < classes_.size(); ++c) {
-    ExtentOf(s, c).length = LowerBound(sequence, static_cast<int32_t>(c), position);
+    CutTo(s, c, LowerBound(sequence, static_cast<int32_t>(c), position));
   }
+  SetLongest(s, LongestExtent(s));
 }
 
 void KvCache::Free(KvSequence sequence) {
   const size_t s = CheckedIndex(sequence);
   for (size_t c = 0; c < classes_.size(); ++c) {
-    ExtentOf(s, c).length = 0;
+    CutTo(s, c, 0);
     Shrink(s, c, 0);
   }
+  SetLongest(s, 0);
   open_[s] = false;
   free_sequences_.push_back(static_cast<int32_t>(sequence));
 }
@@ -163,16 +167,10 @@ int64_t KvCache::num_used_pages() const {
 }
 
 int64_t KvCache::BytesSaved(int32_t kv_class) const {
-  const auto own = static_cast<size_t>(kv_class);
-  int64_t rows = 0;
-  for (size_t s = 0; s < open_.size(); ++s) {
-    if (!open_[s]) continue;
-    int32_t longest = 0;
-    for (size_t c = 0; c < classes_.size(); ++c) longest = std::max(longest, ExtentOf(s, c).length);
-    rows += longest - ExtentOf(s, own).length;
-  }
-  const Pool& pool = pools_[states_[own].pool];
-  return rows * classes_[own].num_layers * pool.page_bytes / pool.geometry.page_tokens;
+  const auto c = static_cast<size_t>(kv_class);
+  const Pool& pool = pools_[states_[c].pool];
+  const int64_t rows = rows_of_longest_ - rows_of_class_[c];
+  return rows * classes_[c].num_layers * pool.page_bytes / pool.geometry.page_tokens;
 }
 
 size_t KvCache::CheckedIndex(KvSequence sequence) const {
@@ -196,6 +194,25 @@ std::span<int32_t> KvCache::PagesOf(size_t sequence, size_t kv_class, int32_t bl
   const auto max_blocks = static_cast<size_t>(states_[kv_class].max_blocks);
   return std::span(states_[kv_class].page_table)
       .subspan((sequence * max_blocks + static_cast<size_t>(block)) * layers, layers);
+}
+
+void KvCache::CutTo(size_t sequence, size_t kv_class, int32_t length) {
+  Extent& extent = ExtentOf(sequence, kv_class);
+  rows_of_class_[kv_class] -= extent.length - length;
+  extent.length = length;
+}
+
+int32_t KvCache::LongestExtent(size_t sequence) const {
+  int32_t longest = 0;
+  for (size_t c = 0; c < classes_.size(); ++c) {
+    longest = std::max(longest, ExtentOf(sequence, c).length);
+  }
+  return longest;
+}
+
+void KvCache::SetLongest(size_t sequence, int32_t length) {
+  rows_of_longest_ += length - longest_[sequence];
+  longest_[sequence] = length;
 }
 
 void KvCache::Grow(size_t sequence, size_t kv_class, int32_t num_blocks) {

@@ -118,9 +118,13 @@ class KvCache final : public PageBudget {
   const Extent& ExtentOf(size_t sequence, size_t kv_class) const;
   std::span<int32_t> PagesOf(size_t sequence, size_t kv_class, int32_t block);
   std::span<const int32_t> TableOf(size_t sequence, size_t kv_class) const;
+  void CutTo(size_t sequence, size_t kv_class, int32_t length);
+  int32_t LongestExtent(size_t sequence) const;
+  void SetLongest(size_t sequence, int32_t length);
   void Grow(size_t sequence, size_t kv_class, int32_t num_blocks);
   void Shrink(size_t sequence, size_t kv_class, int32_t num_blocks);
   static void Fill(const Pool& pool, int32_t page, int byte);
+  absl::Status CheckSums() const;
   absl::Status CheckSequence(size_t sequence, std::vector<std::vector<bool>>& seen) const;
   absl::Status CheckExtent(size_t sequence, size_t kv_class, std::vector<bool>& seen) const;
 
@@ -129,6 +133,10 @@ class KvCache final : public PageBudget {
   std::vector<Pool> pools_;
   std::vector<ClassState> states_;
   std::vector<Extent> extents_;  // [max_sequences][classes]
+  // Sums for BytesSaved, which is asked after every step.
+  std::vector<int64_t> rows_of_class_;
+  std::vector<int32_t> longest_;  // per sequence, over its classes
+  int64_t rows_of_longest_ = 0;
   std::vector<bool> open_;
   std::vector<int32_t> free_sequences_;
 };

@@ -119,6 +119,8 @@ void KvCache::CreateTables() {
     states_.push_back(std::move(state));
   }
   extents_.resize(sequences * classes_.size());
+  rows_of_class_.assign(classes_.size(), 0);
+  longest_.assign(sequences, 0);
   open_.assign(sequences, false);
   free_sequences_.reserve(sequences);
   for (int32_t s = options_.max_sequences - 1; s >= 0; --s) free_sequences_.push_back(s);

@@ -25,6 +25,7 @@ absl::Status KvCache::CheckIntegrity() const {
                                               pages.num_pages() - pages.num_free()));
     }
   }
+  RETURN_IF_ERROR(CheckSums());
   const auto num_open = static_cast<size_t>(std::count(open_.begin(), open_.end(), true));
   std::vector<bool> listed = open_;
   for (const int32_t s : free_sequences_) {
@@ -37,6 +38,17 @@ absl::Status KvCache::CheckIntegrity() const {
     return absl::InternalError("a KV sequence is lost");
   }
   return absl::OkStatus();
+}
+
+absl::Status KvCache::CheckSums() const {
+  std::vector<int64_t> rows(classes_.size(), 0);
+  int64_t rows_of_longest = 0;
+  for (size_t s = 0; s < open_.size(); ++s) {
+    for (size_t c = 0; c < classes_.size(); ++c) rows[c] += ExtentOf(s, c).length;
+    rows_of_longest += LongestExtent(s);
+  }
+  const bool equal = rows == rows_of_class_ && rows_of_longest == rows_of_longest_;
+  return equal ? absl::OkStatus() : absl::InternalError("the sums of KV rows are wrong");
 }
 
 absl::Status KvCache::CheckSequence(size_t sequence, std::vector<std::vector<bool>>& seen) const {

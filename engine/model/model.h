@@ -46,9 +46,11 @@ class Model {
   int64_t num_active_parameters() const { return num_active_parameters_; }
   int64_t max_expert_ids_per_row() const { return max_expert_ids_per_row_; }
   int32_t max_rows() const { return max_rows_; }
-  // FLOPs of a row at `position` with every routed layer and every expert run.
-  double DenseFlops(int32_t position) const {
-    return dense_flops_per_row_ + dense_flops_per_slot_ * (position + 1);
+  // FLOPs of a row at `position` with every routed layer and every expert run; the head only for a
+  // row whose logits are wanted, as when it is executed.
+  double DenseFlops(int32_t position, bool with_logits) const {
+    return dense_flops_per_row_ + dense_flops_per_slot_ * (position + 1) +
+           (with_logits ? head_flops_ : 0.0);
   }
 
  private:
@@ -93,7 +95,7 @@ class Model {
   std::vector<int32_t> kv_windows_;  // per KV class
   int64_t workspace_bytes_ = 0, weight_bytes_ = 0, num_parameters_ = 0, num_active_parameters_ = 0;
   int64_t max_expert_ids_per_row_ = 0;
-  double dense_flops_per_row_ = 0.0, dense_flops_per_slot_ = 0.0;
+  double dense_flops_per_row_ = 0.0, dense_flops_per_slot_ = 0.0, head_flops_ = 0.0;
 };
 
 }  // namespace sluice

@@ -202,7 +202,7 @@ class ModelBuilder {
     const int64_t head_bytes = Workspace::BytesFor(64 * stack().embedding.dim) +
                                Workspace::BytesFor(64 * head.n);
     model_->workspace_bytes_ = 2 * matrix + std::max(layer_workspace_, head_bytes);
-    model_->dense_flops_per_row_ += 2.0 * static_cast<double>(head.n * head.k);
+    model_->head_flops_ = 2.0 * static_cast<double>(head.n * head.k);
     model_->num_active_parameters_ = static_cast<int64_t>(active_parameters_);
     int64_t repeats = 1;
     for (const auto& group : model_->groups_) repeats = std::max<int64_t>(repeats, group.repeat.times);

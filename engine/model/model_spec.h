@@ -69,8 +69,8 @@ struct ProjectionSpec {
   // [head_dim, dim] for o
   // ([out, in] unless `transposed`); the router weight is [num_heads * num_experts, dim].
   std::optional<RouterSpec> experts;
-  // Only of o, with one expert per head: `weight` is one matrix [out, in] and head h's expert is its input
-  // columns [h * head_dim, (h + 1) * head_dim).
+  // Only of o, with one expert per head: `weight` is one matrix [out, in] and the expert of head h
+  // is its input columns [h * head_dim, (h + 1) * head_dim).
   bool split_by_head = false;
   bool operator==(const ProjectionSpec&) const = default;
 };

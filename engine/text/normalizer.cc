@@ -74,7 +74,7 @@ class ReplaceNormalizer : public Normalizer {
   absl::StatusOr<std::string> Apply(std::string text) const override {
     ASSIGN_OR_RETURN(const std::vector<ByteSpan> matches,
                      pattern_.FindAll(text, {{0, text.size()}}));
-    const size_t limit = kMaxGrowth * text.size() + kGrowthFloor;
+    const size_t limit = std::min(kMaxGrowth * text.size() + kGrowthFloor, kMaxSplitBytes);
     if (matches.size() * content_.size() > limit) {
       return absl::InvalidArgumentError("tokenizer normalizer: the text grows too much");
     }
@@ -118,7 +118,7 @@ class NormalizerSequence : public Normalizer {
   explicit NormalizerSequence(std::vector<std::unique_ptr<Normalizer>> steps)
       : steps_(std::move(steps)) {}
   absl::StatusOr<std::string> Apply(std::string text) const override {
-    const size_t limit = kMaxGrowth * text.size() + kGrowthFloor;
+    const size_t limit = std::min(kMaxGrowth * text.size() + kGrowthFloor, kMaxSplitBytes);
     for (const auto& step : steps_) {
       ASSIGN_OR_RETURN(text, step->Apply(std::move(text)));
       if (text.size() > limit) {

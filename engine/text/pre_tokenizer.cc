@@ -11,21 +11,21 @@ struct Part {
   bool matched = false;
 };
 
-// Cuts `span` into matched and unmatched parts; `next` is the first match not yet used.
+// Calls `add(part, matched)` for the matched and unmatched parts of `span`; `next` is the first
+// match not yet used.
+template <typename AddPart>
 void CutSpan(const ByteSpan& span,
              const std::vector<ByteSpan>& matches,
-             bool invert,
              size_t& next,
-             std::vector<Part>& parts) {
-  parts.clear();
+             AddPart add) {
   size_t done = span.begin;
   for (; next < matches.size() && matches[next].end <= span.end; ++next) {
     if (matches[next].begin < done) continue;
-    if (matches[next].begin > done) parts.push_back({{done, matches[next].begin}, invert});
-    parts.push_back({matches[next], !invert});
+    if (matches[next].begin > done) add(ByteSpan(done, matches[next].begin), false);
+    add(matches[next], true);
     done = matches[next].end;
   }
-  if (done < span.end) parts.push_back({{done, span.end}, invert});
+  if (done < span.end) add(ByteSpan(done, span.end), false);
 }
 
 // The rules of huggingface/tokenizers, tokenizer/normalizer.rs, NormalizedString::split.
@@ -38,13 +38,8 @@ void JoinParts(const std::vector<Part>& parts,
   const auto open = [&] { return spans.size() > first; };
   switch (behavior) {
     case SplitBehavior::kIsolated:
-      for (const Part& part : parts) add(part.span);
-      return;
     case SplitBehavior::kRemoved:
-      for (const Part& part : parts) {
-        if (!part.matched) add(part.span);
-      }
-      return;
+      return;  // need no parts
     case SplitBehavior::kContiguous:
       for (const Part& part : parts) {
         if (open() && part.matched == previous_matched) {
@@ -87,11 +82,20 @@ void SplitPieces(const std::vector<ByteSpan>& matches,
                  Pieces& pieces) {
   std::vector<ByteSpan> spans;
   spans.reserve(matches.size() + pieces.spans.size());
+  const bool isolates = behavior == SplitBehavior::kIsolated;
+  const bool needs_parts = !isolates && behavior != SplitBehavior::kRemoved;
   std::vector<Part> parts;
   size_t next = 0;
   for (const ByteSpan& span : pieces.spans) {
-    CutSpan(span, matches, invert, next, parts);
+    CutSpan(span, matches, next, [&](const ByteSpan& part, bool matched) {
+      if (needs_parts) {
+        parts.push_back({part, matched != invert});
+      } else if (isolates || matched == invert) {
+        spans.push_back(part);
+      }
+    });
     JoinParts(parts, behavior, spans);
+    parts.clear();
   }
   std::erase_if(spans, [](const ByteSpan& span) { return span.begin == span.end; });
   pieces.spans = std::move(spans);

@@ -1,4 +1,5 @@
 // The kinds of pre-tokenizer that a tokenizer.json can name, and their construction from JSON.
+#include <algorithm>
 #include <array>
 #include <functional>
 #include <utility>
@@ -155,7 +156,7 @@ class PreTokenizerSequence : public PreTokenizer {
   explicit PreTokenizerSequence(std::vector<std::unique_ptr<PreTokenizer>> steps)
       : steps_(std::move(steps)) {}
   absl::Status Apply(Pieces& pieces) const override {
-    const size_t limit = kMaxGrowth * pieces.text.size() + kGrowthFloor;
+    const size_t limit = std::min(kMaxGrowth * pieces.text.size() + kGrowthFloor, kMaxSplitBytes);
     for (const auto& step : steps_) {
       RETURN_IF_ERROR(step->Apply(pieces));
       if (pieces.text.size() > limit) return Invalid("the text grows too much");

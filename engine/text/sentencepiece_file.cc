@@ -1,5 +1,6 @@
 #include "engine/text/sentencepiece_file.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -123,51 +124,12 @@ absl::StatusOr<SentencePieceEntry> ReadPiece(std::string_view bytes) {
   return entry;
 }
 
-uint32_t LoadUnit(std::string_view units, size_t index) {
-  uint32_t unit = 0;
-  std::memcpy(&unit, units.data() + index * sizeof(unit), sizeof(unit));
-  return unit;
-}
-
-// The map is [size of trie][trie][replacement strings, each ended by a zero byte]. Every unit of
-// the trie must lead inside the trie, every value into the strings. Layout: s-yata/darts-clone,
-// DoubleArrayUnit.
-absl::Status CheckCharacterMap(std::string_view map) {
-  if (map.empty()) return absl::OkStatus();
-  uint32_t trie_bytes = 0;
-  if (map.size() < sizeof(trie_bytes)) return Invalid("truncated character map");
-  std::memcpy(&trie_bytes, map.data(), sizeof(trie_bytes));
-  map.remove_prefix(sizeof(trie_bytes));
-  if (trie_bytes == 0 || trie_bytes % sizeof(uint32_t) != 0 || trie_bytes >= map.size()) {
-    return Invalid("truncated character map");
-  }
-  const std::string_view trie = map.substr(0, trie_bytes);
-  const std::string_view strings = map.substr(trie_bytes);
-  if (strings.back() != '\0') return Invalid("unterminated character map");
-  const size_t num_units = trie.size() / sizeof(uint32_t);
-  for (size_t i = 0; i < num_units; ++i) {
-    const uint32_t unit = LoadUnit(trie, i);
-    if ((unit >> 31) != 0) continue;  // a value, never followed
-    const uint32_t offset = (unit >> 10) << ((unit & (1u << 9)) >> 6);
-    const size_t base = i ^ offset;
-    if ((base | 0xFF) >= num_units) return Invalid("character map leads out of bounds");
-    const bool has_value = ((unit >> 8) & 1) != 0;
-    if (has_value && (LoadUnit(trie, base) & 0x7FFFFFFFu) >= strings.size()) {
-      return Invalid("character map leads out of bounds");
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::Status ReadNormalizer(std::string_view bytes, SentencePieceFile& file) {
   WireReader reader(bytes);
   while (!reader.at_end()) {
     const std::optional<Field> field = reader.Next();
     if (!field.has_value()) return Invalid("truncated normalizer");
-    if (field->number == 2) {
-      RETURN_IF_ERROR(CheckCharacterMap(field->bytes));
-      file.has_character_map = !field->bytes.empty();
-    }
+    if (field->number == 2) file.has_character_map = !field->bytes.empty();
     if (field->number == 3) file.add_dummy_prefix = field->value != 0;
     if (field->number == 4) file.remove_extra_whitespaces = field->value != 0;
     if (field->number == 5) file.escape_whitespaces = field->value != 0;
@@ -222,7 +184,10 @@ absl::StatusOr<SentencePieceFile> SentencePieceFile::Parse(std::string_view byte
       RETURN_IF_ERROR(ReadNormalizer(field->bytes, field->number == 3 ? file : ignored));
     }
   }
-  if (file.pieces.empty()) return Invalid("there are no pieces");
+  const auto num_unknown = std::count_if(
+      file.pieces.begin(), file.pieces.end(),
+      [](const SentencePieceEntry& entry) { return entry.kind == PieceKind::kUnknown; });
+  if (num_unknown != 1) return Invalid("there must be one unknown piece");
   return file;
 }
 

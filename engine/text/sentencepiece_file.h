@@ -40,7 +40,7 @@ struct SentencePieceFile {
   bool has_character_map = false;
 
   // InvalidArgument when the bytes are no well-formed ModelProto, a piece is empty, repeated, too
-  // long or has a score that is not finite, or the character map could be read out of bounds.
+  // long or has a score that is not finite, or there is not exactly one unknown piece.
   static absl::StatusOr<SentencePieceFile> Parse(std::string_view bytes);
 };
 

@@ -19,7 +19,8 @@ constexpr const char* kSpaceMarker = "\xE2\x96\x81";
 std::optional<int32_t> ControlPiece(const SentencePieceFile& file, std::string_view content) {
   for (size_t id = 0; id < file.pieces.size(); ++id) {
     const SentencePieceEntry& entry = file.pieces[id];
-    if (entry.kind == PieceKind::kControl && entry.piece == content) return static_cast<int32_t>(id);
+    if (entry.kind == PieceKind::kControl && entry.piece == content)
+      return static_cast<int32_t>(id);
   }
   return std::nullopt;
 }
@@ -32,8 +33,8 @@ std::string TextOf(const SentencePieceEntry& entry) {
   return absl::StrReplaceAll(entry.piece, {{kSpaceMarker, " "}});
 }
 
-// Unigram models and text normalisation are not built. libsentencepiece would do them, but it exports a copy of
-// protobuf that breaks the one gRPC uses when both are in a process.
+// Unigram models and text normalisation are not built. libsentencepiece would do them, but it
+// exports a copy of protobuf that breaks the one gRPC uses when both are in a process.
 bool IsSupported(const SentencePieceFile& file) {
   const bool has_unused =
       std::any_of(file.pieces.begin(), file.pieces.end(),

@@ -1,4 +1,5 @@
-// The tokenizer of a SentencePiece BPE `tokenizer.model`. Not for tokenizer.json, and not for unigram models.
+// The tokenizer of a SentencePiece BPE `tokenizer.model`. Not for tokenizer.json, and not for
+// unigram models.
 #pragma once
 
 #include <memory>

@@ -14,11 +14,16 @@
 
 namespace sluice {
 
-// Half-open range of bytes.
+// Half-open range of bytes. 32 bits, because hostile text has a span for every byte; no text gets
+// longer than 3 GiB (kMaxSplitBytes, tripled by at most one more step).
 struct ByteSpan {
-  size_t begin = 0;
-  size_t end = 0;
+  ByteSpan() = default;
+  ByteSpan(size_t first, size_t last)
+      : begin(static_cast<uint32_t>(first)), end(static_cast<uint32_t>(last)) {}
+  uint32_t begin = 0;
+  uint32_t end = 0;
 };
+inline constexpr size_t kMaxSplitBytes = size_t{1} << 30;
 
 class SplitPattern {
  public:

@@ -20,7 +20,7 @@ struct JoinedRuns {
       joined.text += run.text;
       if (!run.parse_special_tokens) continue;
       if (!joined.special_spans.empty() && joined.special_spans.back().end == begin) {
-        joined.special_spans.back().end = joined.text.size();
+        joined.special_spans.back() = {joined.special_spans.back().begin, joined.text.size()};
       } else {
         joined.special_spans.push_back({begin, joined.text.size()});
       }

@@ -31,7 +31,9 @@ LogLevel LevelOf(const ServerConfig& config) {
 }
 
 void LogHttp(const AccessRecord& record) {
-  Log(LogLevel::kInfo, "request",
+  // Probes and scrapes come every few seconds.
+  const bool is_probe = record.route.starts_with("/health") || record.route == "/metrics";
+  Log(is_probe ? LogLevel::kDebug : LogLevel::kInfo, "request",
       {{"api", Name(record.api)},
        {"route", record.route},
        {"status", record.status},

@@ -19,8 +19,6 @@ namespace http = boost::beast::http;
 using boost::beast::string_view;
 using ErrorCode = boost::beast::error_code;
 
-constexpr size_t kMaxChunkLineBytes = 16 << 10;
-
 absl::Status InvalidHttp() { return BadRequest("invalid_http", "", "not a valid HTTP request"); }
 
 absl::Status BodyTooLarge() {
@@ -47,16 +45,14 @@ void SkipEmptyLines(std::string& input) {
 
 }  // namespace
 
-// Beast's grammar with our storage: fields and body go straight into the HttpRequest.
-class RequestParser::BeastParser final : public http::basic_parser<true> {
+// Beast's grammar of the head, with our storage. It never sees a body.
+class RequestParser::HeadParser final : public http::basic_parser<true> {
  public:
-  BeastParser(HttpRequest& request, const HttpLimits& limits) : request_(request), limits_(limits) {
+  HeadParser(HttpRequest& request, const HttpLimits& limits) : request_(request) {
     header_limit(static_cast<std::uint32_t>(limits.max_head_bytes) + 1);
-    // Ours are checked where bytes arrive; Beast 1.74 takes `none` for zero.
+    // Ours is checked where bytes arrive; Beast 1.74 takes `none` for zero.
     body_limit(std::numeric_limits<std::uint64_t>::max());
   }
-
-  const absl::Status& status() const { return status_; }
 
  private:
   void on_request_impl(
@@ -65,45 +61,24 @@ class RequestParser::BeastParser final : public http::basic_parser<true> {
     request_.path = PathOf(std::string(target));
     request_.is_http11 = version == 11;
   }
-  void on_response_impl(int, string_view, int, ErrorCode&) override {}
   void on_field_impl(http::field, string_view name, string_view value, ErrorCode&) override {
-    if (is_header_done()) return;  // trailers change nothing
     request_.fields.emplace_back(absl::AsciiStrToLower(std::string(name)), std::string(value));
   }
+  void on_response_impl(int, string_view, int, ErrorCode&) override {}
   void on_header_impl(ErrorCode&) override {}
   void on_body_init_impl(const boost::optional<std::uint64_t>&, ErrorCode&) override {}
-  std::size_t on_body_impl(string_view body, ErrorCode& error) override {
-    return Append(body, error);
-  }
-  void on_chunk_header_impl(std::uint64_t, string_view, ErrorCode& error) override {
-    if (++num_chunks_ > limits_.max_chunks) Fail(error);
-  }
-  std::size_t on_chunk_body_impl(std::uint64_t, string_view body, ErrorCode& error) override {
-    return Append(body, error);
+  std::size_t on_body_impl(string_view body, ErrorCode&) override { return body.size(); }
+  void on_chunk_header_impl(std::uint64_t, string_view, ErrorCode&) override {}
+  std::size_t on_chunk_body_impl(std::uint64_t, string_view body, ErrorCode&) override {
+    return body.size();
   }
   void on_finish_impl(ErrorCode&) override {}
 
-  std::size_t Append(string_view body, ErrorCode& error) {
-    if (body.size() > limits_.max_body_bytes - request_.body.size()) {
-      Fail(error);
-      return 0;
-    }
-    request_.body.append(body.data(), body.size());
-    return body.size();
-  }
-  void Fail(ErrorCode& error) {
-    status_ = BodyTooLarge();
-    error = http::error::body_limit;
-  }
-
   HttpRequest& request_;
-  const HttpLimits& limits_;
-  size_t num_chunks_ = 0;
-  absl::Status status_;
 };
 
 RequestParser::RequestParser(const HttpLimits& limits)
-    : limits_(limits), parser_(std::make_unique<BeastParser>(request_, limits_)) {}
+    : limits_(limits), parser_(std::make_unique<HeadParser>(request_, limits_)), chunks_(limits) {}
 
 RequestParser::~RequestParser() = default;
 
@@ -146,21 +121,13 @@ absl::Status RequestParser::FinishHead() {
 }
 
 absl::StatusOr<bool> RequestParser::ParseBody(std::string& input) {
-  if (declared_length_.value_or(0) > limits_.max_body_bytes) return BodyTooLarge();
-  size_t done = 0;
-  while (!parser_->is_done() && done < input.size()) {
-    ErrorCode error;
-    const boost::asio::const_buffer rest(input.data() + done, input.size() - done);
-    const size_t used = parser_->put(rest, error);
-    done += used;
-    if (error == http::error::need_more) break;
-    if (!parser_->status().ok()) return parser_->status();
-    if (error) return InvalidHttp();
-    if (used == 0) break;
-  }
-  input.erase(0, done);
-  if (!parser_->is_done() && input.size() > kMaxChunkLineBytes) return InvalidHttp();
-  return parser_->is_done();
+  if (parser_->chunked()) return chunks_.Decode(input, request_.body);
+  const uint64_t length = declared_length_.value_or(0);
+  if (length > limits_.max_body_bytes) return BodyTooLarge();
+  const size_t count = std::min(static_cast<size_t>(length) - request_.body.size(), input.size());
+  request_.body.append(input, 0, count);
+  input.erase(0, count);
+  return request_.body.size() == length;
 }
 
 }  // namespace sluice::server

@@ -1,5 +1,6 @@
-// Bytes of one HTTP/1 request to an HttpRequest, piece by piece, on top of Beast's parser and the
-// strict head check. Synchronous: no sockets, no clock, so that it can be fuzzed.
+// Bytes of one HTTP/1 request to an HttpRequest, piece by piece: the strict head check, Beast's
+// parser for the head, our decoder for chunks. Synchronous: no sockets, no clock, so that it can be
+// fuzzed.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "server/http/chunk_decoder.h"
 #include "server/http/http_message.h"
 #include "server/http/http_options.h"
 
@@ -28,7 +30,7 @@ class RequestParser {
   std::optional<uint64_t> declared_length() const { return declared_length_; }
 
  private:
-  class BeastParser;
+  class HeadParser;
 
   absl::Status FinishHead();
 
@@ -36,7 +38,8 @@ class RequestParser {
   HttpRequest request_;
   std::optional<uint64_t> declared_length_;
   size_t checked_bytes_ = 0;  // of a partial head
-  std::unique_ptr<BeastParser> parser_;
+  std::unique_ptr<HeadParser> parser_;
+  ChunkDecoder chunks_;
 };
 
 }  // namespace sluice::server

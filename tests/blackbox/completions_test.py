@@ -121,6 +121,13 @@ class CompletionsTest(BlackBoxTest):
         self.assertEqual(answer.headers["x-request-id"], "my-id-1")
         self.assertTrue(self.server.post("/v1/completions", body).headers["x-request-id"])
 
+    def test_a_deadline_is_kept(self):
+        answer = self.server.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 900, "ignore_eos": True,
+                                                      "timeout_ms": 20})
+        self.assertIn(answer.status, (408, 504))
+        self.assertEqual((answer.json()["error"]["code"], answer.json()["error"]["param"]),
+                         ("deadline_exceeded", "timeout_ms"))
+
     # ---- sparse computation ----
 
     def test_a_mod_model_skips(self):

@@ -36,7 +36,7 @@ class CommandLineTest(unittest.TestCase):
         answer = run("serve", "--modle", TINY)
         self.assertEqual(answer.returncode, 64, answer.stderr)
         self.assertIn("--model", answer.stderr)
-        for arguments in ((), ("srve",), ("serve",), ("serve", "--model", TINY, "--port", "70000"),
+        for arguments in (("srve",), ("serve",), ("serve", "--model", TINY, "--port", "70000"),
                           ("serve", "--model", TINY, "--threads", "many"),
                           ("serve", "--model", TINY, "--device", "abacus")):
             answer = run(*arguments)

@@ -197,6 +197,10 @@ TEST_F(KvCacheTest, BytesSavedCountsTheRowsThatWereSkipped) {
   Append(*cache, s, 1, {3, 4});
   EXPECT_EQ(cache->BytesSaved(0), 0);
   EXPECT_EQ(cache->BytesSaved(1), 6 * backend_.KvPageBytes(kSmall) / 4);
+  cache->Truncate(s, 4);
+  EXPECT_EQ(cache->BytesSaved(1), 3 * backend_.KvPageBytes(kSmall) / 4);
+  cache->Free(s);
+  EXPECT_EQ(cache->BytesSaved(1), 0);
 }
 
 TEST_F(KvCacheTest, FreedPagesArePoisoned) {

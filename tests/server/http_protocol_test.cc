@@ -46,6 +46,11 @@ TEST_P(RefusedBytesTest, AreAnsweredAndTheConnectionEnds) {
 
 std::string Head(const std::string& fields) { return "GET /health HTTP/1.1\r\n" + fields + "\r\n"; }
 
+std::string PostHead(const std::string& fields) {
+  return "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" + fields +
+         "\r\n";
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Strict,
     RefusedBytesTest,
@@ -82,6 +87,14 @@ INSTANTIATE_TEST_SUITE_P(
         RawCase{"BadChunk",
                 "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
                 "Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+                400, "invalid_http"},
+        RawCase{"BareLfChunk", PostHead("Transfer-Encoding: chunked\r\n") + "1\n{\r\n", 400,
+                "invalid_http"},
+        RawCase{"ChunkTooLong", PostHead("Transfer-Encoding: chunked\r\n") + "2\r\n{}}\r\n", 400,
+                "invalid_http"},
+        RawCase{"HugeChunk", PostHead("Transfer-Encoding: chunked\r\n") + "fffffffffffffffff\r\n",
+                413, "content_too_large"},
+        RawCase{"CutFinalChunk", PostHead("Transfer-Encoding: chunked\r\n") + "0\r\n\r1.1\r\r\n",
                 400, "invalid_http"},
         RawCase{"Compressed", PostText(kCompletionsPath, kBody, "Content-Encoding: gzip\r\n"), 415,
                 "unsupported_encoding"},
@@ -127,6 +140,22 @@ TEST_F(ProtocolTest, TooManyChunksAreTooLarge) {
   HttpClient client(port());
   client.Send(Chunked(std::vector<std::string>(20, " ")));
   EXPECT_EQ(client.ReadResponse().status, 413);
+}
+
+// Cuts anywhere in the coding, extensions and trailers included.
+TEST_F(ProtocolTest, ChunkedCodingMayBeCutAnywhere) {
+  StartServer();
+  const std::string head =
+      "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+      "Transfer-Encoding: chunked\r\n\r\n";
+  const std::string coded =
+      "5;name=value\r\n{\"pro\r\nA\r\nmpt\": \"a\"}\r\n0\r\nTrailer: 1\r\n\r\n";
+  for (size_t cut = 0; cut <= coded.size(); ++cut) {
+    HttpClient client(port());
+    client.Send(head + coded.substr(0, cut));
+    client.Send(coded.substr(cut));
+    ASSERT_EQ(client.ReadResponse().status, 200) << cut;
+  }
 }
 
 TEST_F(ProtocolTest, ARequestMayArriveByteByByte) {

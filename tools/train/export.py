@@ -27,10 +27,11 @@ def batches_of(tokens: Path, training: dict, seed: int, count: int, last: bool =
     return [torch.from_numpy(windows.batch(first + i)) for i in range(count)]
 
 
-def load(config: Path, checkpoint: Path) -> LanguageModel:
-    """The checkpoint's model with bf16-rounded weights, held in fp32."""
+def load(config: Path, checkpoints: list[Path]) -> LanguageModel:
+    """The mean of the checkpoints' weights, rounded to bf16 and held in fp32."""
     model = LanguageModel(Shape(**json.loads(config.read_text())["shape"]))
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+    states = [torch.load(path, weights_only=True)["model"] for path in checkpoints]
+    model.load_state_dict({name: sum(state[name] for state in states) / len(states) for name in states[0]})
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16().float()
     return model
@@ -123,12 +124,14 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="directory written by tokenizer.py")
     parser.add_argument("--train", type=Path, required=True, help="token ids (.npy) to calibrate on")
     parser.add_argument("--valid", type=Path, required=True, help="token ids (.npy) for score_quantiles")
+    parser.add_argument("--average", type=Path, nargs="*", default=[],
+                        help="checkpoints to average instead; for a run stopped before its cooldown")
     parser.add_argument("--batches", type=int, default=32, help="batches read of each")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = load(args.config, args.run / "checkpoint.pt")
+    model = load(args.config, args.average or [args.run / "checkpoint.pt"])
     training = json.loads(args.config.read_text())["training"]
     count = args.batches if model.shape.routed_layers else 0
     calibrate(model, batches_of(args.train, training, training["seed"], count, last=True))

@@ -139,8 +139,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     rows, length = options["rows"], options["length"]
     windows = Windows(np.load(args.train, mmap_mode="r"), length, rows, options["seed"])
     valid = Windows(np.load(args.valid, mmap_mode="r"), length, rows, seed=0)
-    planned = Schedule(options["total_steps"], options["warmup_steps"],
-                       round(options["total_steps"] * (1 - options["cooldown_share"])))
+    planned = Schedule(options["total_steps"], options["warmup_steps"], options["cooldown_first"])
     curve, checkpoint = args.out / "loss_curve.csv", args.out / "checkpoint.pt"
     if not curve.exists():
         curve.write_text(",".join(COLUMNS) + "\n")
