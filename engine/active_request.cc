@@ -58,10 +58,6 @@ bool ActiveRequest::SampleNext(std::span<float> logits) {
 bool ActiveRequest::AcceptToken(bool context_full, absl::Duration now) {
   const StopParams& stop = request_.stop;
   last_token_at = now;
-  if (stop.max_tokens == 0) {  // only the prompt was wanted
-    finish_ = FinishReason::kLength;
-    return true;
-  }
   sampler_.Append(sampled_, /*generated=*/true);
   ++num_generated_;
   usage_.completion_tokens = num_generated_;

@@ -78,7 +78,7 @@ absl::Status Engine::Submit(RequestId id, Request request, std::shared_ptr<Token
   sequence->tokens = request.prompt;
   sequence->tokens.reserve(request.prompt.size() + static_cast<size_t>(request.stop.max_tokens) + 1);
   sequence->prompt_tokens = static_cast<int32_t>(request.prompt.size());
-  sequence->max_tokens = std::max(1, request.stop.max_tokens);
+  sequence->max_tokens = request.stop.max_tokens;
   sequence->priority = request.priority;
   sequence->whole_prompt = NeedsWholePrompt(request.routing, card_);
   if (request.timeout.has_value()) sequence->deadline = now + *request.timeout;
@@ -285,6 +285,7 @@ StepResult Engine::AcceptTokens(const StepPlan& plan) {
       ++generated;
     } else {
       sampled.finished = true;
+      runner_->Scrub(*rows.sequence->kv);  // its pages may hold what spoiled its logits
     }
     result.tokens.push_back(sampled);
   }

@@ -37,6 +37,8 @@ class ModelRunner {
   virtual const ForwardStats& Run(const Batch& batch, ForwardObserver* observer, LogitsSink logits) = 0;
   // Returns the pages that the rows of the last step did not need.
   virtual void Commit(KvSequence sequence) = 0;
+  // Overwrites the pages of a sequence that failed, before they are freed.
+  virtual void Scrub(KvSequence sequence) = 0;
   virtual double DenseFlops(int32_t position, bool with_logits) const = 0;
   virtual const KvCache* cache() const { return nullptr; }
 };
@@ -53,6 +55,7 @@ class RealModelRunner final : public ModelRunner {
   PageBudget& pages() override { return *cache_; }
   const ForwardStats& Run(const Batch& batch, ForwardObserver* observer, LogitsSink logits) override;
   void Commit(KvSequence sequence) override { cache_->Commit(sequence); }
+  void Scrub(KvSequence sequence) override { cache_->Scrub(sequence); }
   double DenseFlops(int32_t position, bool with_logits) const override {
     return model_->DenseFlops(position, with_logits);
   }

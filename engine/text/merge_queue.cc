@@ -4,14 +4,6 @@
 #include <utility>
 
 namespace sluice {
-namespace {
-
-// A larger bucket gives its memory back when it runs empty: one long piece fills bucket after
-// bucket.
-constexpr size_t kKeptPositions = 4096;
-
-}  // namespace
-
 uint32_t MergeQueue::Bucket::PopLowest() {
   const bool has_rising = head < rising.size();
   if (!unordered.empty() && (!has_rising || unordered.front() < rising[head])) {
@@ -23,7 +15,6 @@ uint32_t MergeQueue::Bucket::PopLowest() {
   const uint32_t position = rising[head++];
   if (head == rising.size()) {
     rising.clear();
-    if (rising.capacity() > kKeptPositions) rising.shrink_to_fit();
     head = 0;
   }
   return position;

@@ -189,19 +189,25 @@ TEST_F(GenerateStreamTest, ChoicesHaveTheirOwnSeedsAndOneFinish) {
 }
 
 TEST_F(GenerateStreamTest, AFullBufferPausesTheRequestAndReadingResumesIt) {
-  const auto stream = Open({.reply = {std::string(200, 'x')}, .endless = true}, 1,
-                           {.buffer_bytes = 10'000, .slow_reader = absl::Hours(1)});
+  const auto stream =
+      Open({.manual = true}, 1, {.buffer_bytes = 10'000, .slow_reader = absl::Hours(1)});
   ASSERT_TRUE(stream->Submit().ok());
   stream->Attach(&writer_);
+  engine_->Emit(0, TextEvent("first"));
+  ASSERT_TRUE(writer_.WaitForWrites(1));
+  for (int i = 0; i < 60; ++i) engine_->Emit(0, TextEvent(std::string(200, 'x')));
   ASSERT_TRUE(engine_->WaitForPause(true));
-  // What was generated beyond the buffer is at most what came before the engine heard of the pause.
   writer_.Complete(*stream);
   EXPECT_TRUE(engine_->WaitForPause(false));
-  stream->OnClientGone(false);
-  EXPECT_TRUE(engine_->WaitForCancels(1));
-  writer_.Complete(*stream, false);
+  ASSERT_TRUE(writer_.WaitForWrites(2));
+  EXPECT_EQ(writer_.responses()[1].text().size(), 60u * 200);
+  engine_->Emit(0, LastEvent());
+  writer_.Complete(*stream);
+  ASSERT_TRUE(writer_.WaitForWrites(3));
+  writer_.Complete(*stream);
   EXPECT_TRUE(writer_.WaitForFinish());
-  EXPECT_TRUE(engine_->WaitForIdle());
+  EXPECT_TRUE(writer_.status().ok()) << writer_.status();
+  EXPECT_EQ(engine_->pauses().size(), 2u);
 }
 
 TEST_F(GenerateStreamTest, AReaderThatStallsIsCancelled) {
