@@ -15,7 +15,8 @@ struct Histogram {
   std::vector<uint64_t> counts;
   double sum = 0.0;
 
-  explicit Histogram(std::vector<double> upper_bounds = {})
+  Histogram() : Histogram(std::vector<double>()) {}
+  explicit Histogram(std::vector<double> upper_bounds)
       : bounds(std::move(upper_bounds)), counts(bounds.size() + 1, 0) {}
   void Observe(double value) {
     size_t i = 0;

@@ -37,18 +37,13 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const std::vector<ChatMessage>& 
   if (!segments.ok()) {
     return BadRequest("template_error", "messages", "the chat template refuses these messages");
   }
-  std::vector<int32_t> prompt;
-  // A Jinja template writes its own start token; the plain one leaves that to the tokenizer.
-  bool add_special_tokens = engine.chat_template().kind() == "built-in";
-  for (const PromptSegment& segment : *segments) {
-    const EncodeOptions options = {.add_special_tokens = add_special_tokens,
-                                   .parse_special_tokens = !segment.from_message};
-    ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                     Encode(segment.text, options, engine.tokenizer(), "messages"));
-    prompt.insert(prompt.end(), ids.begin(), ids.end());
-    add_special_tokens = false;
-  }
-  return prompt;
+  // One text, so that merges across the borders happen; special tokens are recognised only in the template's own
+  // runs. A Jinja template writes its own start token; the plain one leaves that to the tokenizer.
+  std::vector<TextRun> runs;
+  for (const PromptSegment& segment : *segments) runs.push_back({segment.text, !segment.from_message});
+  auto ids = engine.tokenizer().EncodeRuns(runs, engine.chat_template().kind() == "built-in");
+  if (!ids.ok()) return BadRequest("invalid_value", "messages", "the text cannot be tokenized");
+  return ids;
 }
 
 absl::StatusOr<std::vector<std::vector<int32_t>>> EncodeBadWords(

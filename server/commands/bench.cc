@@ -46,17 +46,20 @@ double Median(const std::vector<BenchResult>& rounds, Field field) {
 }
 
 // Interleaved, every second round in reverse order, so that drift of the machine hits all alike.
-void MeasureAll(const BenchLoad& load, int32_t rounds, std::vector<Contender>& contenders) {
+absl::Status MeasureAll(const BenchLoad& load, int32_t rounds, std::vector<Contender>& contenders) {
   for (Contender& contender : contenders) {
     contender.rounds.clear();
-    contender.subject->Measure(load, contender.forced_dense);  // warm-up
+    RETURN_IF_ERROR(contender.subject->Measure(load, contender.forced_dense).status());  // warm-up
   }
   for (int32_t round = 0; round < rounds; ++round) {
     for (size_t i = 0; i < contenders.size(); ++i) {
       Contender& contender = contenders[round % 2 == 0 ? i : contenders.size() - 1 - i];
-      contender.rounds.push_back(contender.subject->Measure(load, contender.forced_dense));
+      ASSIGN_OR_RETURN(const BenchResult result,
+                       contender.subject->Measure(load, contender.forced_dense));
+      contender.rounds.push_back(result);
     }
   }
+  return absl::OkStatus();
 }
 
 nlohmann::json Summary(const Contender& contender, const BenchLoad& load) {
@@ -148,7 +151,7 @@ absl::Status Bench(const ServerConfig& config) {
   nlohmann::json results = nlohmann::json::array();
   for (const int32_t batch : batch_sizes) {
     const BenchLoad load{batch, config.bench.prompt_tokens, config.bench.output_tokens};
-    MeasureAll(load, config.bench.rounds, contenders);
+    RETURN_IF_ERROR(MeasureAll(load, config.bench.rounds, contenders));
     PrintLoad(load, contenders);
     for (const Contender& contender : contenders) results.push_back(Summary(contender, load));
   }

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "engine/status_macros.h"
-#include "kernels/check.h"
 
 namespace sluice::server {
 namespace {
@@ -53,7 +52,7 @@ absl::StatusOr<std::unique_ptr<BenchSubject>> BenchSubject::Load(const EngineCon
   return subject;
 }
 
-BenchResult BenchSubject::Measure(const BenchLoad& load, bool forced_dense) {
+absl::StatusOr<BenchResult> BenchSubject::Measure(const BenchLoad& load, bool forced_dense) {
   std::vector<std::shared_ptr<DiscardSink>> sinks;
   for (int32_t s = 0; s < load.batch; ++s) {
     Request request;
@@ -68,8 +67,7 @@ BenchResult BenchSubject::Measure(const BenchLoad& load, bool forced_dense) {
     request.sampling.temperature = 0.0f;
     if (forced_dense) request.routing.capacity = 1.0;
     sinks.push_back(std::make_shared<DiscardSink>());
-    const absl::Status status = engine_->Submit(RequestId{next_id_++}, request, sinks.back());
-    SLUICE_CHECK(status.ok()) << status;
+    RETURN_IF_ERROR(engine_->Submit(RequestId{next_id_++}, request, sinks.back()));
   }
   const Mark start = TakeMark(*engine_, *clock_);
   const auto all_started = [&sinks] {

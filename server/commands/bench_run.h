@@ -37,7 +37,8 @@ class BenchSubject {
                                                             const Clock& clock);
 
   // `forced_dense`: the same weights with every depth-routed layer taking every row.
-  BenchResult Measure(const BenchLoad& load, bool forced_dense);
+  // The engine's refusal when the load cannot run.
+  absl::StatusOr<BenchResult> Measure(const BenchLoad& load, bool forced_dense);
 
   const std::string& label() const { return label_; }
   const ModelCard& card() const { return card_; }

@@ -60,7 +60,7 @@ class BatchInvarianceTest(unittest.TestCase):
         self.compare("tiny-dense", (), ())
 
     def test_chunked_prefill_and_preemption(self):
-        metrics = self.compare("tiny-mod", (), ("--max-batch-tokens", "48", "--kv-memory", str(1 << 20)))
+        metrics = self.compare("tiny-mod", (), ("--max-batch-tokens", "48", "--kv-memory", "400K"))
         self.assertGreater(metrics.value("sluice_preemptions_total"), 0, "the small cache was meant to preempt")
 
 

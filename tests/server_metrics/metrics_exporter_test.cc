@@ -141,7 +141,7 @@ TEST_F(MetricsExporterTest, ValuesAndLabels) {
 }
 
 TEST_F(MetricsExporterTest, UsualReasonsAreThereFromTheFirstScrape) {
-  const std::string text = Render({});
+  const std::string text = Render(MetricsSnapshot());
   EXPECT_THAT(text, HasSubstr("sluice_preemptions_total{reason=\"pages\"} 0"));
   EXPECT_THAT(text, HasSubstr("sluice_cancellations_total{reason=\"slow_consumer\"} 0"));
   EXPECT_THAT(text, HasSubstr("sluice_invariant_violations_total{reason=\"integrity\"} 0"));
