@@ -82,6 +82,7 @@ bool ActiveRequest::AcceptToken(bool context_full, absl::Duration now) {
       if (matched.stop.has_value()) {
         finish_ = FinishReason::kStop;
         pending_.stop_reason = *std::move(matched.stop);
+        matched_stop_string_ = true;
       }
     }
     if (finish_ == FinishReason::kNone && (num_generated_ >= stop.max_tokens || context_full)) {
@@ -110,11 +111,10 @@ void ActiveRequest::Deliver(bool last) {
 
 void ActiveRequest::Finish(FinishReason reason, absl::Status error) {
   // A stop string ends the text; otherwise what was held back is text after all.
-  if (pending_.stop_reason.empty() || reason != FinishReason::kStop) {
-    if (reason == FinishReason::kStop || reason == FinishReason::kLength) {
-      pending_.text += stop_matcher_.Append(detokenizer_.Flush(), false).text;
-      pending_.text += stop_matcher_.Flush();
-    }
+  const bool complete = reason == FinishReason::kStop || reason == FinishReason::kLength;
+  if (complete && !matched_stop_string_) {
+    pending_.text += stop_matcher_.Append(detokenizer_.Flush(), false).text;
+    pending_.text += stop_matcher_.Flush();
   }
   finish_ = reason;
   pending_.finish = reason;

@@ -76,6 +76,7 @@ class ActiveRequest {
   std::vector<bool> experts_touched_;
   absl::Status failure_;
   FinishReason finish_ = FinishReason::kNone;
+  bool matched_stop_string_ = false;
   int32_t prompt_scored_ = 0;
   int32_t num_generated_ = 0;
   int32_t sampled_ = 0;

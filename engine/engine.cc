@@ -55,7 +55,7 @@ Engine::Engine(Parts parts)
       metrics_(clock_, runner_->facts().instances,
                {.family = card_.family,
                 .layers = card_.num_layer_instances,
-                .experts = 0,
+                .experts = card_.num_experts,
                 .parameters_total = card_.parameters_total,
                 .parameters_active = card_.parameters_active}),
       scheduler_(Limits(config_, card_), runner_->pages()),

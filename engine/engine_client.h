@@ -32,6 +32,7 @@ struct ModelCard {
   bool has_capacity_table = false;                   // the capacity knob is honoured
   bool has_experts = false;
   int32_t experts_per_token = 0;                     // the model's own; 0 without experts
+  int32_t num_experts = 0;                           // of the largest expert layer
   std::string fingerprint;                           // changes with build, weights, kernels or numeric mode
   nlohmann::json spec;                               // SpecToJson
 };

@@ -41,8 +41,10 @@ absl::StatusOr<RequestId> EngineThread::Submit(Request request, std::shared_ptr<
   const auto tokens = static_cast<int64_t>(request.prompt.size());
   absl::MutexLock lock(&mutex_);
   const auto mailed = static_cast<int64_t>(submissions_.size());
+  // An empty queue takes any prompt that fits the context: retrying would never help.
+  const bool queue_empty = waiting_requests_ + mailed == 0;
   if (waiting_requests_ + mailed >= config_.max_queued_requests ||
-      waiting_tokens_ + mailbox_tokens_ + tokens > config_.max_queued_tokens) {
+      (!queue_empty && waiting_tokens_ + mailbox_tokens_ + tokens > config_.max_queued_tokens)) {
     return RequestError(absl::StatusCode::kResourceExhausted, "queue_full", "",
                         "the queue is full; retry later");
   }
@@ -82,8 +84,9 @@ bool EngineThread::TakeMail(std::vector<Submission>* submissions,
   submissions->swap(submissions_);
   cancellations->swap(cancellations_);
   pauses->swap(pauses_);
-  mailbox_tokens_ = 0;
   // What was mailed counts as waiting until the engine has taken it.
+  waiting_tokens_ += mailbox_tokens_;
+  mailbox_tokens_ = 0;
   waiting_requests_ += static_cast<int64_t>(submissions->size());
   return !stopping_;
 }

@@ -34,6 +34,7 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
         if (moe == nullptr) continue;
         card->has_experts = true;
         card->experts_per_token = std::max(card->experts_per_token, moe->router.top_k);
+        card->num_experts = std::max(card->num_experts, moe->router.num_experts);
       }
       if (!layer.depth.has_value()) continue;
       any = true;

@@ -28,6 +28,13 @@ RowRouting::Decide ToDecide(RoutingParams::Mode mode) {
   return RowRouting::Decide::kModel;
 }
 
+bool DecidesByPredictor(const RoutingParams& params, const ModelCard& model) {
+  if (params.mode == RoutingParams::Mode::kModelDefault) {
+    return !model.routing_modes.empty() && model.routing_modes.front() == "predictor";
+  }
+  return params.mode == RoutingParams::Mode::kPredictor;
+}
+
 }  // namespace
 
 bool NeedsWholePrompt(const RoutingParams& params, const ModelCard& model) {
@@ -55,7 +62,11 @@ absl::StatusOr<RowRouting> ResolveRouting(const RoutingParams& params, const Mod
       return BadRequest("number_out_of_range", "routing.capacity", "must be between 0 and 1");
     }
     const bool exact = *params.capacity == 0.0 || *params.capacity == 1.0;
-    if (!exact && !model.has_capacity_table && !NeedsWholePrompt(params, model)) {
+    if (!exact && DecidesByPredictor(params, model)) {
+      return BadRequest("unsupported_parameter", "routing.capacity",
+                        "the calibration is of the router, not of the predictor; only 0 and 1 are honoured");
+    }
+    if (!exact && !model.has_capacity_table) {
       return BadRequest("unsupported_parameter", "routing.capacity",
                         "this model's config.json has no score_quantiles; only 0 and 1 are honoured");
     }

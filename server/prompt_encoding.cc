@@ -37,10 +37,12 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const std::vector<ChatMessage>& 
   if (!segments.ok()) {
     return BadRequest("template_error", "messages", "the chat template refuses these messages");
   }
-  // One text, so that merges across the borders happen; special tokens are recognised only in the template's own
-  // runs. A Jinja template writes its own start token; the plain one leaves that to the tokenizer.
+  // One text, so that merges across the borders happen; special tokens are recognised only in the
+  // template's own runs. A Jinja template writes its own start token; the plain one leaves that to
+  // the tokenizer.
   std::vector<TextRun> runs;
-  for (const PromptSegment& segment : *segments) runs.push_back({segment.text, !segment.from_message});
+  for (const PromptSegment& segment : *segments)
+    runs.push_back({segment.text, !segment.from_message});
   auto ids = engine.tokenizer().EncodeRuns(runs, engine.chat_template().kind() == "built-in");
   if (!ids.ok()) return BadRequest("invalid_value", "messages", "the text cannot be tokenized");
   return ids;

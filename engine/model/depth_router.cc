@@ -144,8 +144,9 @@ void DepthRouter::SelectTopKPrompt(const Rows& rows, const float* scores, float*
     const double capacity = asked >= 0.0f ? static_cast<double>(asked) : spec_.capacity;
     const auto share = static_cast<int32_t>(capacity * count);
     const int32_t k = capacity <= 0.0 ? 0 : std::min(count, std::max(1, share));
-    std::stable_sort(order, order + count,
-                     [scores](int32_t a, int32_t b) { return scores[a] > scores[b]; });
+    std::sort(order, order + count, [scores](int32_t a, int32_t b) {
+      return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
+    });
     for (int32_t i = 0; i < count; ++i) thresholds[order[i]] = i < k ? kAlways : kNever;
   }
 }

@@ -23,6 +23,8 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* WatchRoutingReactor::Start(
   auto* reactor = new WatchRoutingReactor(core, context);  // deletes itself in OnDone
   const absl::Status accepted = reactor->Accept(request, context);
   if (accepted.ok()) {
+    reactor->StartSendInitialMetadata();  // the client learns that it was accepted before the first
+                                          // window
     reactor->ScheduleTick();
   } else {
     reactor->End(accepted);
