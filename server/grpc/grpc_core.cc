@@ -1,5 +1,7 @@
 #include "server/grpc/grpc_core.h"
 
+#include <grpcpp/support/proto_buffer_reader.h>
+
 #include <random>
 
 #include "absl/strings/ascii.h"
