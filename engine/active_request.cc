@@ -7,7 +7,9 @@
 
 namespace sluice {
 
-ActiveRequest::ActiveRequest(Request request, std::shared_ptr<TokenSink> sink, RowRouting routing,
+ActiveRequest::ActiveRequest(Request request,
+                             std::shared_ptr<TokenSink> sink,
+                             RowRouting routing,
                              const Facts& facts)
     : submitted_at(facts.now),
       last_token_at(facts.now),
@@ -44,8 +46,8 @@ void ActiveRequest::ScorePrompt(int32_t position, std::span<const float> logits)
 bool ActiveRequest::SampleNext(std::span<float> logits) {
   if (!failure_.ok()) return false;
   const bool too_early = num_generated_ < request_.stop.min_tokens;
-  auto choice = sampler_.Sample(logits, too_early ? std::span<const int32_t>(forbidden_)
-                                                  : std::span<const int32_t>());
+  auto choice = sampler_.Sample(
+      logits, too_early ? std::span<const int32_t>(forbidden_) : std::span<const int32_t>());
   if (!choice.ok()) {
     failure_ = choice.status();
     return false;
@@ -69,7 +71,8 @@ bool ActiveRequest::AcceptToken(bool context_full, absl::Duration now) {
   if (std::find(stop_ids.begin(), stop_ids.end(), sampled_) != stop_ids.end()) {
     finish_ = FinishReason::kStop;
     pending_.stop_reason = absl::StrCat(sampled_);
-    if (stop.include_stop) pending_.text += stop_matcher_.Append(detokenizer_.Append(sampled_), true).text;
+    if (stop.include_stop)
+      pending_.text += stop_matcher_.Append(detokenizer_.Append(sampled_), true).text;
   } else if (IsEos(sampled_) && !stop.ignore_eos) {
     finish_ = FinishReason::kStop;
   } else {
@@ -103,7 +106,8 @@ void ActiveRequest::TouchExpert(int64_t slot) {
 
 void ActiveRequest::Deliver(bool last) {
   pending_.usage = usage_;
-  if (last || !pending_.text.empty() || !pending_.tokens.empty() || !pending_.prompt_logprobs.empty()) {
+  if (last || !pending_.text.empty() || !pending_.tokens.empty() ||
+      !pending_.prompt_logprobs.empty()) {
     sink_->OnEvent(std::move(pending_));
   }
   pending_ = TokenEvent();

@@ -1,5 +1,5 @@
-// One accepted request inside the engine: how its tokens become events. Sampling state, text state, stop rules,
-// usage and timing; the scheduler's Sequence is separate. Engine thread only.
+// One accepted request inside the engine: how its tokens become events. Sampling state, text state,
+// stop rules, usage and timing; the scheduler's Sequence is separate. Engine thread only.
 #pragma once
 
 #include <cstdint>
@@ -26,15 +26,19 @@ class ActiveRequest {
     int32_t vocab_size = 0;
     absl::Duration now;
   };
-  ActiveRequest(Request request, std::shared_ptr<TokenSink> sink, RowRouting routing,
+  ActiveRequest(Request request,
+                std::shared_ptr<TokenSink> sink,
+                RowRouting routing,
                 const Facts& facts);
 
-  // Handles the logits of prompt position `position` (prompt_logprobs: scores the next prompt token).
+  // Handles the logits of prompt position `position` (prompt_logprobs: scores the next prompt
+  // token).
   void ScorePrompt(int32_t position, std::span<const float> logits);
   // Picks the next token. False when the request failed (`failure()` says why).
   bool SampleNext(std::span<float> logits);
-  // Applies the token picked by SampleNext: text, stop rules. `context_full`: no room for another token.
-  // Sends what is due; true when the request has finished (the last event is sent by Finish).
+  // Applies the token picked by SampleNext: text, stop rules. `context_full`: no room for another
+  // token. Sends what is due; true when the request has finished (the last event is sent by
+  // Finish).
   bool AcceptToken(bool context_full, absl::Duration now);
 
   // Sends the last event.

@@ -28,7 +28,8 @@ absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
   if (prompt == 0) return BadRequest("empty_prompt", "prompt", "the prompt has no tokens");
   for (const int32_t token : request.prompt) {
     if (token < 0 || token >= model.vocab_size) {
-      return BadRequest("token_out_of_vocab", "prompt", "a prompt token id is outside the vocabulary");
+      return BadRequest("token_out_of_vocab", "prompt",
+                        "a prompt token id is outside the vocabulary");
     }
   }
   if (prompt > model.max_context_tokens) {
@@ -52,7 +53,8 @@ Engine::Engine(Parts parts)
       runner_(std::move(parts.runner)),
       tokenizer_(*parts.tokenizer),
       clock_(*parts.clock),
-      metrics_(clock_, runner_->facts().instances,
+      metrics_(clock_,
+               runner_->facts().instances,
                {.family = card_.family,
                 .layers = card_.num_layer_instances,
                 .experts = card_.num_experts,
@@ -76,19 +78,20 @@ absl::Status Engine::Submit(RequestId id, Request request, std::shared_ptr<Token
   auto sequence = std::make_unique<Sequence>();
   sequence->id = id;
   sequence->tokens = request.prompt;
-  sequence->tokens.reserve(request.prompt.size() + static_cast<size_t>(request.stop.max_tokens) + 1);
+  sequence->tokens.reserve(request.prompt.size() + static_cast<size_t>(request.stop.max_tokens) +
+                           1);
   sequence->prompt_tokens = static_cast<int32_t>(request.prompt.size());
   sequence->max_tokens = request.stop.max_tokens;
   sequence->priority = request.priority;
   sequence->whole_prompt = NeedsWholePrompt(request.routing, card_);
   if (request.timeout.has_value()) sequence->deadline = now + *request.timeout;
   RETURN_IF_ERROR(scheduler_.Add(std::move(sequence), now));
-  active_[id] = std::make_unique<ActiveRequest>(
-      std::move(request), std::move(sink), routing,
-      ActiveRequest::Facts{.tokenizer = &tokenizer_,
-                           .eos_token_ids = card_.eos_token_ids,
-                           .vocab_size = card_.vocab_size,
-                           .now = now});
+  active_[id] =
+      std::make_unique<ActiveRequest>(std::move(request), std::move(sink), routing,
+                                      ActiveRequest::Facts{.tokenizer = &tokenizer_,
+                                                           .eos_token_ids = card_.eos_token_ids,
+                                                           .vocab_size = card_.vocab_size,
+                                                           .now = now});
   PublishGauges();
   return absl::OkStatus();
 }
@@ -112,8 +115,8 @@ bool Engine::Step() {
   for (const RequestId id : plan.expired) {
     metrics_.CountCancellation("deadline");
     FinishRequest(id, FinishReason::kError,
-                  RequestError(absl::StatusCode::kDeadlineExceeded, "deadline_exceeded", "timeout_ms",
-                               "the request's time ran out"));
+                  RequestError(absl::StatusCode::kDeadlineExceeded, "deadline_exceeded",
+                               "timeout_ms", "the request's time ran out"));
   }
   if (plan.empty()) {
     PublishGauges();
@@ -132,9 +135,8 @@ bool Engine::Step() {
                     .routing = routing_,
                     .wanted = wanted_};
   const ForwardStats& stats =
-      runner_->Run(batch, nullptr, [&](int32_t index, std::span<float> logits) {
-        OnLogits(plan, index, logits);
-      });
+      runner_->Run(batch, nullptr,
+                   [&](int32_t index, std::span<float> logits) { OnLogits(plan, index, logits); });
   for (const PlannedRows& rows : plan.rows) runner_->Commit(*rows.sequence->kv);
   const absl::Duration duration = clock_.Now() - start;
   const double per_row = absl::ToDoubleSeconds(duration) / plan.num_rows;
@@ -319,8 +321,8 @@ void Engine::PublishGauges() {
     gauges.pages_total = static_cast<uint64_t>(cache->num_pages());
     gauges.pages_used = static_cast<uint64_t>(cache->num_used_pages());
     for (size_t c = 0; c < cache->classes().size(); ++c) {
-      gauges.kv_classes.push_back(
-          {cache->classes()[c].name, static_cast<double>(cache->BytesSaved(static_cast<int32_t>(c)))});
+      gauges.kv_classes.push_back({cache->classes()[c].name, static_cast<double>(cache->BytesSaved(
+                                                                 static_cast<int32_t>(c)))});
     }
   }
   metrics_.SetGauges(std::move(gauges));

@@ -1,5 +1,5 @@
-// Wires scheduler, model, sampler and text into one Step. Synchronous and single threaded: EngineThread owns the
-// thread around it, tests and `sluice generate` call it directly.
+// Wires scheduler, model, sampler and text into one Step. Synchronous and single threaded:
+// EngineThread owns the thread around it, tests and `sluice generate` call it directly.
 #pragma once
 
 #include <cstdint>
@@ -76,7 +76,7 @@ class Engine {
   absl::flat_hash_map<RequestId, std::unique_ptr<ActiveRequest>> active_;
   std::vector<int64_t> expert_base_;  // first expert slot of each (layer instance, kind)
   int64_t num_expert_slots_ = 0;
-  double seconds_per_row_ = 0.0;      // smoothed; bounds prefill chunks
+  double seconds_per_row_ = 0.0;  // smoothed; bounds prefill chunks
 
   // Buffers of the step, reserved once.
   std::vector<int32_t> tokens_, positions_, wanted_;
@@ -89,7 +89,7 @@ class Engine {
     bool samples = false;
   };
   std::vector<Wanted> wanted_for_;
-  std::vector<int32_t> row_plan_;     // row of the step -> plan entry
+  std::vector<int32_t> row_plan_;  // row of the step -> plan entry
 };
 
 }  // namespace sluice

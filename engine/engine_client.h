@@ -1,6 +1,6 @@
-// What the server sees of an engine: submit, cancel, pause, look. EngineThread implements it over a real
-// Engine, tests/support/fake_engine.h without a model. Every method may be called from any thread and none
-// blocks on a step.
+// What the server sees of an engine: submit, cancel, pause, look. EngineThread implements it over a
+// real Engine, tests/support/fake_engine.h without a model. Every method may be called from any
+// thread and none blocks on a step.
 #pragma once
 
 #include <memory>
@@ -27,23 +27,25 @@ struct ModelCard {
   int64_t parameters_total = 0;
   int64_t parameters_active = 0;
   int32_t num_layer_instances = 0;
-  std::vector<std::string> routed_layers;            // labels of depth-routed layer instances
-  std::vector<std::string> routing_modes;            // "threshold", "predictor", "topk_prompt"; first: default
-  bool has_capacity_table = false;                   // the capacity knob is honoured
+  std::vector<std::string> routed_layers;  // labels of depth-routed layer instances
+  std::vector<std::string>
+      routing_modes;                // "threshold", "predictor", "topk_prompt"; first: default
+  bool has_capacity_table = false;  // the capacity knob is honoured
   bool has_experts = false;
-  int32_t experts_per_token = 0;                     // the model's own; 0 without experts
-  int32_t num_experts = 0;                           // of the largest expert layer
-  std::string fingerprint;                           // changes with build, weights, kernels or numeric mode
-  nlohmann::json spec;                               // SpecToJson
+  int32_t experts_per_token = 0;  // the model's own; 0 without experts
+  int32_t num_experts = 0;        // of the largest expert layer
+  std::string fingerprint;        // changes with build, weights, kernels or numeric mode
+  nlohmann::json spec;            // SpecToJson
 };
 
 class EngineClient {
  public:
   virtual ~EngineClient() = default;
 
-  // Errors carry codes (request_error.h): InvalidArgument (can never run), ResourceExhausted `queue_full`,
-  // Unavailable `shutting_down` | `model_loading` | `device_lost`. On an error the sink is never called;
-  // otherwise it gets events until one with finish != kNone, even after Cancel.
+  // Errors carry codes (request_error.h): InvalidArgument (can never run), ResourceExhausted
+  // `queue_full`, Unavailable `shutting_down` | `model_loading` | `device_lost`. On an error the
+  // sink is never called; otherwise it gets events until one with finish != kNone, even after
+  // Cancel.
   virtual absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<TokenSink> sink) = 0;
   // No effect when the request is unknown or finished. Pages are free within one step.
   virtual void Cancel(RequestId id, std::string reason) = 0;

@@ -1,4 +1,5 @@
-// Limits of one engine. Parsed from flags by server/server_config; defaults fit a small CPU machine.
+// Limits of one engine. Parsed from flags by server/server_config; defaults fit a small CPU
+// machine.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +18,11 @@ struct EngineConfig {
   std::string isa = "auto";
   std::string gemm = "auto";
   std::optional<kernels::WeightFormat> weights;  // none: as the file stores them
-  int64_t kv_memory_bytes = 0;    // 0: a quarter of free memory, at most what max sequences need
+  int64_t kv_memory_bytes = 0;     // 0: a quarter of free memory, at most what max sequences need
   int32_t max_batch_tokens = 512;  // rows of one step
   int32_t max_sequences = 64;      // running at once
   int32_t max_context_tokens = 0;  // 0: the model's own
-  double max_step_ms = 100.0;      // prefill chunks shrink to keep steps under it while others decode
+  double max_step_ms = 100.0;  // prefill chunks shrink to keep steps under it while others decode
   int32_t max_queued_requests = 512;
   int64_t max_queued_tokens = 262'144;
   bool require_manifest = false;

@@ -66,18 +66,20 @@ void EngineThread::SetPaused(RequestId id, bool paused) {
 }
 
 bool EngineThread::TakeMail(std::vector<Submission>* submissions,
-                            std::vector<Cancellation>* cancellations, std::vector<Pause>* pauses) {
+                            std::vector<Cancellation>* cancellations,
+                            std::vector<Pause>* pauses) {
   absl::MutexLock lock(&mutex_);
   waiting_requests_ = engine_.num_waiting();
   waiting_tokens_ = engine_.num_queued_tokens();
   runnable_ = engine_.HasRunnable();
   // A waiting sequence may have a deadline, so an idle engine still looks up now and then.
-  const absl::Duration patience = engine_.num_active() > 0 ? absl::Milliseconds(20) : absl::Seconds(1);
+  const absl::Duration patience =
+      engine_.num_active() > 0 ? absl::Milliseconds(20) : absl::Seconds(1);
   mutex_.AwaitWithTimeout(absl::Condition(
                               +[](EngineThread* self) ABSL_NO_THREAD_SAFETY_ANALYSIS {
                                 return self->runnable_ || self->stopping_ ||
-                                       !self->submissions_.empty() || !self->cancellations_.empty() ||
-                                       !self->pauses_.empty();
+                                       !self->submissions_.empty() ||
+                                       !self->cancellations_.empty() || !self->pauses_.empty();
                               },
                               this),
                           patience);
@@ -110,7 +112,8 @@ void EngineThread::Run() {
       event.error = status;
       sink->OnEvent(std::move(event));
     }
-    for (Cancellation& cancellation : cancellations) engine_.Cancel(cancellation.id, cancellation.reason);
+    for (Cancellation& cancellation : cancellations)
+      engine_.Cancel(cancellation.id, cancellation.reason);
     for (const Pause& pause : pauses) engine_.SetPaused(pause.id, pause.paused);
     submissions.clear(), cancellations.clear(), pauses.clear();
     engine_.Step();
@@ -128,7 +131,8 @@ void EngineThread::Run() {
   num_active_.store(0);
 }
 
-// With nothing active every page must be free; if not, stop taking traffic rather than answer wrongly.
+// With nothing active every page must be free; if not, stop taking traffic rather than answer
+// wrongly.
 void EngineThread::CheckIdle() {
   if (!healthy()) return;
   const absl::Status status = engine_.CheckIntegrity();

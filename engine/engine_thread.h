@@ -1,5 +1,6 @@
-// The only thread that mutates an Engine, with the mailbox in front of it. Implements EngineClient: any thread
-// may submit, cancel, pause and look; events leave through the sinks on the engine thread.
+// The only thread that mutates an Engine, with the mailbox in front of it. Implements EngineClient:
+// any thread may submit, cancel, pause and look; events leave through the sinks on the engine
+// thread.
 #pragma once
 
 #include <atomic>
@@ -19,7 +20,7 @@ namespace sluice {
 
 // A loaded engine's facts for the start-up report.
 struct EngineReport {
-  std::string spec_line;                       // "mod: 8 layers (4 routed at 12.5 %), dim 256, ..."
+  std::string spec_line;  // "mod: 8 layers (4 routed at 12.5 %), dim 256, ..."
   std::vector<kernels::KernelChoice> kernels;
   int threads = 0;
   int64_t weight_bytes = 0, kv_bytes = 0, arena_bytes = 0, kv_tokens = 0;
@@ -34,8 +35,8 @@ struct LoadedModel {
   EngineReport report;
 };
 
-// Opens and checks a model directory and packs its weights. InvalidArgument, NotFound, Unimplemented for bad
-// models; ResourceExhausted when memory runs out.
+// Opens and checks a model directory and packs its weights. InvalidArgument, NotFound,
+// Unimplemented for bad models; ResourceExhausted when memory runs out.
 absl::StatusOr<LoadedModel> LoadModel(const EngineConfig& config, const LoadProgress& progress);
 
 class EngineThread final : public EngineClient {
@@ -75,7 +76,8 @@ class EngineThread final : public EngineClient {
 
   void Run();
   // Waits for work; false when stopping.
-  bool TakeMail(std::vector<Submission>* submissions, std::vector<Cancellation>* cancellations,
+  bool TakeMail(std::vector<Submission>* submissions,
+                std::vector<Cancellation>* cancellations,
                 std::vector<Pause>* pauses);
   void CheckIdle();
 

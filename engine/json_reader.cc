@@ -70,12 +70,17 @@ class LimitChecker : public nlohmann::json_sax<json> {
 
 const char* Describe(JsonFault fault) {
   switch (fault) {
-    case JsonFault::kTooDeep: return "JSON is nested too deeply";
-    case JsonFault::kTooManyNodes: return "JSON has too many values";
-    case JsonFault::kDuplicateKey: return "JSON object has a duplicate key";
-    case JsonFault::kInvalidUtf8: return "JSON is not valid UTF-8";
+    case JsonFault::kTooDeep:
+      return "JSON is nested too deeply";
+    case JsonFault::kTooManyNodes:
+      return "JSON has too many values";
+    case JsonFault::kDuplicateKey:
+      return "JSON object has a duplicate key";
+    case JsonFault::kInvalidUtf8:
+      return "JSON is not valid UTF-8";
     case JsonFault::kNone:
-    case JsonFault::kSyntax: break;
+    case JsonFault::kSyntax:
+      break;
   }
   return "not valid JSON";
 }
@@ -153,7 +158,9 @@ absl::StatusOr<json> ParseJson(std::string_view text, const JsonLimits& limits, 
   return value;
 }
 
-absl::StatusOr<json> ReadJsonFile(const std::string& path, int64_t max_bytes, const JsonLimits& limits) {
+absl::StatusOr<json> ReadJsonFile(const std::string& path,
+                                  int64_t max_bytes,
+                                  const JsonLimits& limits) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return absl::NotFoundError(absl::StrCat(path, ": ", std::strerror(errno)));
   struct stat info {};
@@ -172,7 +179,8 @@ absl::StatusOr<json> ReadJsonFile(const std::string& path, int64_t max_bytes, co
       if (n <= 0) break;
       done += static_cast<size_t>(n);
     }
-    if (done != text.size()) status = absl::InvalidArgumentError(absl::StrCat(path, ": cannot be read"));
+    if (done != text.size())
+      status = absl::InvalidArgumentError(absl::StrCat(path, ": cannot be read"));
   }
   ::close(fd);
   if (!status.ok()) return status;
@@ -189,16 +197,16 @@ const json* FindMember(const json& object, const char* key) {
   return it == object.end() || it->is_null() ? nullptr : &*it;
 }
 
-absl::StatusOr<int64_t> ReadInt(const json& object, const char* key, int64_t lo, int64_t hi,
-                                std::optional<int64_t> fallback) {
+absl::StatusOr<int64_t> ReadInt(
+    const json& object, const char* key, int64_t lo, int64_t hi, std::optional<int64_t> fallback) {
   const json* value = FindMember(object, key);
   if (value != nullptr) return ToInt(*value, key, lo, hi);
   if (fallback.has_value()) return *fallback;
   return Missing(key);
 }
 
-absl::StatusOr<double> ReadNumber(const json& object, const char* key, double lo, double hi,
-                                  std::optional<double> fallback) {
+absl::StatusOr<double> ReadNumber(
+    const json& object, const char* key, double lo, double hi, std::optional<double> fallback) {
   const json* value = FindMember(object, key);
   if (value == nullptr) {
     if (fallback.has_value()) return *fallback;
@@ -230,7 +238,8 @@ absl::StatusOr<bool> ReadBool(const json& object, const char* key, std::optional
   return *value->get_ptr<const json::boolean_t*>();
 }
 
-absl::StatusOr<std::string> ReadString(const json& object, const char* key,
+absl::StatusOr<std::string> ReadString(const json& object,
+                                       const char* key,
                                        std::optional<std::string> fallback) {
   const json* value = FindMember(object, key);
   if (value == nullptr) {
@@ -241,8 +250,8 @@ absl::StatusOr<std::string> ReadString(const json& object, const char* key,
   return *value->get_ptr<const json::string_t*>();
 }
 
-absl::StatusOr<std::vector<int64_t>> ReadIntList(const json& object, const char* key, int64_t lo,
-                                                 int64_t hi, size_t max_size) {
+absl::StatusOr<std::vector<int64_t>> ReadIntList(
+    const json& object, const char* key, int64_t lo, int64_t hi, size_t max_size) {
   const json* value = FindMember(object, key);
   if (value == nullptr) return Missing(key);
   if (!value->is_array()) return WrongType(key, "a list of integers");

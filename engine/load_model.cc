@@ -42,9 +42,15 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
       predictor &= !layer.depth->predictor.empty();
       capacity &= layer.depth->capacity > 0.0;
       switch (layer.depth->prefill_decide) {
-        case DepthDecide::kRouterThreshold: first = "threshold"; break;
-        case DepthDecide::kPredictorThreshold: first = "predictor"; break;
-        case DepthDecide::kRouterTopK: first = "topk_prompt"; break;
+        case DepthDecide::kRouterThreshold:
+          first = "threshold";
+          break;
+        case DepthDecide::kPredictorThreshold:
+          first = "predictor";
+          break;
+        case DepthDecide::kRouterTopK:
+          first = "topk_prompt";
+          break;
       }
     }
   }
@@ -58,7 +64,9 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
   card->routing_modes.insert(card->routing_modes.end(), modes.begin(), modes.end());
 }
 
-ModelCard MakeCard(const EngineConfig& config, const ModelSpec& spec, const RunnerFacts& facts,
+ModelCard MakeCard(const EngineConfig& config,
+                   const ModelSpec& spec,
+                   const RunnerFacts& facts,
                    const WeightStore& weights) {
   ModelCard card;
   const auto path = std::filesystem::path(config.model_directory).lexically_normal();
@@ -79,18 +87,21 @@ ModelCard MakeCard(const EngineConfig& config, const ModelSpec& spec, const Runn
   }
   DescribeRouting(spec, &card);
   card.spec = SpecToJson(spec);
-  std::string identity = absl::StrCat(card.spec.dump(), " ", weights.total_bytes(), " ", facts.weight_bytes);
-  for (const auto& kernel : facts.kernels) absl::StrAppend(&identity, " ", kernel.op, "=", kernel.kernel);
+  std::string identity =
+      absl::StrCat(card.spec.dump(), " ", weights.total_bytes(), " ", facts.weight_bytes);
+  for (const auto& kernel : facts.kernels)
+    absl::StrAppend(&identity, " ", kernel.op, "=", kernel.kernel);
   card.fingerprint = absl::StrFormat("fp_%016x", Fingerprint(identity));
   return card;
 }
 
 std::string SpecLine(const ModelSpec& spec, const ModelCard& card) {
   std::string line = absl::StrCat(card.family, ": ", card.num_layer_instances, " layers");
-  if (!card.routed_layers.empty()) absl::StrAppend(&line, " (", card.routed_layers.size(), " depth-routed)");
+  if (!card.routed_layers.empty())
+    absl::StrAppend(&line, " (", card.routed_layers.size(), " depth-routed)");
   if (card.has_experts) absl::StrAppend(&line, ", ", card.experts_per_token, " experts per token");
-  absl::StrAppend(&line, ", dim ", spec.decoder().embedding.dim, ", vocabulary ", card.vocab_size, ", context ",
-                  card.max_context_tokens, ", ");
+  absl::StrAppend(&line, ", dim ", spec.decoder().embedding.dim, ", vocabulary ", card.vocab_size,
+                  ", context ", card.max_context_tokens, ", ");
   return absl::StrCat(line, absl::StrFormat("%.1f M parameters, %.1f M active",
                                             static_cast<double>(card.parameters_total) / 1e6,
                                             static_cast<double>(card.parameters_active) / 1e6));

@@ -1,5 +1,5 @@
-// What the engine counts, as plain data. No Prometheus types and no metric names: server/metrics names them.
-// A snapshot is a consistent copy; counters only grow.
+// What the engine counts, as plain data. No Prometheus types and no metric names: server/metrics
+// names them. A snapshot is a consistent copy; counters only grow.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,8 @@ struct Histogram {
 
 // One routed (depth) layer instance.
 struct DepthLayerMetrics {
-  std::string layer;       // layer instance: index, or "group.repeat.index" for shared layers
-  double capacity = 0.0;   // trained share
+  std::string layer;      // layer instance: index, or "group.repeat.index" for shared layers
+  double capacity = 0.0;  // trained share
   uint64_t executed = 0;
   uint64_t skipped = 0;
   double skipped_ratio_window = 0.0;  // last 60 s; 0 when nothing was offered
@@ -38,14 +38,14 @@ struct DepthLayerMetrics {
 // One kind of expert choice in one layer instance.
 struct ExpertLayerMetrics {
   std::string layer;
-  std::string kind;                 // ffn, value, output, query
-  std::vector<uint64_t> tokens;     // rows per expert, cumulative
+  std::string kind;              // ffn, value, output, query
+  std::vector<uint64_t> tokens;  // rows per expert, cumulative
   // Over the last `window_rows` routed rows: load / fair share statistics (1.0 = fair).
   double max_over_mean = 0.0, cv = 0.0, normalized_entropy = 0.0, jain_index = 0.0;
   int32_t dead_experts = 0;
   uint64_t window_rows = 0;
   std::vector<uint64_t> window_tokens;  // rows per expert in the window
-  Histogram load_share;             // expert load over fair share, sampled once per full window
+  Histogram load_share;                 // expert load over fair share, sampled once per full window
   Histogram distinct_per_step;
 };
 

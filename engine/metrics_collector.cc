@@ -10,10 +10,14 @@ namespace {
 
 const char* Name(ExpertKind kind) {
   switch (kind) {
-    case ExpertKind::kFfn: return "ffn";
-    case ExpertKind::kValue: return "value";
-    case ExpertKind::kOutput: return "output";
-    case ExpertKind::kQuery: return "query";
+    case ExpertKind::kFfn:
+      return "ffn";
+    case ExpertKind::kValue:
+      return "value";
+    case ExpertKind::kOutput:
+      return "output";
+    case ExpertKind::kQuery:
+      return "query";
   }
   return "ffn";
 }
@@ -21,7 +25,8 @@ const char* Name(ExpertKind kind) {
 std::vector<double> DepthBounds(size_t layers) {
   std::vector<double> bounds;
   const size_t step = std::max<size_t>(1, layers / 16);
-  for (size_t depth = step; depth < layers; depth += step) bounds.push_back(static_cast<double>(depth));
+  for (size_t depth = step; depth < layers; depth += step)
+    bounds.push_back(static_cast<double>(depth));
   bounds.push_back(static_cast<double>(layers));
   return bounds;
 }
@@ -29,14 +34,15 @@ std::vector<double> DepthBounds(size_t layers) {
 }  // namespace
 
 std::vector<double> TimeToFirstTokenBounds() {
-  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,  0.25,  0.5,   0.75,  1.0,
-          2.5,   5.0,   7.5,  10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0};
+  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,  0.25,  0.5,   0.75,
+          1.0,   2.5,   5.0,  7.5,  10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0};
 }
 std::vector<double> InterTokenLatencyBounds() {
-  return {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0};
+  return {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,  0.3,  0.4, 0.5,
+          0.75, 1.0,   2.5,  5.0,   7.5, 10.0, 20.0, 40.0, 80.0};
 }
 std::vector<double> RequestLatencyBounds() {
-  return {0.3,  0.5,  0.8,  1.0,   1.5,   2.0,   2.5,   5.0,    10.0,   15.0,  20.0,
+  return {0.3,  0.5,  0.8,  1.0,  1.5,   2.0,   2.5,   5.0,   10.0,   15.0,  20.0,
           30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0};
 }
 std::vector<double> StepBounds() {
@@ -50,7 +56,9 @@ void MetricsCollector::Window::Add(int64_t now, int64_t offered_rows, int64_t sk
   skipped[slot] += skipped_rows;
 }
 
-void MetricsCollector::Window::Sum(int64_t now, int64_t* offered_rows, int64_t* skipped_rows) const {
+void MetricsCollector::Window::Sum(int64_t now,
+                                   int64_t* offered_rows,
+                                   int64_t* skipped_rows) const {
   for (size_t slot = 0; slot < kWindowSeconds; ++slot) {
     if (now - second[slot] >= kWindowSeconds) continue;
     *offered_rows += offered[slot];
@@ -58,7 +66,8 @@ void MetricsCollector::Window::Sum(int64_t now, int64_t* offered_rows, int64_t* 
   }
 }
 
-MetricsCollector::MetricsCollector(const Clock& clock, const std::vector<LayerInstance>& instances,
+MetricsCollector::MetricsCollector(const Clock& clock,
+                                   const std::vector<LayerInstance>& instances,
                                    const MetricsSnapshot::ModelFacts& facts)
     : clock_(clock), instances_(instances), depth_index_(instances.size(), -1) {
   totals_.token_depth = Histogram(DepthBounds(instances.size()));
@@ -71,7 +80,8 @@ MetricsCollector::MetricsCollector(const Clock& clock, const std::vector<LayerIn
   for (size_t i = 0; i < instances.size(); ++i) {
     if (!instances[i].routed) continue;
     depth_index_[i] = static_cast<int32_t>(totals_.depth_layers.size());
-    totals_.depth_layers.push_back({.layer = instances[i].label, .capacity = instances[i].capacity});
+    totals_.depth_layers.push_back(
+        {.layer = instances[i].label, .capacity = instances[i].capacity});
   }
   depth_windows_.resize(totals_.depth_layers.size());
 }
@@ -87,7 +97,8 @@ void MetricsCollector::AddStep(const StepFacts& step) {
   totals_.weight_bytes_read += stats.weight_bytes();
   for (const int32_t depth : stats.depth()) totals_.token_depth.Observe(depth);
   for (const DepthChoice& choice : stats.depth_choices()) {
-    const auto index = static_cast<size_t>(depth_index_[static_cast<size_t>(choice.layer_instance)]);
+    const auto index =
+        static_cast<size_t>(depth_index_[static_cast<size_t>(choice.layer_instance)]);
     const int32_t skipped = choice.offered - choice.executed;
     totals_.depth_layers[index].executed += static_cast<uint64_t>(choice.executed);
     totals_.depth_layers[index].skipped += static_cast<uint64_t>(skipped);

@@ -1,5 +1,5 @@
-// Folds what each step did into counters, windows and histograms. The engine thread writes once per step; any
-// thread may take a snapshot. Not for names or formats (server/metrics).
+// Folds what each step did into counters, windows and histograms. The engine thread writes once per
+// step; any thread may take a snapshot. Not for names or formats (server/metrics).
 #pragma once
 
 #include <array>
@@ -19,7 +19,8 @@ namespace sluice {
 
 class MetricsCollector {
  public:
-  MetricsCollector(const Clock& clock, const std::vector<LayerInstance>& instances,
+  MetricsCollector(const Clock& clock,
+                   const std::vector<LayerInstance>& instances,
                    const MetricsSnapshot::ModelFacts& facts);
 
   struct StepFacts {

@@ -20,18 +20,21 @@ int64_t FreeMemoryBytes() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RealModelRunner>> RealModelRunner::Create(const EngineConfig& config,
-                                                                         const ModelSpec& spec,
-                                                                         WeightStore& weights,
-                                                                         const LoadProgress& progress) {
+absl::StatusOr<std::unique_ptr<RealModelRunner>> RealModelRunner::Create(
+    const EngineConfig& config,
+    const ModelSpec& spec,
+    WeightStore& weights,
+    const LoadProgress& progress) {
   std::unique_ptr<RealModelRunner> runner(new RealModelRunner());
   RETURN_IF_ERROR(runner->Load(config, spec, weights, progress));
   RETURN_IF_ERROR(runner->MakeCache(config));
   return runner;
 }
 
-absl::Status RealModelRunner::Load(const EngineConfig& config, const ModelSpec& spec,
-                                   WeightStore& weights, const LoadProgress& progress) {
+absl::Status RealModelRunner::Load(const EngineConfig& config,
+                                   const ModelSpec& spec,
+                                   WeightStore& weights,
+                                   const LoadProgress& progress) {
   ASSIGN_OR_RETURN(backend_, kernels::CreateBackend({.device = config.device,
                                                      .threads = config.threads,
                                                      .isa = config.isa,
@@ -49,14 +52,14 @@ absl::Status RealModelRunner::Load(const EngineConfig& config, const ModelSpec& 
 }
 
 absl::Status RealModelRunner::MakeCache(const EngineConfig& config) {
-  const int32_t context =
-      config.max_context_tokens > 0 ? std::min(config.max_context_tokens, model_->spec().max_positions)
-                                    : model_->spec().max_positions;
+  const int32_t context = config.max_context_tokens > 0
+                              ? std::min(config.max_context_tokens, model_->spec().max_positions)
+                              : model_->spec().max_positions;
   const int64_t per_token = KvBytesPerToken(*backend_, model_->kv_classes());
   // What every sequence at full length needs, page rounding included.
   const int64_t all = per_token * (int64_t{context} + 16) * config.max_sequences;
-  const int64_t bytes = config.kv_memory_bytes > 0 ? config.kv_memory_bytes
-                                                   : std::min(all, FreeMemoryBytes() / 4);
+  const int64_t bytes =
+      config.kv_memory_bytes > 0 ? config.kv_memory_bytes : std::min(all, FreeMemoryBytes() / 4);
   ASSIGN_OR_RETURN(cache_, KvCache::Create(*backend_, model_->kv_classes(),
                                            {.memory_bytes = bytes,
                                             .max_sequences = config.max_sequences,
@@ -74,7 +77,8 @@ absl::Status RealModelRunner::MakeCache(const EngineConfig& config) {
   return absl::OkStatus();
 }
 
-const ForwardStats& RealModelRunner::Run(const Batch& batch, ForwardObserver* observer,
+const ForwardStats& RealModelRunner::Run(const Batch& batch,
+                                         ForwardObserver* observer,
                                          LogitsSink logits) {
   stats_.Reset(batch.num_rows());
   placements_->Reset();

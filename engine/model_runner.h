@@ -1,5 +1,6 @@
-// Runs the rows of a step on a model: the seam between the engine's logic and tensors. The real one owns the
-// backend, the model, the cache and the arena; engine tests use a fake. Engine thread only.
+// Runs the rows of a step on a model: the seam between the engine's logic and tensors. The real one
+// owns the backend, the model, the cache and the arena; engine tests use a fake. Engine thread
+// only.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +34,11 @@ class ModelRunner {
 
   virtual const RunnerFacts& facts() const = 0;
   virtual PageBudget& pages() = 0;
-  // Runs one step; `logits` is called once per wanted row, in order. The stats are valid until the next Run.
-  virtual const ForwardStats& Run(const Batch& batch, ForwardObserver* observer, LogitsSink logits) = 0;
+  // Runs one step; `logits` is called once per wanted row, in order. The stats are valid until the
+  // next Run.
+  virtual const ForwardStats& Run(const Batch& batch,
+                                  ForwardObserver* observer,
+                                  LogitsSink logits) = 0;
   // Returns the pages that the rows of the last step did not need.
   virtual void Commit(KvSequence sequence) = 0;
   // Overwrites the pages of a sequence that failed, before they are freed.
@@ -53,7 +57,9 @@ class RealModelRunner final : public ModelRunner {
 
   const RunnerFacts& facts() const override { return facts_; }
   PageBudget& pages() override { return *cache_; }
-  const ForwardStats& Run(const Batch& batch, ForwardObserver* observer, LogitsSink logits) override;
+  const ForwardStats& Run(const Batch& batch,
+                          ForwardObserver* observer,
+                          LogitsSink logits) override;
   void Commit(KvSequence sequence) override { cache_->Commit(sequence); }
   void Scrub(KvSequence sequence) override { cache_->Scrub(sequence); }
   double DenseFlops(int32_t position, bool with_logits) const override {
@@ -65,7 +71,9 @@ class RealModelRunner final : public ModelRunner {
 
  private:
   RealModelRunner() = default;
-  absl::Status Load(const EngineConfig& config, const ModelSpec& spec, WeightStore& weights,
+  absl::Status Load(const EngineConfig& config,
+                    const ModelSpec& spec,
+                    WeightStore& weights,
                     const LoadProgress& progress);
   absl::Status MakeCache(const EngineConfig& config);
 

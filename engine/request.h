@@ -1,5 +1,5 @@
-// The vocabulary between the server and the engine: requests in, token events out. Plain data; nothing
-// about devices, HTTP or protobuf. Text is already tokenized; ranges are already checked
+// The vocabulary between the server and the engine: requests in, token events out. Plain data;
+// nothing about devices, HTTP or protobuf. Text is already tokenized; ranges are already checked
 // (server/request_validation.h), the engine checks again what it would crash on.
 #pragma once
 
@@ -32,8 +32,8 @@ struct SamplingParams {
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<int32_t> allowed_token_ids;       // empty: all
   std::vector<std::vector<int32_t>> bad_words;  // token sequences that may not be completed
-  std::optional<int32_t> logprobs;         // number of alternatives per generated token
-  std::optional<int32_t> prompt_logprobs;  // the same for prompt tokens
+  std::optional<int32_t> logprobs;              // number of alternatives per generated token
+  std::optional<int32_t> prompt_logprobs;       // the same for prompt tokens
 };
 
 struct StopParams {
@@ -60,20 +60,20 @@ struct Request {
   SamplingParams sampling;
   StopParams stop;
   RoutingParams routing;
-  int32_t priority = 0;                 // lower runs first
+  int32_t priority = 0;                   // lower runs first
   std::optional<absl::Duration> timeout;  // from Submit
 };
 
 struct TokenLogprob {
   int32_t token = 0;
-  float logprob = 0.0f;  // log-softmax of the raw logits
+  float logprob = 0.0f;                        // log-softmax of the raw logits
   std::vector<std::pair<int32_t, float>> top;  // best first; the same floats as `logprob`
 };
 
 // What one generated token ran, for `routing.trace`.
 struct TokenTrace {
-  int32_t depth = 0;                      // layer instances executed
-  std::vector<int32_t> executed_layers;   // routed layer instances taken
+  int32_t depth = 0;                                 // layer instances executed
+  std::vector<int32_t> executed_layers;              // routed layer instances taken
   std::vector<std::pair<int32_t, int32_t>> experts;  // (layer instance, expert)
 };
 
@@ -83,9 +83,9 @@ struct ComputeUsage {
   int64_t skipped_token_layers = 0;   // rows x routed layers not taken
   int64_t all_token_layers = 0;       // rows x all layer instances
   int64_t rows = 0;
-  int64_t distinct_experts = 0;       // (layer instance, expert) pairs touched
+  int64_t distinct_experts = 0;  // (layer instance, expert) pairs touched
   double flops = 0.0;
-  double dense_flops = 0.0;           // the same rows with every layer and every routed row taken
+  double dense_flops = 0.0;  // the same rows with every layer and every routed row taken
 };
 
 struct Usage {
@@ -97,9 +97,9 @@ struct Usage {
 
 // Events of a request arrive in order; exactly one has finish != kNone and is the last.
 struct TokenEvent {
-  std::vector<int32_t> tokens;            // generated since the last event
-  std::string text;                       // valid UTF-8; stop strings removed
-  std::vector<TokenLogprob> logprobs;     // one per token when asked for
+  std::vector<int32_t> tokens;         // generated since the last event
+  std::string text;                    // valid UTF-8; stop strings removed
+  std::vector<TokenLogprob> logprobs;  // one per token when asked for
   // With the first event when asked for: one per prompt token, the first has no value.
   std::vector<std::optional<TokenLogprob>> prompt_logprobs;
   std::vector<TokenTrace> traces;
@@ -109,7 +109,8 @@ struct TokenEvent {
   Usage usage;              // complete with the last event
 };
 
-// Receives a request's events on the engine thread. Must not block and must not call back into the engine.
+// Receives a request's events on the engine thread. Must not block and must not call back into the
+// engine.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;

@@ -12,7 +12,9 @@ std::string Payload(const absl::Status& status, std::string_view url) {
 
 }  // namespace
 
-absl::Status RequestError(absl::StatusCode status, std::string_view code, std::string_view param,
+absl::Status RequestError(absl::StatusCode status,
+                          std::string_view code,
+                          std::string_view param,
                           std::string_view message) {
   absl::Status result(status, {message.data(), message.size()});
   result.SetPayload({kErrorCodePayload.data(), kErrorCodePayload.size()},

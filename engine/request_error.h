@@ -1,5 +1,6 @@
 // A client's error with the machine-readable code and parameter that both APIs show (reliability.md
-// section 5). Carried as payloads of an absl::Status. Messages come from a closed set and never repeat input.
+// section 5). Carried as payloads of an absl::Status. Messages come from a closed set and never
+// repeat input.
 #pragma once
 
 #include <string>
@@ -13,7 +14,9 @@ inline constexpr std::string_view kErrorCodePayload = "sluice/code";
 inline constexpr std::string_view kErrorParamPayload = "sluice/param";
 
 // `code`: "integer_out_of_range"; `param`: "max_tokens" or empty.
-absl::Status RequestError(absl::StatusCode status, std::string_view code, std::string_view param,
+absl::Status RequestError(absl::StatusCode status,
+                          std::string_view code,
+                          std::string_view param,
                           std::string_view message);
 // Shorthand for InvalidArgument.
 absl::Status BadRequest(std::string_view code, std::string_view param, std::string_view message);

@@ -10,20 +10,28 @@ namespace {
 
 const char* ModeName(RoutingParams::Mode mode) {
   switch (mode) {
-    case RoutingParams::Mode::kThreshold: return "threshold";
-    case RoutingParams::Mode::kPredictor: return "predictor";
-    case RoutingParams::Mode::kTopKPrompt: return "topk_prompt";
-    case RoutingParams::Mode::kModelDefault: break;
+    case RoutingParams::Mode::kThreshold:
+      return "threshold";
+    case RoutingParams::Mode::kPredictor:
+      return "predictor";
+    case RoutingParams::Mode::kTopKPrompt:
+      return "topk_prompt";
+    case RoutingParams::Mode::kModelDefault:
+      break;
   }
   return "";
 }
 
 RowRouting::Decide ToDecide(RoutingParams::Mode mode) {
   switch (mode) {
-    case RoutingParams::Mode::kThreshold: return RowRouting::Decide::kThreshold;
-    case RoutingParams::Mode::kPredictor: return RowRouting::Decide::kPredictor;
-    case RoutingParams::Mode::kTopKPrompt: return RowRouting::Decide::kTopKPrompt;
-    case RoutingParams::Mode::kModelDefault: break;
+    case RoutingParams::Mode::kThreshold:
+      return RowRouting::Decide::kThreshold;
+    case RoutingParams::Mode::kPredictor:
+      return RowRouting::Decide::kPredictor;
+    case RoutingParams::Mode::kTopKPrompt:
+      return RowRouting::Decide::kTopKPrompt;
+    case RoutingParams::Mode::kModelDefault:
+      break;
   }
   return RowRouting::Decide::kModel;
 }
@@ -63,12 +71,14 @@ absl::StatusOr<RowRouting> ResolveRouting(const RoutingParams& params, const Mod
     }
     const bool exact = *params.capacity == 0.0 || *params.capacity == 1.0;
     if (!exact && DecidesByPredictor(params, model)) {
-      return BadRequest("unsupported_parameter", "routing.capacity",
-                        "the calibration is of the router, not of the predictor; only 0 and 1 are honoured");
+      return BadRequest(
+          "unsupported_parameter", "routing.capacity",
+          "the calibration is of the router, not of the predictor; only 0 and 1 are honoured");
     }
     if (!exact && !model.has_capacity_table) {
-      return BadRequest("unsupported_parameter", "routing.capacity",
-                        "this model's config.json has no score_quantiles; only 0 and 1 are honoured");
+      return BadRequest(
+          "unsupported_parameter", "routing.capacity",
+          "this model's config.json has no score_quantiles; only 0 and 1 are honoured");
     }
     routing.capacity = static_cast<float>(*params.capacity);
   }

@@ -1,5 +1,5 @@
-// A request's `routing` object against the model: what can be honoured becomes a RowRouting, the rest is refused
-// with the reason.
+// A request's `routing` object against the model: what can be honoured becomes a RowRouting, the
+// rest is refused with the reason.
 #pragma once
 
 #include "absl/status/statusor.h"

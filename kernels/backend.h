@@ -1,9 +1,13 @@
-// The op list: everything the engine asks of a device. No model words here (no layer, no sequence id).
-// Rules for every op of every backend:
-//  - Activations are f32. Accumulation is f32 with one canonical order per output element, so that the bits
-//    of a row never depend on the other rows of the call, on their number, or on the number of threads.
-//  - Inputs and outputs are taken through RowSet index lists; a row that is not listed is not touched.
-//  - Ops are enqueued in order; only Synchronize, CopyToHost and Allocate may wait. Ops return void: broken
+// The op list: everything the engine asks of a device. No model words here (no layer, no sequence
+// id). Rules for every op of every backend:
+//  - Activations are f32. Accumulation is f32 with one canonical order per output element, so that
+//  the bits
+//    of a row never depend on the other rows of the call, on their number, or on the number of
+//    threads.
+//  - Inputs and outputs are taken through RowSet index lists; a row that is not listed is not
+//  touched.
+//  - Ops are enqueued in order; only Synchronize, CopyToHost and Allocate may wait. Ops return
+//  void: broken
 //    preconditions are our bugs (SLUICE_CHECK). Nothing but Pack* and Allocate allocates.
 //  - One thread calls a backend (the engine thread); the backend may use its own pool inside.
 // The reference backend (kernels/reference) is the executable specification of each op.
@@ -48,7 +52,7 @@ struct LinearArgs {
   const PackedMatrix* weight = nullptr;
   const float* bias = nullptr;  // [n]
   Activation activation = Activation::kNone;
-  TensorView out;  // [*, n]
+  TensorView out;   // [*, n]
   RowSet out_rows;  // same count as x_rows
   bool accumulate = false;
   const float* row_scale = nullptr;  // [count]; null means 1. Used only with `accumulate`.
@@ -60,17 +64,17 @@ struct LinearArgs {
 struct ExpertLinearArgs {
   TensorView x;
   std::span<const PackedMatrix> weights;
-  const int32_t* expert = nullptr;  // [count]
-  const int32_t* x_row = nullptr;   // [count]
-  const int32_t* out_row = nullptr; // [count]
-  const float* scale = nullptr;     // [count]; null means 1
+  const int32_t* expert = nullptr;   // [count]
+  const int32_t* x_row = nullptr;    // [count]
+  const int32_t* out_row = nullptr;  // [count]
+  const float* scale = nullptr;      // [count]; null means 1
   int32_t count = 0;
   TensorView out;
 };
 
 // RMS: x / sqrt(mean(x^2) + eps) * weight. Layer: (x - mean) / sqrt(var + eps) * weight + bias.
-// `group` > 0: each run of `group` columns is normed by itself with weight [group] (per-head q/k norm).
-// `out` may be `x` itself (in place) when both row sets are equal.
+// `group` > 0: each run of `group` columns is normed by itself with weight [group] (per-head q/k
+// norm). `out` may be `x` itself (in place) when both row sets are equal.
 struct NormArgs {
   NormKind kind = NormKind::kRms;
   float epsilon = 1e-5f;
@@ -94,7 +98,8 @@ struct RopeTableArgs {
   TensorView out;
 };
 
-// Rotates the first 2 * num_frequencies dims of each head in place. Row i uses table row table_rows[i].
+// Rotates the first 2 * num_frequencies dims of each head in place. Row i uses table row
+// table_rows[i].
 struct RopeArgs {
   TensorView x;  // [count, num_heads * head_dim]
   int32_t num_heads = 0;
@@ -106,8 +111,8 @@ struct RopeArgs {
 
 struct KvGeometry {
   int32_t num_kv_heads = 0;
-  int32_t key_dim = 0;    // per head
-  int32_t value_dim = 0;  // per head
+  int32_t key_dim = 0;        // per head
+  int32_t value_dim = 0;      // per head
   DType dtype = DType::kF32;  // kF32 or kBF16
   int32_t page_tokens = 16;
   bool operator==(const KvGeometry&) const = default;
@@ -125,8 +130,8 @@ struct KvLayerView {
   int64_t block_stride = 0;
 };
 
-// Where each row of a call lives in the cache. Row i is written at slot[i] of batch sequence sequence[i] and
-// sees the slots [begin[i], end[i]) (end = slot + 1 for causal attention).
+// Where each row of a call lives in the cache. Row i is written at slot[i] of batch sequence
+// sequence[i] and sees the slots [begin[i], end[i]) (end = slot + 1 for causal attention).
 struct KvRows {
   const int32_t* sequence = nullptr;
   const int32_t* slot = nullptr;
@@ -142,9 +147,10 @@ struct AppendKvArgs {
   TensorView value;  // [count, num_kv_heads * value_dim]
 };
 
-// out[i, h] = softmax_s(scale * q[i, h] . K[s, h / group]) V[s, h / group]. Slots are taken in tiles whose
-// borders are multiples of the page size from slot 0, merged in ascending order (online softmax), so the bits
-// do not depend on chunking. Tails are selected, never multiplied: stale slots may hold NaN.
+// out[i, h] = softmax_s(scale * q[i, h] . K[s, h / group]) V[s, h / group]. Slots are taken in
+// tiles whose borders are multiples of the page size from slot 0, merged in ascending order (online
+// softmax), so the bits do not depend on chunking. Tails are selected, never multiplied: stale
+// slots may hold NaN.
 struct AttentionArgs {
   KvLayerView kv;
   KvRows rows;
@@ -155,7 +161,8 @@ struct AttentionArgs {
   TensorView out;                // [count, num_heads * value_dim]
 };
 
-// out = act(x) for plain, act(x[:, :h]) * x[:, h:2h] for gated. In place allowed (out = x.Columns(0, h)).
+// out = act(x) for plain, act(x[:, :h]) * x[:, h:2h] for gated. In place allowed (out =
+// x.Columns(0, h)).
 struct ActivateArgs {
   Activation activation = Activation::kSilu;
   bool gated = true;
@@ -198,18 +205,20 @@ struct MoeFfnArgs {
 };
 
 // Merges the packed result of a depth-routed layer back. r = rows[i], g = gate(score[i]):
-//   kScaledUpdate x[r] += g * (y[i] - x[r]); kPlusBlock x[r] += g * y[i]; kOnlyBlock x[r] = g * y[i]
+//   kScaledUpdate x[r] += g * (y[i] - x[r]); kPlusBlock x[r] += g * y[i]; kOnlyBlock x[r] = g *
+//   y[i]
 struct DepthCombineArgs {
   DepthCombine combine = DepthCombine::kScaledUpdate;
   GateFunction gate = GateFunction::kSigmoid;
-  TensorView y;  // [count, dim]
+  TensorView y;                   // [count, dim]
   const float* scores = nullptr;  // [count] router logits of the selected rows
   TensorView x;
   RowSet rows;
 };
 
-// Writes the indices i (ascending) with scores[i] > thresholds[i] to `selected`, their number to *count
-// (host memory on the CPU). Rows with threshold -inf are always taken, +inf never (NaN scores never).
+// Writes the indices i (ascending) with scores[i] > thresholds[i] to `selected`, their number to
+// *count (host memory on the CPU). Rows with threshold -inf are always taken, +inf never (NaN
+// scores never).
 struct SelectAboveArgs {
   const float* scores = nullptr;
   const float* thresholds = nullptr;
@@ -233,20 +242,23 @@ class Backend {
   virtual int num_threads() const = 0;
   virtual std::vector<KernelChoice> Kernels() const = 0;
 
-  // ResourceExhausted when the device has not enough memory. 64-byte aligned (2 MiB and huge-page advised
-  // from 2 MiB up), zeroed.
+  // ResourceExhausted when the device has not enough memory. 64-byte aligned (2 MiB and huge-page
+  // advised from 2 MiB up), zeroed.
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes) = 0;
 
   // Packs `parts`, which have equal k, stacked along n. Used to fuse q|k|v and gate|up.
-  virtual absl::StatusOr<PackedMatrix> Pack(std::span<const WeightSource> parts, WeightFormat format) = 0;
-  // Allocates all experts of a layer; PackExpert then fills them one by one, so that only one expert's raw
-  // weights are in memory at a time.
-  virtual absl::StatusOr<PackedExperts> AllocateExperts(int32_t num_experts, int64_t dim, int64_t hidden,
-                                                        bool gated, WeightFormat format) = 0;
+  virtual absl::StatusOr<PackedMatrix> Pack(std::span<const WeightSource> parts,
+                                            WeightFormat format) = 0;
+  // Allocates all experts of a layer; PackExpert then fills them one by one, so that only one
+  // expert's raw weights are in memory at a time.
+  virtual absl::StatusOr<PackedExperts> AllocateExperts(
+      int32_t num_experts, int64_t dim, int64_t hidden, bool gated, WeightFormat format) = 0;
   virtual void PackExpert(const ExpertSource& source, int32_t expert, PackedExperts& experts) = 0;
 
   // out[i] = scale * row ids[i] of the packed [n, k] table, as f32.
-  virtual void Embed(const PackedMatrix& table, std::span<const int32_t> ids, float scale,
+  virtual void Embed(const PackedMatrix& table,
+                     std::span<const int32_t> ids,
+                     float scale,
                      TensorView out) = 0;
   virtual void Linear(const LinearArgs& args) = 0;
   virtual void ExpertLinear(const ExpertLinearArgs& args) = 0;
@@ -265,13 +277,16 @@ class Backend {
   virtual void CombineDepth(const DepthCombineArgs& args) = 0;
   virtual void SelectAbove(const SelectAboveArgs& args) = 0;
 
-  // Fused methods: the default bodies (backend.cc) call the plain ops; a backend overrides what it can fuse.
-  virtual int64_t MoeWorkspaceBytes(const PackedExperts& experts, int32_t max_rows, int32_t top_k) const;
+  // Fused methods: the default bodies (backend.cc) call the plain ops; a backend overrides what it
+  // can fuse.
+  virtual int64_t MoeWorkspaceBytes(const PackedExperts& experts,
+                                    int32_t max_rows,
+                                    int32_t top_k) const;
   virtual void MoeFfn(const MoeFfnArgs& args);
 
-  // Sizes the scratch of the ops for calls of up to `max_rows` rows, so that no op allocates afterwards. Call
-  // once after all weights are packed (which tells the backend the widths). A larger call still works; it
-  // grows the scratch once.
+  // Sizes the scratch of the ops for calls of up to `max_rows` rows, so that no op allocates
+  // afterwards. Call once after all weights are packed (which tells the backend the widths). A
+  // larger call still works; it grows the scratch once.
   virtual void ReserveScratch(int32_t /*max_rows*/) {}
 
   virtual void CopyToHost(const void* device, void* host, size_t bytes) = 0;

@@ -12,7 +12,8 @@ namespace sluice::kernels {
 struct DeviceSpec {
   std::string device = "cpu";  // "cpu" or "reference"
   int threads = 0;             // 0: one per core
-  // Highest instruction set to use: "auto", "scalar", "avx2", "avx512", "amx". For tests and valgrind.
+  // Highest instruction set to use: "auto", "scalar", "avx2", "avx512", "amx". For tests and
+  // valgrind.
   std::string isa = "auto";
   // GEMM family: "auto" (our own kernels) or "onednn" (constant row tile; where it is built in).
   std::string gemm = "auto";

@@ -1,5 +1,5 @@
-// Checks of our own invariants. Always on; the message names the file, the condition and the values.
-// Not for the outside world's mistakes: those are absl::Status.
+// Checks of our own invariants. Always on; the message names the file, the condition and the
+// values. Not for the outside world's mistakes: those are absl::Status.
 #pragma once
 
 #include <cstdio>
@@ -38,8 +38,8 @@ struct CheckVoidify {
 
 }  // namespace sluice::internal
 
-#define SLUICE_CHECK(condition)                \
-  (condition) ? static_cast<void>(0)           \
+#define SLUICE_CHECK(condition)                      \
+  (condition) ? static_cast<void>(0)                 \
               : ::sluice::internal::CheckVoidify() & \
                     ::sluice::internal::CheckMessage(__FILE__, __LINE__, #condition).stream()
 

@@ -1,5 +1,5 @@
-// A weight in the one layout its backend likes. Made once by Backend::Pack*, immutable afterwards, only
-// read by the backend that packed it. Not for activations.
+// A weight in the one layout its backend likes. Made once by Backend::Pack*, immutable afterwards,
+// only read by the backend that packed it. Not for activations.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +16,10 @@ constexpr const char* Name(WeightFormat format) {
   return format == WeightFormat::kF32 ? "f32" : "bf16";
 }
 
-// y = x * W^T with W [n, k]: `k` inputs, `n` outputs. Both are padded to multiples of 64 in storage, the
-// padding is zero. CPU layout: oneDNN's BA16a64b2a (bf16) or BA16a64b (f32), with a = k and b = n: blocks
-// of 64 outputs; inside a block k ascends in groups of 16 (f32) or 16x2 (bf16); every row of 64 outputs
-// (x 2 neighbouring k for bf16) is contiguous.
+// y = x * W^T with W [n, k]: `k` inputs, `n` outputs. Both are padded to multiples of 64 in
+// storage, the padding is zero. CPU layout: oneDNN's BA16a64b2a (bf16) or BA16a64b (f32), with a =
+// k and b = n: blocks of 64 outputs; inside a block k ascends in groups of 16 (f32) or 16x2 (bf16);
+// every row of 64 outputs (x 2 neighbouring k for bf16) is contiguous.
 struct PackedMatrix {
   WeightFormat format = WeightFormat::kF32;
   int64_t n = 0;
@@ -32,10 +32,10 @@ struct PackedMatrix {
   int64_t bytes() const { return n_padded * k_padded * (format == WeightFormat::kF32 ? 4 : 2); }
 };
 
-// All experts of one MoE FFN. Expert e is stored as consecutive slices of its hidden dimension, each slice
-// [W1 | W3 | W2] with every part its own packed block, so that one task is one linear read.
-// `slice_hidden` is a property of the model (chosen at load, never by the batch): it fixes the order of
-// arithmetic: y = sum over slices, ascending, of act(x W1_s) * (x W3_s) W2_s.
+// All experts of one MoE FFN. Expert e is stored as consecutive slices of its hidden dimension,
+// each slice [W1 | W3 | W2] with every part its own packed block, so that one task is one linear
+// read. `slice_hidden` is a property of the model (chosen at load, never by the batch): it fixes
+// the order of arithmetic: y = sum over slices, ascending, of act(x W1_s) * (x W3_s) W2_s.
 struct PackedExperts {
   struct Slice {
     PackedMatrix w1;  // [slice_hidden, dim]: gate (or the only up-projection when not gated)

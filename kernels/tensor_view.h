@@ -1,5 +1,5 @@
-// Non-owning matrix view: rows of `cols` contiguous elements, `row_stride` elements apart. Heads are
-// folded into the columns; ops that need them say so. Passed by value.
+// Non-owning matrix view: rows of `cols` contiguous elements, `row_stride` elements apart. Heads
+// are folded into the columns; ops that need them say so. Passed by value.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +35,8 @@ inline TensorView MatrixView(void* data, int64_t rows, int64_t cols, DType dtype
 }
 
 // Which rows of a matrix an op reads or writes: 0..count-1, or the entries of an index list.
-// The count may be data dependent: `count` is what the host knows (exact on the CPU, an upper bound on a
-// device), `device_count`, when set, points to the exact count in device memory.
+// The count may be data dependent: `count` is what the host knows (exact on the CPU, an upper bound
+// on a device), `device_count`, when set, points to the exact count in device memory.
 struct RowSet {
   const int32_t* index = nullptr;  // device memory; null means the identity
   int32_t count = 0;

@@ -27,8 +27,8 @@ absl::StatusOr<std::optional<Attention::ExpertProjection>> Attention::LoadExpert
     const ProjectionSpec& projection, const AttentionSpec& spec, WeightLoader& loader) {
   if (!projection.experts.has_value()) return std::nullopt;
   const bool output = &projection == &spec.o;
-  ASSIGN_OR_RETURN(ExpertRouter router, ExpertRouter::Load(*projection.experts, spec.q.in,
-                                                           spec.num_heads, loader));
+  ASSIGN_OR_RETURN(ExpertRouter router,
+                   ExpertRouter::Load(*projection.experts, spec.q.in, spec.num_heads, loader));
   // One expert maps dim -> head_dim for values, head_dim -> dim for outputs.
   ProjectionSpec one = projection;
   one.in = output ? spec.head_dim : projection.in;
@@ -38,7 +38,8 @@ absl::StatusOr<std::optional<Attention::ExpertProjection>> Attention::LoadExpert
   return ExpertProjection{std::move(router), std::move(matrices)};
 }
 
-absl::StatusOr<std::unique_ptr<Attention>> Attention::Load(const AttentionSpec& spec, RopeTables& tables,
+absl::StatusOr<std::unique_ptr<Attention>> Attention::Load(const AttentionSpec& spec,
+                                                           RopeTables& tables,
                                                            WeightLoader& loader) {
   auto block = std::make_unique<Attention>();
   block->spec_ = spec;
@@ -68,7 +69,8 @@ absl::StatusOr<std::unique_ptr<Attention>> Attention::Load(const AttentionSpec& 
     ASSIGN_OR_RETURN(block->q_norm_, Norm::Load(*spec.q_norm, norm_size(spec.num_heads), loader));
   }
   if (spec.k_norm.has_value()) {
-    ASSIGN_OR_RETURN(block->k_norm_, Norm::Load(*spec.k_norm, norm_size(spec.num_kv_heads), loader));
+    ASSIGN_OR_RETURN(block->k_norm_,
+                     Norm::Load(*spec.k_norm, norm_size(spec.num_kv_heads), loader));
   }
   ASSIGN_OR_RETURN(block->sinks_, loader.Vector(spec.sinks, spec.num_heads));
   return block;
@@ -154,7 +156,8 @@ void Attention::NormAndRotate(const Heads& heads, const Rows& rows, ForwardConte
   rotate(heads.k, spec_.num_kv_heads);
 }
 
-void Attention::ProjectExpertValues(const BlockInput& input, TensorView values,
+void Attention::ProjectExpertValues(const BlockInput& input,
+                                    TensorView values,
                                     ForwardContext& context) {
   const int32_t count = input.rows.count();
   const ExpertRouter& router = value_experts_->router;
@@ -167,7 +170,7 @@ void Attention::ProjectExpertValues(const BlockInput& input, TensorView values,
   int32_t* x_row = context.workspace.Take<int32_t>(total);
   int32_t* out_row = context.workspace.Take<int32_t>(total);
   for (int32_t a = 0; a < total; ++a) {
-    out_row[a] = a / routing.top_k;               // (row, head)
+    out_row[a] = a / routing.top_k;  // (row, head)
     x_row[a] = out_row[a] / spec_.num_heads;
   }
   const TensorView out =
@@ -184,7 +187,9 @@ void Attention::ProjectExpertValues(const BlockInput& input, TensorView values,
              input.rows, context);
 }
 
-void Attention::ProjectOutput(const BlockInput& input, TensorView attended, ForwardContext& context) {
+void Attention::ProjectOutput(const BlockInput& input,
+                              TensorView attended,
+                              ForwardContext& context) {
   if (output_experts_.has_value()) return ProjectExpertOutput(input, attended, context);
   const RowSet rows = AllRows(input.rows.count());
   context.backend.Linear({.x = attended,
@@ -196,7 +201,8 @@ void Attention::ProjectOutput(const BlockInput& input, TensorView attended, Forw
                           .accumulate = input.accumulate});
 }
 
-void Attention::ProjectExpertOutput(const BlockInput& input, TensorView attended,
+void Attention::ProjectExpertOutput(const BlockInput& input,
+                                    TensorView attended,
                                     ForwardContext& context) {
   const int32_t count = input.rows.count();
   const Routing routing = output_experts_->router.Route({.x = input.normed,
@@ -208,34 +214,38 @@ void Attention::ProjectExpertOutput(const BlockInput& input, TensorView attended
   int32_t* x_row = context.workspace.Take<int32_t>(total);
   int32_t* out_row = context.workspace.Take<int32_t>(total);
   for (int32_t a = 0; a < total; ++a) {
-    x_row[a] = a / routing.top_k;                 // (row, head)
+    x_row[a] = a / routing.top_k;  // (row, head)
     out_row[a] = x_row[a] / spec_.num_heads;
   }
   if (!input.accumulate) {
     for (int32_t i = 0; i < count; ++i) std::fill_n(input.out.Row(i), input.out.cols, 0.0f);
   }
-  RunExperts(*output_experts_,
-             {.x = kernels::MatrixView(attended.data, int64_t{count} * spec_.num_heads, spec_.head_dim),
-              .expert = routing.experts,
-              .x_row = x_row,
-              .out_row = out_row,
-              .scale = routing.weights,
-              .count = total,
-              .out = input.out},
-             input.rows, context);
+  RunExperts(
+      *output_experts_,
+      {.x = kernels::MatrixView(attended.data, int64_t{count} * spec_.num_heads, spec_.head_dim),
+       .expert = routing.experts,
+       .x_row = x_row,
+       .out_row = out_row,
+       .scale = routing.weights,
+       .count = total,
+       .out = input.out},
+      input.rows, context);
 }
 
-void Attention::RunExperts(const ExpertProjection& experts, const kernels::ExpertLinearArgs& args,
-                           const Rows& rows, ForwardContext& context) const {
+void Attention::RunExperts(const ExpertProjection& experts,
+                           const kernels::ExpertLinearArgs& args,
+                           const Rows& rows,
+                           ForwardContext& context) const {
   kernels::ExpertLinearArgs call = args;
   call.weights = experts.matrices;
   context.backend.ExpertLinear(call);
   const kernels::PackedMatrix& one = experts.matrices.front();
-  const double per_row = 2.0 * static_cast<double>(one.n * one.k) * spec_.num_heads *
-                         experts.router.spec().top_k;
+  const double per_row =
+      2.0 * static_cast<double>(one.n * one.k) * spec_.num_heads * experts.router.spec().top_k;
   context.stats.AddFlops(rows.origin, per_row);
-  context.stats.AddWeightBytes(one.bytes() * std::min<int64_t>(static_cast<int64_t>(args.count),
-                                                               static_cast<int64_t>(experts.matrices.size())));
+  context.stats.AddWeightBytes(one.bytes() *
+                               std::min<int64_t>(static_cast<int64_t>(args.count),
+                                                 static_cast<int64_t>(experts.matrices.size())));
 }
 
 int64_t Attention::WorkspaceBytes(int32_t max_rows) const {
@@ -261,9 +271,9 @@ double Attention::ExpertProjectionFlops(bool dense) const {
     if (!experts->has_value()) continue;
     const RouterSpec& router = (*experts)->router.spec();
     const kernels::PackedMatrix& one = (*experts)->matrices.front();
-    flops += (*experts)->router.FlopsPerRow() +
-             2.0 * static_cast<double>(one.n * one.k) * spec_.num_heads *
-                 (dense ? router.num_experts : router.top_k);
+    flops += (*experts)->router.FlopsPerRow() + 2.0 * static_cast<double>(one.n * one.k) *
+                                                    spec_.num_heads *
+                                                    (dense ? router.num_experts : router.top_k);
   }
   return flops;
 }

@@ -1,5 +1,6 @@
-// Self-attention over the paged cache: q, k, v -> (norms, rope) -> append -> attend -> o. MHA, GQA, windows, sinks;
-// value and output projections may be per-head experts (SwitchHead, Csordas et al. 2024).
+// Self-attention over the paged cache: q, k, v -> (norms, rope) -> append -> attend -> o. MHA, GQA,
+// windows, sinks; value and output projections may be per-head experts (SwitchHead, Csordas et al.
+// 2024).
 #pragma once
 
 #include <memory>
@@ -16,7 +17,8 @@ namespace sluice {
 class Attention final : public Block {
  public:
   // `tables`: shared by all attentions of the model; outlives the block.
-  static absl::StatusOr<std::unique_ptr<Attention>> Load(const AttentionSpec& spec, RopeTables& tables,
+  static absl::StatusOr<std::unique_ptr<Attention>> Load(const AttentionSpec& spec,
+                                                         RopeTables& tables,
                                                          WeightLoader& loader);
 
   void Forward(const BlockInput& input, ForwardContext& context) override;
@@ -37,26 +39,32 @@ class Attention final : public Block {
     kernels::TensorView q, k, v;
   };
 
-  static absl::StatusOr<std::optional<ExpertProjection>> LoadExperts(const ProjectionSpec& projection,
-                                                                     const AttentionSpec& spec,
-                                                                     WeightLoader& loader);
+  static absl::StatusOr<std::optional<ExpertProjection>> LoadExperts(
+      const ProjectionSpec& projection, const AttentionSpec& spec, WeightLoader& loader);
   Heads Project(const BlockInput& input, ForwardContext& context);
-  void ProjectExpertValues(const BlockInput& input, kernels::TensorView values, ForwardContext& context);
-  void NormAndRotate(const Heads& heads, const Rows& rows, ForwardContext& context);
-  void ProjectOutput(const BlockInput& input, kernels::TensorView attended, ForwardContext& context);
-  void ProjectExpertOutput(const BlockInput& input, kernels::TensorView attended,
+  void ProjectExpertValues(const BlockInput& input,
+                           kernels::TensorView values,
                            ForwardContext& context);
-  void RunExperts(const ExpertProjection& experts, const kernels::ExpertLinearArgs& args,
-                  const Rows& rows, ForwardContext& context) const;
+  void NormAndRotate(const Heads& heads, const Rows& rows, ForwardContext& context);
+  void ProjectOutput(const BlockInput& input,
+                     kernels::TensorView attended,
+                     ForwardContext& context);
+  void ProjectExpertOutput(const BlockInput& input,
+                           kernels::TensorView attended,
+                           ForwardContext& context);
+  void RunExperts(const ExpertProjection& experts,
+                  const kernels::ExpertLinearArgs& args,
+                  const Rows& rows,
+                  ForwardContext& context) const;
   double DenseProjectionFlops() const;
   double ExpertProjectionFlops(bool dense) const;
 
   AttentionSpec spec_;
   RopeTables* tables_ = nullptr;
   int32_t rope_table_ = -1;
-  kernels::PackedMatrix qkv_;      // q | k | v, or q | k when the values have their own input
-  kernels::PackedMatrix v_;        // values read from the residual stream; n == 0 otherwise
-  kernels::PackedMatrix o_;        // n == 0 with output experts
+  kernels::PackedMatrix qkv_;  // q | k | v, or q | k when the values have their own input
+  kernels::PackedMatrix v_;    // values read from the residual stream; n == 0 otherwise
+  kernels::PackedMatrix o_;    // n == 0 with output experts
   FloatVector qkv_bias_, v_bias_, o_bias_, sinks_;
   std::optional<Norm> q_norm_, k_norm_;
   std::optional<ExpertProjection> value_experts_, output_experts_;

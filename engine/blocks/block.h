@@ -1,5 +1,5 @@
-// The arithmetic of one sublayer on dense rows. Blocks never know that rows can be missing, and never see the
-// model, the scheduler or a file format.
+// The arithmetic of one sublayer on dense rows. Blocks never know that rows can be missing, and
+// never see the model, the scheduler or a file format.
 #pragma once
 
 #include <cstdint>
@@ -8,20 +8,20 @@
 
 namespace sluice {
 
-// The KV layer that one execution of an attention writes: numbered when the model is built, so that weights
-// are shared between repeats while caches are not.
+// The KV layer that one execution of an attention writes: numbered when the model is built, so that
+// weights are shared between repeats while caches are not.
 struct KvLayer {
   int32_t kv_class = -1;
   int32_t layer_in_class = 0;
 };
 
 struct BlockInput {
-  const Rows& rows;               // the residual stream (un-normed)
-  kernels::TensorView normed;     // [count, dim]; rows.x itself without an input norm
+  const Rows& rows;            // the residual stream (un-normed)
+  kernels::TensorView normed;  // [count, dim]; rows.x itself without an input norm
   KvLayer kv;
   int32_t layer_instance = 0;
-  // Where the result goes: out[i] += result when `accumulate`, else out[i] = result. The residual stream itself
-  // is a legal target of an accumulating block: it reads its input before it writes.
+  // Where the result goes: out[i] += result when `accumulate`, else out[i] = result. The residual
+  // stream itself is a legal target of an accumulating block: it reads its input before it writes.
   kernels::TensorView out;
   bool accumulate = true;
 };

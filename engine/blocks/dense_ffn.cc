@@ -6,7 +6,8 @@
 
 namespace sluice {
 
-absl::StatusOr<std::unique_ptr<DenseFfn>> DenseFfn::Load(const DenseFfnSpec& spec, WeightLoader& loader) {
+absl::StatusOr<std::unique_ptr<DenseFfn>> DenseFfn::Load(const DenseFfnSpec& spec,
+                                                         WeightLoader& loader) {
   auto block = std::make_unique<DenseFfn>();
   block->spec_ = spec;
   std::vector<ProjectionSpec> up = {spec.up};
@@ -22,7 +23,9 @@ void DenseFfn::Forward(const BlockInput& input, ForwardContext& context) {
   ForwardScaled(input, nullptr, context);
 }
 
-void DenseFfn::ForwardScaled(const BlockInput& input, const float* row_scale, ForwardContext& context) {
+void DenseFfn::ForwardScaled(const BlockInput& input,
+                             const float* row_scale,
+                             ForwardContext& context) {
   const int32_t count = input.rows.count();
   const kernels::RowSet rows = kernels::AllRows(count);
   Workspace::Scope scope(context.workspace);

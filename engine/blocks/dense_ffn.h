@@ -11,7 +11,8 @@ namespace sluice {
 
 class DenseFfn final : public Block {
  public:
-  static absl::StatusOr<std::unique_ptr<DenseFfn>> Load(const DenseFfnSpec& spec, WeightLoader& loader);
+  static absl::StatusOr<std::unique_ptr<DenseFfn>> Load(const DenseFfnSpec& spec,
+                                                        WeightLoader& loader);
 
   void Forward(const BlockInput& input, ForwardContext& context) override;
   // The same, with every row's result times row_scale[i] (needs input.accumulate).
@@ -23,7 +24,7 @@ class DenseFfn final : public Block {
 
  private:
   DenseFfnSpec spec_;
-  kernels::PackedMatrix up_;    // gate | up when gated
+  kernels::PackedMatrix up_;  // gate | up when gated
   kernels::PackedMatrix down_;
   FloatVector up_bias_, down_bias_;
 };

@@ -4,13 +4,16 @@
 
 namespace sluice {
 
-absl::StatusOr<ExpertRouter> ExpertRouter::Load(const RouterSpec& spec, int64_t dim, int32_t groups,
+absl::StatusOr<ExpertRouter> ExpertRouter::Load(const RouterSpec& spec,
+                                                int64_t dim,
+                                                int32_t groups,
                                                 WeightLoader& loader) {
   ExpertRouter router;
   router.spec_ = spec;
   router.groups_ = groups;
   const int64_t outputs = int64_t{groups} * (spec.num_experts + spec.num_null_experts);
-  const ProjectionSpec projection{.in = dim, .out = outputs, .weight = spec.weight, .bias = spec.bias};
+  const ProjectionSpec projection{
+      .in = dim, .out = outputs, .weight = spec.weight, .bias = spec.bias};
   ASSIGN_OR_RETURN(router.weight_, loader.Matrix({projection}, kernels::WeightFormat::kF32));
   ASSIGN_OR_RETURN(router.bias_, loader.Biases({projection}));
   ASSIGN_OR_RETURN(router.selection_bias_,
@@ -59,9 +62,12 @@ Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
   return routing;
 }
 
-void ExpertRouter::LimitChoices(const Routing& routing, const Rows& rows, ForwardContext& context) const {
+void ExpertRouter::LimitChoices(const Routing& routing,
+                                const Rows& rows,
+                                ForwardContext& context) const {
   for (int32_t i = 0; i < rows.count(); ++i) {
-    const int32_t limit = context.batch.routing[static_cast<size_t>(rows.origin[i])].experts_per_token;
+    const int32_t limit =
+        context.batch.routing[static_cast<size_t>(rows.origin[i])].experts_per_token;
     if (limit <= 0 || limit >= spec_.top_k) continue;
     int32_t* experts = routing.experts + i * spec_.top_k;
     float* weights = routing.weights + i * spec_.top_k;

@@ -1,5 +1,5 @@
-// RouterSpec -> which experts each row takes and with which weights. The logits are f32 whatever the format of
-// the other weights, because a near tie decides which weights are read.
+// RouterSpec -> which experts each row takes and with which weights. The logits are f32 whatever
+// the format of the other weights, because a near tie decides which weights are read.
 #pragma once
 
 #include "engine/blocks/forward_context.h"
@@ -17,8 +17,11 @@ struct Routing {
 
 class ExpertRouter {
  public:
-  // `groups`: independent choices per row (heads of SwitchHead); the weight is [groups * experts, dim].
-  static absl::StatusOr<ExpertRouter> Load(const RouterSpec& spec, int64_t dim, int32_t groups,
+  // `groups`: independent choices per row (heads of SwitchHead); the weight is [groups * experts,
+  // dim].
+  static absl::StatusOr<ExpertRouter> Load(const RouterSpec& spec,
+                                           int64_t dim,
+                                           int32_t groups,
                                            WeightLoader& loader);
 
   // Takes the result from the arena: the caller's Scope frees it. Records the choice in the stats.
@@ -32,7 +35,9 @@ class ExpertRouter {
 
   int64_t WorkspaceBytes(int32_t max_rows) const;
   double FlopsPerRow() const { return 2.0 * static_cast<double>(weight_.n * weight_.k); }
-  int64_t num_parameters() const { return weight_.n * weight_.k + bias_.size + selection_bias_.size; }
+  int64_t num_parameters() const {
+    return weight_.n * weight_.k + bias_.size + selection_bias_.size;
+  }
   int64_t weight_bytes() const { return weight_.bytes(); }
   const RouterSpec& spec() const { return spec_; }
 

@@ -1,5 +1,6 @@
-// What travels through one forward step: the rows' facts, the cache, the arena, the counters. Built by the
-// engine for each step from buffers it owns; blocks and the forward loop read it. Nothing here allocates.
+// What travels through one forward step: the rows' facts, the cache, the arena, the counters. Built
+// by the engine for each step from buffers it owns; blocks and the forward loop read it. Nothing
+// here allocates.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@
 
 namespace sluice {
 
-// How one sequence of the step is routed: its request's `routing` object, resolved against the model.
+// How one sequence of the step is routed: its request's `routing` object, resolved against the
+// model.
 struct RowRouting {
   enum class Decide : uint8_t { kModel, kThreshold, kPredictor, kTopKPrompt };
   Decide decide = Decide::kModel;
@@ -27,10 +29,10 @@ struct RowRouting {
 struct Batch {
   std::span<const int32_t> tokens;
   std::span<const int32_t> positions;
-  std::span<const KvSequence> sequences;   // per row
-  std::span<const uint8_t> is_prompt;      // per row: prompt rows follow prefill_decide
-  std::span<const RowRouting> routing;     // per row
-  std::span<const int32_t> wanted;         // rows whose logits are needed, ascending
+  std::span<const KvSequence> sequences;  // per row
+  std::span<const uint8_t> is_prompt;     // per row: prompt rows follow prefill_decide
+  std::span<const RowRouting> routing;    // per row
+  std::span<const int32_t> wanted;        // rows whose logits are needed, ascending
 
   int32_t num_rows() const { return static_cast<int32_t>(tokens.size()); }
 };

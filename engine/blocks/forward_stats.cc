@@ -31,14 +31,17 @@ void ForwardStats::Reset(int32_t num_rows) {
 }
 
 void ForwardStats::AddFlops(const RowSet& origin, double flops_per_row) {
-  for (int32_t i = 0; i < origin.count; ++i) flops_[static_cast<size_t>(origin[i])] += flops_per_row;
+  for (int32_t i = 0; i < origin.count; ++i)
+    flops_[static_cast<size_t>(origin[i])] += flops_per_row;
 }
 
 void ForwardStats::CountLayer(const RowSet& origin) {
   for (int32_t i = 0; i < origin.count; ++i) ++depth_[static_cast<size_t>(origin[i])];
 }
 
-void ForwardStats::CountRouted(int32_t layer_instance, const RowSet& offered, const RowSet& executed) {
+void ForwardStats::CountRouted(int32_t layer_instance,
+                               const RowSet& offered,
+                               const RowSet& executed) {
   depth_choices_.push_back({layer_instance, offered.count, executed.count});
   for (int32_t i = 0; i < offered.count; ++i) ++routed_offered_[static_cast<size_t>(offered[i])];
   for (int32_t i = 0; i < executed.count; ++i) {
@@ -47,7 +50,9 @@ void ForwardStats::CountRouted(int32_t layer_instance, const RowSet& offered, co
   }
 }
 
-void ForwardStats::RecordExperts(const ExpertChoice& choice, const RowSet& origin, const int32_t* ids) {
+void ForwardStats::RecordExperts(const ExpertChoice& choice,
+                                 const RowSet& origin,
+                                 const int32_t* ids) {
   ExpertChoice recorded = choice;
   recorded.first = static_cast<int32_t>(expert_ids_.size());
   recorded.count = origin.count;
@@ -61,13 +66,13 @@ void ForwardStats::RecordExperts(const ExpertChoice& choice, const RowSet& origi
 }
 
 std::span<const int32_t> ForwardStats::expert_ids(const ExpertChoice& choice) const {
-  return std::span(expert_ids_).subspan(static_cast<size_t>(choice.first),
-                                        static_cast<size_t>(choice.count * choice.top_k));
+  return std::span(expert_ids_)
+      .subspan(static_cast<size_t>(choice.first), static_cast<size_t>(choice.count * choice.top_k));
 }
 
 std::span<const int32_t> ForwardStats::expert_rows(const ExpertChoice& choice) const {
-  return std::span(expert_rows_).subspan(static_cast<size_t>(choice.first),
-                                         static_cast<size_t>(choice.count * choice.top_k));
+  return std::span(expert_rows_)
+      .subspan(static_cast<size_t>(choice.first), static_cast<size_t>(choice.count * choice.top_k));
 }
 
 }  // namespace sluice

@@ -1,5 +1,6 @@
-// What a step executed, counted where it happens: per row, per routed layer instance, per expert choice.
-// Sized once (Reset allocates only when a limit grows); plain data for the engine's metrics and responses.
+// What a step executed, counted where it happens: per row, per routed layer instance, per expert
+// choice. Sized once (Reset allocates only when a limit grows); plain data for the engine's metrics
+// and responses.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +13,14 @@ namespace sluice {
 
 enum class ExpertKind : uint8_t { kFfn, kValue, kOutput, kQuery };
 
-// One expert router execution: `top_k` choices for each of `count` rows. Ids >= num_experts mean no expert.
+// One expert router execution: `top_k` choices for each of `count` rows. Ids >= num_experts mean no
+// expert.
 struct ExpertChoice {
   int32_t layer_instance = 0;
   ExpertKind kind = ExpertKind::kFfn;
   int32_t num_experts = 0;
   int32_t top_k = 0;
-  int32_t first = 0;   // into ForwardStats::expert_ids and ::expert_rows
+  int32_t first = 0;  // into ForwardStats::expert_ids and ::expert_rows
   int32_t count = 0;
 };
 
@@ -39,14 +41,15 @@ class ForwardStats {
   void AddRowFlops(int32_t origin, double flops) { flops_[static_cast<size_t>(origin)] += flops; }
   void AddWeightBytes(int64_t bytes) { weight_bytes_ += static_cast<double>(bytes); }
   void CountLayer(const kernels::RowSet& origin);
-  void CountRouted(int32_t layer_instance, const kernels::RowSet& offered,
+  void CountRouted(int32_t layer_instance,
+                   const kernels::RowSet& offered,
                    const kernels::RowSet& executed);
   // `ids`: [rows, top_k].
   void RecordExperts(const ExpertChoice& choice, const kernels::RowSet& origin, const int32_t* ids);
 
   // Per row of the step.
   std::span<const double> flops() const { return flops_; }
-  std::span<const int32_t> depth() const { return depth_; }              // layer instances executed
+  std::span<const int32_t> depth() const { return depth_; }  // layer instances executed
   std::span<const int32_t> routed_executed() const { return routed_executed_; }
   std::span<const int32_t> routed_offered() const { return routed_offered_; }
   double weight_bytes() const { return weight_bytes_; }

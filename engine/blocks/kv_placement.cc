@@ -7,12 +7,13 @@
 
 namespace sluice {
 
-KvPlacements::KvPlacements(std::vector<int32_t> windows, int32_t max_rows) : classes_(windows.size()) {
+KvPlacements::KvPlacements(std::vector<int32_t> windows, int32_t max_rows)
+    : classes_(windows.size()) {
   const auto room = static_cast<size_t>(max_rows);
   for (size_t c = 0; c < windows.size(); ++c) {
     classes_[c].window = windows[c];
-    for (auto* list : {&classes_[c].sequence, &classes_[c].slot, &classes_[c].begin, &classes_[c].end,
-                       &classes_[c].position}) {
+    for (auto* list : {&classes_[c].sequence, &classes_[c].slot, &classes_[c].begin,
+                       &classes_[c].end, &classes_[c].position}) {
       list->resize(room);
     }
   }
@@ -22,8 +23,10 @@ void KvPlacements::Reset() {
   for (PerClass& kv : classes_) kv.placed = false;
 }
 
-const kernels::KvRows& KvPlacements::Place(int32_t kv_class, const Batch& batch,
-                                           const kernels::RowSet& origin, KvCache& cache) {
+const kernels::KvRows& KvPlacements::Place(int32_t kv_class,
+                                           const Batch& batch,
+                                           const kernels::RowSet& origin,
+                                           KvCache& cache) {
   PerClass& kv = classes_[static_cast<size_t>(kv_class)];
   if (kv.placed) {
     SLUICE_CHECK(kv.rows.count == origin.count) << "KV class " << kv_class << " ran on other rows";

@@ -1,5 +1,5 @@
-// Where the rows of this step live in each KV class: slots are assigned once per class and step, by the first
-// attention that runs on it; every layer of the class sees the same rows and reuses them.
+// Where the rows of this step live in each KV class: slots are assigned once per class and step, by
+// the first attention that runs on it; every layer of the class sees the same rows and reuses them.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,9 @@ class KvPlacements {
   void Reset();
 
   // The rows of `kv_class` for this step: on the first call, appends `origin`'s rows to the cache.
-  const kernels::KvRows& Place(int32_t kv_class, const Batch& batch, const kernels::RowSet& origin,
+  const kernels::KvRows& Place(int32_t kv_class,
+                               const Batch& batch,
+                               const kernels::RowSet& origin,
                                KvCache& cache);
 
  private:

@@ -6,8 +6,10 @@
 
 namespace sluice {
 
-absl::StatusOr<std::unique_ptr<MoeFfn>> MoeFfn::Load(const MoeFfnSpec& spec, int64_t dim,
-                                                     kernels::Backend& backend, WeightLoader& loader) {
+absl::StatusOr<std::unique_ptr<MoeFfn>> MoeFfn::Load(const MoeFfnSpec& spec,
+                                                     int64_t dim,
+                                                     kernels::Backend& backend,
+                                                     WeightLoader& loader) {
   ASSIGN_OR_RETURN(ExpertRouter router, ExpertRouter::Load(spec.router, dim, 1, loader));
   auto block = std::make_unique<MoeFfn>(std::move(router));
   block->spec_ = spec;
@@ -32,23 +34,22 @@ void MoeFfn::Forward(const BlockInput& input, ForwardContext& context) {
                                          .layer_instance = input.layer_instance,
                                          .kind = ExpertKind::kFfn},
                                         context);
-  // The shared part and the experts read the same input; with a target that is not the residual stream it starts
-  // from zero.
+  // The shared part and the experts read the same input; with a target that is not the residual
+  // stream it starts from zero.
   if (!input.accumulate) {
     for (int32_t i = 0; i < count; ++i) std::fill_n(input.out.Row(i), input.out.cols, 0.0f);
   }
-  context.backend.MoeFfn(
-      {.x = spec_.input_from_residual ? input.rows.x : input.normed,
-       .x_rows = rows,
-       .experts = &experts_,
-       .activation = spec_.activation,
-       .expert_ids = routing.experts,
-       .weights = routing.weights,
-       .top_k = routing.top_k,
-       .out = input.out,
-       .out_rows = rows,
-       .workspace = context.workspace.Take<char>(
-           context.backend.MoeWorkspaceBytes(experts_, count, routing.top_k))});
+  context.backend.MoeFfn({.x = spec_.input_from_residual ? input.rows.x : input.normed,
+                          .x_rows = rows,
+                          .experts = &experts_,
+                          .activation = spec_.activation,
+                          .expert_ids = routing.experts,
+                          .weights = routing.weights,
+                          .top_k = routing.top_k,
+                          .out = input.out,
+                          .out_rows = rows,
+                          .workspace = context.workspace.Take<char>(
+                              context.backend.MoeWorkspaceBytes(experts_, count, routing.top_k))});
   CountExpertWork(routing, input.rows, context);
   if (shared_ != nullptr) AddShared(input, context);
 }
@@ -61,8 +62,11 @@ void MoeFfn::AddShared(const BlockInput& input, ForwardContext& context) {
     gate = context.workspace.Take<float>(count);
     int32_t* ignored = context.workspace.Take<int32_t>(count);
     const kernels::TensorView logits = context.workspace.TakeMatrix(count, 1);
-    context.backend.Linear(
-        {.x = input.normed, .x_rows = rows, .weight = &shared_gate_, .out = logits, .out_rows = rows});
+    context.backend.Linear({.x = input.normed,
+                            .x_rows = rows,
+                            .weight = &shared_gate_,
+                            .out = logits,
+                            .out_rows = rows});
     // A sigmoid router with one expert: its weight is sigmoid(logit).
     context.backend.Route({.score = ScoreFunction::kSigmoid,
                            .top_k = 1,
@@ -78,7 +82,9 @@ void MoeFfn::AddShared(const BlockInput& input, ForwardContext& context) {
   shared_->ForwardScaled(shared_input, gate, context);
 }
 
-void MoeFfn::CountExpertWork(const Routing& routing, const Rows& rows, ForwardContext& context) const {
+void MoeFfn::CountExpertWork(const Routing& routing,
+                             const Rows& rows,
+                             ForwardContext& context) const {
   int64_t touched = 0;
   uint64_t seen[64] = {};  // up to 4096 experts
   for (int32_t i = 0; i < rows.count(); ++i) {
@@ -99,8 +105,10 @@ void MoeFfn::CountExpertWork(const Routing& routing, const Rows& rows, ForwardCo
 
 int64_t MoeFfn::WorkspaceBytes(int32_t max_rows) const {
   return router_.WorkspaceBytes(max_rows) +
-         Workspace::BytesFor(backend_->MoeWorkspaceBytes(experts_, max_rows, spec_.router.top_k), 1) +
-         (shared_ != nullptr ? shared_->WorkspaceBytes(max_rows) : 0) + 3 * Workspace::BytesFor(max_rows);
+         Workspace::BytesFor(backend_->MoeWorkspaceBytes(experts_, max_rows, spec_.router.top_k),
+                             1) +
+         (shared_ != nullptr ? shared_->WorkspaceBytes(max_rows) : 0) +
+         3 * Workspace::BytesFor(max_rows);
 }
 
 double MoeFfn::ExpertFlops() const {

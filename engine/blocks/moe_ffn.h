@@ -1,5 +1,6 @@
-// Mixture-of-experts feed-forward: route, run the chosen experts, combine; null experts cost nothing, a shared
-// expert runs for every row. Softmax MoE, sigma-MoE and integrated MoDE differ only in their spec.
+// Mixture-of-experts feed-forward: route, run the chosen experts, combine; null experts cost
+// nothing, a shared expert runs for every row. Softmax MoE, sigma-MoE and integrated MoDE differ
+// only in their spec.
 #pragma once
 
 #include <memory>
@@ -12,8 +13,10 @@ namespace sluice {
 
 class MoeFfn final : public Block {
  public:
-  static absl::StatusOr<std::unique_ptr<MoeFfn>> Load(const MoeFfnSpec& spec, int64_t dim,
-                                                      kernels::Backend& backend, WeightLoader& loader);
+  static absl::StatusOr<std::unique_ptr<MoeFfn>> Load(const MoeFfnSpec& spec,
+                                                      int64_t dim,
+                                                      kernels::Backend& backend,
+                                                      WeightLoader& loader);
 
   explicit MoeFfn(ExpertRouter router) : router_(std::move(router)) {}
   void Forward(const BlockInput& input, ForwardContext& context) override;

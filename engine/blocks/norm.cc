@@ -12,7 +12,10 @@ absl::StatusOr<Norm> Norm::Load(const NormSpec& spec, int64_t size, WeightLoader
   return norm;
 }
 
-void Norm::Apply(kernels::TensorView x, kernels::TensorView out, int32_t count, int64_t group,
+void Norm::Apply(kernels::TensorView x,
+                 kernels::TensorView out,
+                 int32_t count,
+                 int64_t group,
                  kernels::Backend& backend) const {
   backend.Norm({.kind = spec_.kind,
                 .epsilon = spec_.epsilon,

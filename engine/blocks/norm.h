@@ -13,8 +13,12 @@ class Norm {
   // `size`: elements of the weight: the row's width, or one group's.
   static absl::StatusOr<Norm> Load(const NormSpec& spec, int64_t size, WeightLoader& loader);
 
-  // out = norm(x), both [count, cols]; `group` > 0 norms each run of `group` columns by itself. In place allowed.
-  void Apply(kernels::TensorView x, kernels::TensorView out, int32_t count, int64_t group,
+  // out = norm(x), both [count, cols]; `group` > 0 norms each run of `group` columns by itself. In
+  // place allowed.
+  void Apply(kernels::TensorView x,
+             kernels::TensorView out,
+             int32_t count,
+             int64_t group,
              kernels::Backend& backend) const;
   int64_t num_parameters() const { return weight_.size + bias_.size; }
 

@@ -23,7 +23,8 @@ int32_t RopeTables::Register(const RopeSpec& spec) {
 absl::Status RopeTables::Allocate(kernels::Backend& backend, int32_t max_rows) {
   for (Entry& entry : tables_) {
     const int64_t elements = int64_t{max_rows} * entry.spec.rotary_dim;
-    ASSIGN_OR_RETURN(entry.storage, backend.Allocate(static_cast<size_t>(elements) * sizeof(float)));
+    ASSIGN_OR_RETURN(entry.storage,
+                     backend.Allocate(static_cast<size_t>(elements) * sizeof(float)));
     entry.table = kernels::MatrixView(entry.storage.data(), max_rows, entry.spec.rotary_dim);
   }
   return absl::OkStatus();

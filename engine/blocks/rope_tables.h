@@ -1,5 +1,5 @@
-// cos/sin of every row of the step, once per distinct RopeSpec: all layers share them, packed rows look theirs
-// up by origin. Sized at load.
+// cos/sin of every row of the step, once per distinct RopeSpec: all layers share them, packed rows
+// look theirs up by origin. Sized at load.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,9 @@ class RopeTables {
   absl::Status Allocate(kernels::Backend& backend, int32_t max_rows);
   // Fills every table for the rows of a step.
   void Compute(const Batch& batch, kernels::Backend& backend);
-  kernels::TensorView Table(int32_t index) const { return tables_[static_cast<size_t>(index)].table; }
+  kernels::TensorView Table(int32_t index) const {
+    return tables_[static_cast<size_t>(index)].table;
+  }
 
  private:
   struct Entry {

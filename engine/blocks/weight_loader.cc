@@ -19,7 +19,9 @@ using kernels::PackedMatrix;
 using kernels::WeightFormat;
 using kernels::WeightSource;
 
-absl::Status WrongShape(const std::string& name, const TensorRange& range, const std::string& expected) {
+absl::Status WrongShape(const std::string& name,
+                        const TensorRange& range,
+                        const std::string& expected) {
   return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' has shape [",
                                                  absl::StrJoin(range.shape, ", "), "], expected ",
                                                  expected));
@@ -36,17 +38,22 @@ std::vector<float> ToFloats(const std::byte* data, DType dtype, int64_t count) {
   for (size_t i = 0; i < values.size(); ++i) {
     uint16_t bits = 0;
     std::memcpy(&bits, data + 2 * i, 2);
-    values[i] = dtype == DType::kBF16 ? kernels::ToFloat(kernels::BF16{bits}) : kernels::HalfToFloat(bits);
+    values[i] =
+        dtype == DType::kBF16 ? kernels::ToFloat(kernels::BF16{bits}) : kernels::HalfToFloat(bits);
   }
   return values;
 }
 
-WeightLoader::WeightLoader(WeightStore& store, kernels::Backend& backend, WeightFormat format,
+WeightLoader::WeightLoader(WeightStore& store,
+                           kernels::Backend& backend,
+                           WeightFormat format,
                            LoadProgress progress)
     : store_(store), backend_(backend), format_(format), progress_(std::move(progress)) {}
 
-absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadRaw(const std::string& name, int64_t total,
-                                                        int64_t first, int64_t count) {
+absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadRaw(const std::string& name,
+                                                        int64_t total,
+                                                        int64_t first,
+                                                        int64_t count) {
   ASSIGN_OR_RETURN(const TensorRange range, store_.Find(name));
   if (range.num_elements() != total) {
     return WrongShape(name, range, absl::StrCat(total, " elements"));
@@ -67,13 +74,16 @@ absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadRaw(const std::string& name,
   return raw;
 }
 
-absl::Status WeightLoader::CheckMatrixShape(const std::string& name, int64_t rows, int64_t cols,
+absl::Status WeightLoader::CheckMatrixShape(const std::string& name,
+                                            int64_t rows,
+                                            int64_t cols,
                                             bool exact_rows) {
   ASSIGN_OR_RETURN(const TensorRange range, store_.Find(name));
-  // Leading dimensions may be split ([heads * experts, d, p]); the product and the last one must fit.
-  const bool fits = !range.shape.empty() && range.shape.back() == cols &&
-                    (exact_rows ? range.num_elements() == rows * cols
-                                : range.num_elements() >= rows * cols);
+  // Leading dimensions may be split ([heads * experts, d, p]); the product and the last one must
+  // fit.
+  const bool fits =
+      !range.shape.empty() && range.shape.back() == cols &&
+      (exact_rows ? range.num_elements() == rows * cols : range.num_elements() >= rows * cols);
   if (fits) return absl::OkStatus();
   return WrongShape(name, range, absl::StrCat("[", rows, ", ", cols, "]"));
 }
@@ -110,7 +120,8 @@ absl::StatusOr<PackedMatrix> WeightLoader::Matrix(const std::vector<ProjectionSp
   for (const ProjectionSpec& part : parts) {
     ASSIGN_OR_RETURN(Raw raw, ReadProjection(part));
     raws.push_back(std::move(raw));
-    sources.push_back({raws.back().bytes.data(), raws.back().dtype, part.out, part.in, part.transposed});
+    sources.push_back(
+        {raws.back().bytes.data(), raws.back().dtype, part.out, part.in, part.transposed});
   }
   return backend_.Pack(sources, format);
 }
@@ -124,7 +135,9 @@ absl::StatusOr<FloatVector> WeightLoader::ToDevice(const std::vector<float>& val
   return vector;
 }
 
-absl::StatusOr<FloatVector> WeightLoader::Vector(const std::string& name, int64_t size, float offset) {
+absl::StatusOr<FloatVector> WeightLoader::Vector(const std::string& name,
+                                                 int64_t size,
+                                                 float offset) {
   if (name.empty()) return FloatVector();
   ASSIGN_OR_RETURN(const Raw raw, ReadRaw(name, size, 0, size));
   std::vector<float> values = ToFloats(raw.bytes.data(), raw.dtype, size);
@@ -191,14 +204,17 @@ absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::SplitColumns(const Proje
 }
 
 absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadExpertMatrix(const std::string& pattern,
-                                                                 const MoeFfnSpec& spec, int32_t expert,
+                                                                 const MoeFfnSpec& spec,
+                                                                 int32_t expert,
                                                                  int64_t elements) {
   const std::string name = absl::StrReplaceAll(pattern, {{"{e}", absl::StrCat(expert)}});
   if (name != pattern) return ReadRaw(name, elements, 0, elements);
   return ReadRaw(name, elements * spec.router.num_experts, expert * elements, elements);
 }
 
-absl::Status WeightLoader::FillExpert(const MoeFfnSpec& spec, int32_t expert, PackedExperts& experts) {
+absl::Status WeightLoader::FillExpert(const MoeFfnSpec& spec,
+                                      int32_t expert,
+                                      PackedExperts& experts) {
   const int64_t dim = experts.dim;
   const int64_t hidden = spec.hidden;
   const bool transposed = spec.experts.transposed;
@@ -227,8 +243,8 @@ absl::Status WeightLoader::FillExpert(const MoeFfnSpec& spec, int32_t expert, Pa
 
 absl::StatusOr<PackedExperts> WeightLoader::Experts(const MoeFfnSpec& spec, int64_t dim) {
   const int32_t num_experts = spec.router.num_experts;
-  ASSIGN_OR_RETURN(PackedExperts experts, backend_.AllocateExperts(num_experts, dim, spec.hidden,
-                                                                   spec.gated, format_));
+  ASSIGN_OR_RETURN(PackedExperts experts,
+                   backend_.AllocateExperts(num_experts, dim, spec.hidden, spec.gated, format_));
   for (int32_t expert = 0; expert < num_experts; ++expert) {
     RETURN_IF_ERROR(FillExpert(spec, expert, experts));
   }

@@ -1,5 +1,6 @@
-// Reads tensors of a WeightStore and packs them for a backend, one tensor at a time, so that raw and packed
-// copies of the model never coexist. Shapes are checked against what the spec expects. Load time only.
+// Reads tensors of a WeightStore and packs them for a backend, one tensor at a time, so that raw
+// and packed copies of the model never coexist. Shapes are checked against what the spec expects.
+// Load time only.
 #pragma once
 
 #include <cstddef>
@@ -28,14 +29,16 @@ struct FloatVector {
 
 class WeightLoader {
  public:
-  WeightLoader(WeightStore& store, kernels::Backend& backend, kernels::WeightFormat format,
+  WeightLoader(WeightStore& store,
+               kernels::Backend& backend,
+               kernels::WeightFormat format,
                LoadProgress progress);
 
   kernels::Backend& backend() const { return backend_; }
   kernels::WeightFormat format() const { return format_; }
 
-  // All of a projection's rows, stacked along the outputs in the given order. InvalidArgument naming the tensor
-  // when a shape differs.
+  // All of a projection's rows, stacked along the outputs in the given order. InvalidArgument
+  // naming the tensor when a shape differs.
   absl::StatusOr<kernels::PackedMatrix> Matrix(const std::vector<ProjectionSpec>& parts,
                                                kernels::WeightFormat format);
   absl::StatusOr<kernels::PackedMatrix> Matrix(const ProjectionSpec& part) {
@@ -43,10 +46,12 @@ class WeightLoader {
   }
   // The biases of `parts`, stacked; empty when none has one, zeros where only some have.
   absl::StatusOr<FloatVector> Biases(const std::vector<ProjectionSpec>& parts);
-  // A whole 1-D tensor (or one whose elements are `size` in number), plus `offset`. Empty name: empty vector.
+  // A whole 1-D tensor (or one whose elements are `size` in number), plus `offset`. Empty name:
+  // empty vector.
   absl::StatusOr<FloatVector> Vector(const std::string& name, int64_t size, float offset = 0.0f);
   // Matrices of a stacked tensor [count, a, b], one packed matrix each.
-  absl::StatusOr<std::vector<kernels::PackedMatrix>> Stacked(const ProjectionSpec& part, int32_t count);
+  absl::StatusOr<std::vector<kernels::PackedMatrix>> Stacked(const ProjectionSpec& part,
+                                                             int32_t count);
   absl::StatusOr<kernels::PackedExperts> Experts(const MoeFfnSpec& spec, int64_t dim);
 
   // A device vector of host floats.
@@ -61,10 +66,16 @@ class WeightLoader {
   absl::StatusOr<Raw> ReadRaw(const std::string& name, int64_t total, int64_t first, int64_t count);
   absl::StatusOr<Raw> ReadProjection(const ProjectionSpec& part);
   // One matrix [out, count * in] as `count` matrices of its column ranges.
-  absl::StatusOr<std::vector<kernels::PackedMatrix>> SplitColumns(const ProjectionSpec& part, int32_t count);
-  absl::StatusOr<Raw> ReadExpertMatrix(const std::string& pattern, const MoeFfnSpec& spec, int32_t expert,
+  absl::StatusOr<std::vector<kernels::PackedMatrix>> SplitColumns(const ProjectionSpec& part,
+                                                                  int32_t count);
+  absl::StatusOr<Raw> ReadExpertMatrix(const std::string& pattern,
+                                       const MoeFfnSpec& spec,
+                                       int32_t expert,
                                        int64_t elements);
-  absl::Status CheckMatrixShape(const std::string& name, int64_t rows, int64_t cols, bool exact_rows);
+  absl::Status CheckMatrixShape(const std::string& name,
+                                int64_t rows,
+                                int64_t cols,
+                                bool exact_rows);
   absl::Status FillExpert(const MoeFfnSpec& spec, int32_t expert, kernels::PackedExperts& experts);
 
   WeightStore& store_;

@@ -1,5 +1,5 @@
-// A stack arena for the temporaries of one step, sized when the model is built: Forward allocates nothing.
-// Engine thread only.
+// A stack arena for the temporaries of one step, sized when the model is built: Forward allocates
+// nothing. Engine thread only.
 #pragma once
 
 #include <cstdint>

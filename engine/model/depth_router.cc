@@ -28,7 +28,8 @@ float Quantile(const std::vector<float>& percentiles, double p) {
 
 }  // namespace
 
-absl::StatusOr<DepthRouter> DepthRouter::Load(const DepthRouterSpec& spec, int64_t dim,
+absl::StatusOr<DepthRouter> DepthRouter::Load(const DepthRouterSpec& spec,
+                                              int64_t dim,
                                               WeightLoader& loader) {
   DepthRouter router;
   router.spec_ = spec;
@@ -58,12 +59,15 @@ float DepthRouter::Threshold(const RowRouting& routing) const {
 
 DepthDecide DepthRouter::Decide(const RowRouting& routing, bool is_prompt) const {
   switch (routing.decide) {
-    case RowRouting::Decide::kThreshold: return DepthDecide::kRouterThreshold;
-    case RowRouting::Decide::kPredictor: return DepthDecide::kPredictorThreshold;
+    case RowRouting::Decide::kThreshold:
+      return DepthDecide::kRouterThreshold;
+    case RowRouting::Decide::kPredictor:
+      return DepthDecide::kPredictorThreshold;
     case RowRouting::Decide::kTopKPrompt:
       if (is_prompt) return DepthDecide::kRouterTopK;
       break;
-    case RowRouting::Decide::kModel: break;
+    case RowRouting::Decide::kModel:
+      break;
   }
   return is_prompt ? spec_.prefill_decide : spec_.decide;
 }
@@ -113,21 +117,24 @@ float* DepthRouter::PredictorScores(const Rows& rows, ForwardContext& context) c
   TensorView x = rows.x;
   for (size_t i = 0; i < predictor_.size(); ++i) {
     const TensorView out = context.workspace.TakeMatrix(rows.count(), predictor_[i].n);
-    context.backend.Linear({.x = x,
-                            .x_rows = all,
-                            .weight = &predictor_[i],
-                            .bias = predictor_bias_[i].data(),
-                            .activation = i + 1 < predictor_.size() ? Activation::kSilu : Activation::kNone,
-                            .out = out,
-                            .out_rows = all});
+    context.backend.Linear(
+        {.x = x,
+         .x_rows = all,
+         .weight = &predictor_[i],
+         .bias = predictor_bias_[i].data(),
+         .activation = i + 1 < predictor_.size() ? Activation::kSilu : Activation::kNone,
+         .out = out,
+         .out_rows = all});
     x = out;
   }
   return x.Row(0);
 }
 
-// The k largest scores of each request's prompt, k = max(1, floor(capacity * prompt rows)); ties by position.
-// The scheduler has put the whole prompt into this step.
-void DepthRouter::SelectTopKPrompt(const Rows& rows, const float* scores, float* thresholds,
+// The k largest scores of each request's prompt, k = max(1, floor(capacity * prompt rows)); ties by
+// position. The scheduler has put the whole prompt into this step.
+void DepthRouter::SelectTopKPrompt(const Rows& rows,
+                                   const float* scores,
+                                   float* thresholds,
                                    ForwardContext& context) const {
   int32_t* order = context.workspace.Take<int32_t>(rows.count());
   for (int32_t first = 0; first < rows.count();) {

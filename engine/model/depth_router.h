@@ -1,6 +1,6 @@
-// Mixture-of-Depths: which rows take a layer (Raposo et al. 2024, arXiv 2404.02258; models.md 1.2). Decides per
-// row by the router's or a predictor's threshold, or by top-k over one request's prompt; a request may move the
-// threshold with its capacity knob. Never looks across sequences.
+// Mixture-of-Depths: which rows take a layer (Raposo et al. 2024, arXiv 2404.02258; models.md 1.2).
+// Decides per row by the router's or a predictor's threshold, or by top-k over one request's
+// prompt; a request may move the threshold with its capacity knob. Never looks across sequences.
 #pragma once
 
 #include <vector>
@@ -13,7 +13,9 @@ namespace sluice {
 
 class DepthRouter {
  public:
-  static absl::StatusOr<DepthRouter> Load(const DepthRouterSpec& spec, int64_t dim, WeightLoader& loader);
+  static absl::StatusOr<DepthRouter> Load(const DepthRouterSpec& spec,
+                                          int64_t dim,
+                                          WeightLoader& loader);
 
   // Takes the selection from the arena.
   Selection Select(const Rows& rows, ForwardContext& context) const;
@@ -28,7 +30,9 @@ class DepthRouter {
   float Threshold(const RowRouting& routing) const;
   DepthDecide Decide(const RowRouting& routing, bool is_prompt) const;
   float* PredictorScores(const Rows& rows, ForwardContext& context) const;
-  void SelectTopKPrompt(const Rows& rows, const float* scores, float* thresholds,
+  void SelectTopKPrompt(const Rows& rows,
+                        const float* scores,
+                        float* thresholds,
                         ForwardContext& context) const;
 
   DepthRouterSpec spec_;

@@ -41,15 +41,16 @@ Rows Model::Embed(ForwardContext& context) {
   context.backend.Embed(embedding_, batch.tokens, embedding.scale, x);
   if (positions_.has_value()) {
     Workspace::Scope scope(context.workspace);
-    const kernels::TensorView learned = context.workspace.TakeMatrix(batch.num_rows(), embedding.dim);
+    const kernels::TensorView learned =
+        context.workspace.TakeMatrix(batch.num_rows(), embedding.dim);
     context.backend.Embed(*positions_, batch.positions, 1.0f, learned);
     context.backend.AddRows(learned, 1.0f, x, kernels::AllRows(batch.num_rows()));
   }
   return {x, kernels::AllRows(batch.num_rows())};
 }
 
-void Model::RunLayer(Layer& layer, int32_t step, int32_t instance, const Rows& rows,
-                     ForwardContext& context) {
+void Model::RunLayer(
+    Layer& layer, int32_t step, int32_t instance, const Rows& rows, ForwardContext& context) {
   if (!layer.depth.has_value()) {
     context.stats.CountLayer(rows.origin);
     return RunSublayers(layer, step, instance, rows, context);
@@ -72,15 +73,18 @@ void Model::RunLayer(Layer& layer, int32_t step, int32_t instance, const Rows& r
   Unpack(packed, chosen, layer.depth->spec(), rows, context);
 }
 
-void Model::RunSublayers(Layer& layer, int32_t step, int32_t instance, const Rows& rows,
-                         ForwardContext& context) {
+void Model::RunSublayers(
+    Layer& layer, int32_t step, int32_t instance, const Rows& rows, ForwardContext& context) {
   for (Sublayer& sublayer : layer.sublayers) {
     const KvLayer kv = sublayer.kv.empty() ? KvLayer() : sublayer.kv[static_cast<size_t>(step)];
     RunSublayer(sublayer, kv, instance, rows, context);
   }
 }
 
-void Model::RunSublayer(const Sublayer& sublayer, const KvLayer& kv, int32_t instance, const Rows& rows,
+void Model::RunSublayer(const Sublayer& sublayer,
+                        const KvLayer& kv,
+                        int32_t instance,
+                        const Rows& rows,
                         ForwardContext& context) {
   Workspace::Scope scope(context.workspace);
   const int32_t count = rows.count();

@@ -1,5 +1,5 @@
-// A loaded model: packed weights and the one forward loop. Architecture is data: there is no class per family.
-// Engine thread only.
+// A loaded model: packed weights and the one forward loop. Architecture is data: there is no class
+// per family. Engine thread only.
 #pragma once
 
 #include <cstdint>
@@ -74,10 +74,14 @@ class Model {
   };
 
   Rows Embed(ForwardContext& context);
-  void RunLayer(Layer& layer, int32_t step, int32_t instance, const Rows& rows, ForwardContext& context);
-  void RunSublayers(Layer& layer, int32_t step, int32_t instance, const Rows& rows,
-                    ForwardContext& context);
-  void RunSublayer(const Sublayer& sublayer, const KvLayer& kv, int32_t instance, const Rows& rows,
+  void RunLayer(
+      Layer& layer, int32_t step, int32_t instance, const Rows& rows, ForwardContext& context);
+  void RunSublayers(
+      Layer& layer, int32_t step, int32_t instance, const Rows& rows, ForwardContext& context);
+  void RunSublayer(const Sublayer& sublayer,
+                   const KvLayer& kv,
+                   int32_t instance,
+                   const Rows& rows,
                    ForwardContext& context);
   void RunHead(const Rows& rows, ForwardContext& context, LogitsSink logits);
 

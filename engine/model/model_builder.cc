@@ -13,8 +13,11 @@ namespace sluice {
 
 class ModelBuilder {
  public:
-  ModelBuilder(const ModelSpec& spec, WeightStore& weights, kernels::Backend& backend,
-               const BuildOptions& options, kernels::WeightFormat format)
+  ModelBuilder(const ModelSpec& spec,
+               WeightStore& weights,
+               kernels::Backend& backend,
+               const BuildOptions& options,
+               kernels::WeightFormat format)
       : backend_(backend),
         options_(options),
         loader_(weights, backend, format, options.progress),
@@ -27,7 +30,8 @@ class ModelBuilder {
 
   absl::StatusOr<std::unique_ptr<Model>> Build() {
     RETURN_IF_ERROR(LoadEmbeddingAndHead());
-    for (const LayerGroupSpec& group : model_->spec_.decoder().groups) RETURN_IF_ERROR(AddGroup(group));
+    for (const LayerGroupSpec& group : model_->spec_.decoder().groups)
+      RETURN_IF_ERROR(AddGroup(group));
     RETURN_IF_ERROR(model_->rope_tables_.Allocate(backend_, options_.max_rows));
     FinishSizes();
     return std::move(model_);
@@ -38,7 +42,8 @@ class ModelBuilder {
 
   absl::Status LoadEmbeddingAndHead() {
     const EmbeddingSpec& embedding = stack().embedding;
-    const ProjectionSpec table{.in = embedding.dim, .out = embedding.vocab_size, .weight = embedding.weight};
+    const ProjectionSpec table{
+        .in = embedding.dim, .out = embedding.vocab_size, .weight = embedding.weight};
     ASSIGN_OR_RETURN(model_->embedding_, loader_.Matrix(table));
     Count(model_->embedding_.n * model_->embedding_.k, 1.0);
     model_->weight_bytes_ += model_->embedding_.bytes();
@@ -46,7 +51,8 @@ class ModelBuilder {
       const ProjectionSpec positions{.in = embedding.dim,
                                      .out = model_->spec_.max_positions,
                                      .weight = embedding.position_weight};
-      ASSIGN_OR_RETURN(model_->positions_, loader_.Matrix({positions}, kernels::WeightFormat::kF32));
+      ASSIGN_OR_RETURN(model_->positions_,
+                       loader_.Matrix({positions}, kernels::WeightFormat::kF32));
       Count(model_->positions_->n * model_->positions_->k, 1.0);
       model_->weight_bytes_ += model_->positions_->bytes();
     }
@@ -60,7 +66,8 @@ class ModelBuilder {
     }
     ASSIGN_OR_RETURN(model_->head_bias_, loader_.Biases({projection}));
     if (stack().final_norm.has_value()) {
-      ASSIGN_OR_RETURN(model_->final_norm_, Norm::Load(*stack().final_norm, embedding.dim, loader_));
+      ASSIGN_OR_RETURN(model_->final_norm_,
+                       Norm::Load(*stack().final_norm, embedding.dim, loader_));
       Count(model_->final_norm_->num_parameters(), 1.0);
     }
     return absl::OkStatus();
@@ -75,23 +82,25 @@ class ModelBuilder {
       for (int32_t index = 0; index < num_layers; ++index) {
         const auto& depth = spec.layers[static_cast<size_t>(index)].depth;
         const auto number = static_cast<int32_t>(model_->instances_.size());
-        model_->instances_.push_back(
-            {.label = spec.repeat.times == 1 ? absl::StrCat(number)
-                                             : absl::StrCat(spec.name, ".", step, ".", index),
-             .routed = depth.has_value(),
-             .capacity = depth.has_value() ? depth->capacity : 1.0});
+        model_->instances_.push_back({.label = spec.repeat.times == 1
+                                                   ? absl::StrCat(number)
+                                                   : absl::StrCat(spec.name, ".", step, ".", index),
+                                      .routed = depth.has_value(),
+                                      .capacity = depth.has_value() ? depth->capacity : 1.0});
       }
     }
     for (int32_t index = 0; index < num_layers; ++index) {
-      ASSIGN_OR_RETURN(Model::Layer layer,
-                       MakeLayer(spec.layers[static_cast<size_t>(index)], group, index, num_layers));
+      ASSIGN_OR_RETURN(Model::Layer layer, MakeLayer(spec.layers[static_cast<size_t>(index)], group,
+                                                     index, num_layers));
       group.layers.push_back(std::move(layer));
     }
     model_->groups_.push_back(std::move(group));
     return absl::OkStatus();
   }
 
-  absl::StatusOr<Model::Layer> MakeLayer(const LayerSpec& spec, const Model::Group& group, int32_t index,
+  absl::StatusOr<Model::Layer> MakeLayer(const LayerSpec& spec,
+                                         const Model::Group& group,
+                                         int32_t index,
                                          int32_t num_layers) {
     const int64_t dim = stack().embedding.dim;
     Model::Layer layer;
@@ -159,14 +168,15 @@ class ModelBuilder {
     return DenseFfn::Load(std::get<DenseFfnSpec>(spec), loader_);
   }
 
-  // Always-executed layers with the same window and geometry share a class; a routed instance has its own.
+  // Always-executed layers with the same window and geometry share a class; a routed instance has
+  // its own.
   KvLayer AddKvLayer(const AttentionSpec& spec, int32_t instance) {
     const kernels::KvGeometry geometry{.num_kv_heads = spec.num_kv_heads,
                                        .key_dim = spec.head_dim,
                                        .value_dim = spec.head_dim,
                                        .dtype = kv_dtype_};
     const LayerInstance& layer = model_->instances_[static_cast<size_t>(instance)];
-    const std::string name = layer.routed        ? absl::StrCat("layer ", layer.label)
+    const std::string name = layer.routed       ? absl::StrCat("layer ", layer.label)
                              : spec.window == 0 ? "all"
                                                 : absl::StrCat("window ", spec.window);
     auto& classes = model_->kv_classes_;
@@ -176,7 +186,8 @@ class ModelBuilder {
         return {static_cast<int32_t>(c), classes[c].num_layers++};
       }
     }
-    classes.push_back({.name = name, .num_layers = 1, .geometry = geometry, .routed = layer.routed});
+    classes.push_back(
+        {.name = name, .num_layers = 1, .geometry = geometry, .routed = layer.routed});
     model_->kv_windows_.push_back(spec.window);
     return {static_cast<int32_t>(classes.size()) - 1, 0};
   }
@@ -198,14 +209,16 @@ class ModelBuilder {
   void FinishSizes() {
     const int64_t rows = options_.max_rows;
     const int64_t matrix = Workspace::BytesFor(rows * stack().embedding.dim);
-    const kernels::PackedMatrix& head = model_->head_.has_value() ? *model_->head_ : model_->embedding_;
-    const int64_t head_bytes = Workspace::BytesFor(64 * stack().embedding.dim) +
-                               Workspace::BytesFor(64 * head.n);
+    const kernels::PackedMatrix& head =
+        model_->head_.has_value() ? *model_->head_ : model_->embedding_;
+    const int64_t head_bytes =
+        Workspace::BytesFor(64 * stack().embedding.dim) + Workspace::BytesFor(64 * head.n);
     model_->workspace_bytes_ = 2 * matrix + std::max(layer_workspace_, head_bytes);
     model_->head_flops_ = 2.0 * static_cast<double>(head.n * head.k);
     model_->num_active_parameters_ = static_cast<int64_t>(active_parameters_);
     int64_t repeats = 1;
-    for (const auto& group : model_->groups_) repeats = std::max<int64_t>(repeats, group.repeat.times);
+    for (const auto& group : model_->groups_)
+      repeats = std::max<int64_t>(repeats, group.repeat.times);
     model_->max_expert_ids_per_row_ = expert_ids_ * repeats;
   }
 
@@ -224,13 +237,16 @@ class ModelBuilder {
   double active_parameters_ = 0.0;
 };
 
-absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec, WeightStore& weights,
-                                                  kernels::Backend& backend, const BuildOptions& options) {
+absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec,
+                                                  WeightStore& weights,
+                                                  kernels::Backend& backend,
+                                                  const BuildOptions& options) {
   ASSIGN_OR_RETURN(const TensorRange embedding, weights.Find(spec.decoder().embedding.weight));
   const kernels::WeightFormat stored = embedding.dtype == kernels::DType::kF32
                                            ? kernels::WeightFormat::kF32
                                            : kernels::WeightFormat::kBF16;
-  return ModelBuilder(spec, weights, backend, options, options.weight_format.value_or(stored)).Build();
+  return ModelBuilder(spec, weights, backend, options, options.weight_format.value_or(stored))
+      .Build();
 }
 
 }  // namespace sluice

@@ -1,5 +1,5 @@
-// ModelSpec + WeightStore + Backend -> Model: loads and packs the weights, numbers KV layers and classes, sizes
-// the arena.
+// ModelSpec + WeightStore + Backend -> Model: loads and packs the weights, numbers KV layers and
+// classes, sizes the arena.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +13,17 @@
 namespace sluice {
 
 struct BuildOptions {
-  int32_t max_rows = 512;                               // rows of one step
-  std::optional<kernels::WeightFormat> weight_format;   // none: bf16 for BF16/F16 files, else f32
-  std::optional<kernels::DType> kv_dtype;               // none: follows the weight format
+  int32_t max_rows = 512;                              // rows of one step
+  std::optional<kernels::WeightFormat> weight_format;  // none: bf16 for BF16/F16 files, else f32
+  std::optional<kernels::DType> kv_dtype;              // none: follows the weight format
   LoadProgress progress;
 };
 
-// InvalidArgument for missing tensors and shapes that disagree (naming them); ResourceExhausted when memory runs
-// out. `spec` has passed ValidateSpec. `backend` must outlive the model.
-absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec, WeightStore& weights,
-                                                  kernels::Backend& backend, const BuildOptions& options);
+// InvalidArgument for missing tensors and shapes that disagree (naming them); ResourceExhausted
+// when memory runs out. `spec` has passed ValidateSpec. `backend` must outlive the model.
+absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec,
+                                                  WeightStore& weights,
+                                                  kernels::Backend& backend,
+                                                  const BuildOptions& options);
 
 }  // namespace sluice

@@ -1,5 +1,6 @@
-// Repeats of one layer group: which rows enter each repeat, and when to stop. Fixed repeats now; halting kinds
-// (ACT, stick-breaking, convergence) are refused by ValidateSpec until they are built here.
+// Repeats of one layer group: which rows enter each repeat, and when to stop. Fixed repeats now;
+// halting kinds (ACT, stick-breaking, convergence) are refused by ValidateSpec until they are built
+// here.
 #pragma once
 
 #include "engine/blocks/forward_context.h"

@@ -11,7 +11,10 @@ Rows Pack(const Rows& rows, const Selection& chosen, ForwardContext& context) {
   return {x, {origin, count, nullptr}};
 }
 
-void Unpack(const Rows& packed, const Selection& chosen, const DepthRouterSpec& spec, const Rows& rows,
+void Unpack(const Rows& packed,
+            const Selection& chosen,
+            const DepthRouterSpec& spec,
+            const Rows& rows,
             ForwardContext& context) {
   context.backend.CombineDepth({.combine = spec.combine,
                                 .gate = spec.gate,

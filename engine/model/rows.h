@@ -17,7 +17,10 @@ struct Selection {
 Rows Pack(const Rows& rows, const Selection& chosen, ForwardContext& context);
 
 // Merges the packed result back by the layer's combine rule and gate.
-void Unpack(const Rows& packed, const Selection& chosen, const DepthRouterSpec& spec, const Rows& rows,
+void Unpack(const Rows& packed,
+            const Selection& chosen,
+            const DepthRouterSpec& spec,
+            const Rows& rows,
             ForwardContext& context);
 
 }  // namespace sluice

@@ -1,4 +1,5 @@
-// A forward step allocates nothing: arenas, placements and statistics are sized when the model is loaded.
+// A forward step allocates nothing: arenas, placements and statistics are sized when the model is
+// loaded.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -43,13 +44,15 @@ int64_t AllocationsOfSteps(uint32_t seed) {
   FillWeights(spec, seed, weights);
   auto backend = kernels::CreateBackend({.device = "cpu", .threads = 2}).value();
   auto model = BuildModel(spec, weights, *backend, {.max_rows = 64}).value();
-  auto cache = KvCache::Create(*backend, model->kv_classes(),
-                               {.memory_bytes = int64_t{1} << 24, .max_sequences = 4, .max_tokens = 64})
-                   .value();
+  auto cache =
+      KvCache::Create(*backend, model->kv_classes(),
+                      {.memory_bytes = int64_t{1} << 24, .max_sequences = 4, .max_tokens = 64})
+          .value();
   Workspace workspace = Workspace::Create(*backend, model->WorkspaceBytes()).value();
   KvPlacements placements(model->kv_windows(), 64);
   ForwardStats stats;
-  stats.Reserve(64, static_cast<int32_t>(model->instances().size()), model->max_expert_ids_per_row() * 64);
+  stats.Reserve(64, static_cast<int32_t>(model->instances().size()),
+                model->max_expert_ids_per_row() * 64);
   const KvSequence sequence = cache->Open().value();
   double checksum = 0.0;
   const auto step = [&](int32_t first, int32_t count) {
@@ -62,7 +65,9 @@ int64_t AllocationsOfSteps(uint32_t seed) {
     stats.Reset(count);
     placements.Reset();
     ForwardContext context{*backend, *cache, workspace, stats, placements, batch};
-    const auto sink = [&](int32_t, std::span<float> row) { checksum += static_cast<double>(row[0]); };
+    const auto sink = [&](int32_t, std::span<float> row) {
+      checksum += static_cast<double>(row[0]);
+    };
     const int64_t before = allocations.load();
     SLUICE_CHECK(cache->Reserve(sequence, count).ok());
     model->Forward(context, sink);
@@ -83,7 +88,8 @@ TEST(AllocationTest, TheCounterCounts) {
 }
 
 TEST(AllocationTest, AStepAllocatesNothing) {
-  for (uint32_t seed = 0; seed < 25; ++seed) EXPECT_EQ(AllocationsOfSteps(seed), 0) << "seed " << seed;
+  for (uint32_t seed = 0; seed < 25; ++seed)
+    EXPECT_EQ(AllocationsOfSteps(seed), 0) << "seed " << seed;
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The engine as a whole, on small random models: the same answer alone and in any company, after preemption too;
-// nothing leaks; usage equals a brute-force count.
+// The engine as a whole, on small random models: the same answer alone and in any company, after
+// preemption too; nothing leaks; usage equals a brute-force count.
 #include "engine/engine.h"
 
 #include <gtest/gtest.h>
@@ -45,8 +45,8 @@ class AnswerSink final : public TokenSink {
       answer.logprob_bits.push_back(std::bit_cast<uint32_t>(logprob.logprob));
     }
     for (const auto& logprob : event.prompt_logprobs) {
-      answer.prompt_logprob_bits.push_back(logprob.has_value() ? std::bit_cast<uint32_t>(logprob->logprob)
-                                                               : 0u);
+      answer.prompt_logprob_bits.push_back(
+          logprob.has_value() ? std::bit_cast<uint32_t>(logprob->logprob) : 0u);
     }
     answer.text += event.text;
     if (event.finish == FinishReason::kNone) return;
@@ -72,7 +72,8 @@ ModelSpec FamilySpec(Family family) {
       }
     } else if (family == Family::kMoe) {
       MoeFfnSpec moe;
-      moe.router = {.num_experts = 5, .top_k = 2, .renormalize = true, .weight = "gate" + std::to_string(l)};
+      moe.router = {
+          .num_experts = 5, .top_k = 2, .renormalize = true, .weight = "gate" + std::to_string(l)};
       moe.hidden = 70;
       moe.experts = {.gate = "e{e}.gate", .up = "e{e}.up", .down = "e{e}.down"};
       layers[l].sublayers[1].block = moe;
@@ -159,7 +160,8 @@ std::vector<Request> RandomRequests(int count, Family family) {
   for (int r = 0; r < count; ++r) {
     Request request;
     const auto length = 1 + random() % 28;
-    for (size_t i = 0; i < length; ++i) request.prompt.push_back(static_cast<int32_t>(random() % 96));
+    for (size_t i = 0; i < length; ++i)
+      request.prompt.push_back(static_cast<int32_t>(random() % 96));
     request.stop.max_tokens = 1 + static_cast<int32_t>(random() % 20);
     request.sampling.temperature = r % 2 == 0 ? 0.0f : 0.9f;
     request.sampling.seed = random();
@@ -197,9 +199,9 @@ TEST_P(Crowd, AnswersAreTheSameBitForBit) {
     int64_t kv_pages;  // 0: plenty
     int threads;
   };
-  for (const Company& company : {Company{2, 512, 0, 2}, Company{3, 7, 0, 1}, Company{7, 33, 0, 2},
-                                 Company{16, 64, 60, 2}, Company{33, 512, 100, 1}, Company{64, 512, 0, 2},
-                                 Company{64, 48, 80, 2}}) {
+  for (const Company& company :
+       {Company{2, 512, 0, 2}, Company{3, 7, 0, 1}, Company{7, 33, 0, 2}, Company{16, 64, 60, 2},
+        Company{33, 512, 100, 1}, Company{64, 512, 0, 2}, Company{64, 48, 80, 2}}) {
     const int64_t page_bytes = 16 * 2 * 24 * (format == kernels::WeightFormat::kF32 ? 4 : 2);
     TestEngine engine({.family = family,
                        .format = format,
@@ -234,9 +236,11 @@ TEST_P(Crowd, AnswersAreTheSameBitForBit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Families, Crowd,
+    Families,
+    Crowd,
     ::testing::Combine(::testing::Values(Family::kDense, Family::kMoe, Family::kMod),
-                       ::testing::Values(kernels::WeightFormat::kF32, kernels::WeightFormat::kBF16)),
+                       ::testing::Values(kernels::WeightFormat::kF32,
+                                         kernels::WeightFormat::kBF16)),
     [](const auto& setting) {
       return Name(std::get<0>(setting.param)) + "_" + kernels::Name(std::get<1>(setting.param));
     });
@@ -283,8 +287,8 @@ TEST(EngineTest, UsageEqualsABruteForceCount) {
   EXPECT_EQ(skipped, static_cast<uint64_t>(compute.skipped_token_layers));
   EXPECT_DOUBLE_EQ(metrics.flops_executed, compute.flops);
 
-  // FLOPs of the plain model by hand: every row takes layers 0 and 2; routed layers as counted; the head for
-  // the sampled rows only.
+  // FLOPs of the plain model by hand: every row takes layers 0 and 2; routed layers as counted; the
+  // head for the sampled rows only.
   const double projections = 2.0 * (48 * 96 + 48 * 48) + 2.0 * 3 * 48 * 80;
   const double per_slot = 4.0 * 48;
   double expected = 0.0;
@@ -295,7 +299,8 @@ TEST(EngineTest, UsageEqualsABruteForceCount) {
   expected += 12 * 2.0 * 97 * 48;
   // What remains is attention inside the routed layers, at most as much as full attention there.
   EXPECT_GE(compute.flops, expected);
-  EXPECT_LE(compute.flops, expected + static_cast<double>(compute.executed_token_layers) * per_slot * 31);
+  EXPECT_LE(compute.flops,
+            expected + static_cast<double>(compute.executed_token_layers) * per_slot * 31);
 }
 
 TEST(EngineTest, CapacityKnobIsExactAtItsEnds) {

@@ -1,5 +1,5 @@
-// The mailbox and its thread: many clients at once, a full queue, draining, and an end with work in flight. Run
-// under ThreadSanitizer too.
+// The mailbox and its thread: many clients at once, a full queue, draining, and an end with work in
+// flight. Run under ThreadSanitizer too.
 #include "engine/engine_thread.h"
 
 #include <gtest/gtest.h>
@@ -53,7 +53,8 @@ LoadedModel MakeModel(const EngineConfig& config) {
 Request MakeRequest(uint32_t seed, int32_t max_tokens = 12) {
   Request request;
   std::mt19937 random(seed);
-  for (uint32_t i = 0; i < 1 + seed % 9; ++i) request.prompt.push_back(static_cast<int32_t>(random() % 61));
+  for (uint32_t i = 0; i < 1 + seed % 9; ++i)
+    request.prompt.push_back(static_cast<int32_t>(random() % 61));
   request.stop = {.max_tokens = max_tokens, .ignore_eos = true};
   request.sampling.temperature = 0.0f;
   return request;
@@ -104,7 +105,8 @@ TEST(EngineThreadTest, ManyClientsGetTheirOwnAnswers) {
 }
 
 TEST(EngineThreadTest, AFullQueueAnswersAtOnce) {
-  const EngineConfig config{.threads = 1, .max_batch_tokens = 8, .max_sequences = 1, .max_queued_requests = 3};
+  const EngineConfig config{
+      .threads = 1, .max_batch_tokens = 8, .max_sequences = 1, .max_queued_requests = 3};
   SteadyClock clock;
   EngineThread engine(config, MakeModel(config), clock);
   int refused = 0;

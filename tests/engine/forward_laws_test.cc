@@ -1,5 +1,5 @@
-// Laws that every model must obey, on random specs: how a sequence is split, and who else is in the batch, never
-// change a bit; degenerate sparse settings equal their dense form. House rules 7.6.
+// Laws that every model must obey, on random specs: how a sequence is split, and who else is in the
+// batch, never change a bit; degenerate sparse settings equal their dense form. House rules 7.6.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -44,7 +44,8 @@ double MaxDifference(const Logits& a, const Logits& b) {
   double largest = a.size() == b.size() ? 0.0 : std::numeric_limits<double>::infinity();
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
     for (size_t j = 0; j < a[i].size(); ++j) {
-      const double difference = std::abs(static_cast<double>(a[i][j]) - static_cast<double>(b[i][j]));
+      const double difference =
+          std::abs(static_cast<double>(a[i][j]) - static_cast<double>(b[i][j]));
       largest = std::isfinite(difference) ? std::max(largest, difference)
                                           : std::numeric_limits<double>::infinity();
     }
@@ -63,7 +64,8 @@ std::vector<Setting> Settings() {
   return {{"reference_f32", {.device = {.device = "reference"}, .format = f32}},
           {"cpu_f32", {.device = {.device = "cpu", .threads = 2}, .format = f32}},
           {"cpu_bf16", {.device = {.device = "cpu", .threads = 2}, .format = bf16}},
-          {"cpu_scalar_bf16", {.device = {.device = "cpu", .threads = 1, .isa = "scalar"}, .format = bf16}}};
+          {"cpu_scalar_bf16",
+           {.device = {.device = "cpu", .threads = 1, .isa = "scalar"}, .format = bf16}}};
 }
 
 class ForwardLaws : public ::testing::TestWithParam<Setting> {};
@@ -116,7 +118,9 @@ TEST_P(ForwardLaws, NeighboursChangeNoBit) {
         for (const Piece& piece : first) first_row += piece.tokens.size();
         for (const Piece& piece : second) second_row += piece.tokens.size();
       }
-      if (cut > 0) first.push_back({.sequence = sequence, .tokens = {list.begin(), list.begin() + static_cast<int64_t>(cut)}});
+      if (cut > 0)
+        first.push_back({.sequence = sequence,
+                         .tokens = {list.begin(), list.begin() + static_cast<int64_t>(cut)}});
       second.push_back({.sequence = sequence,
                         .tokens = {list.begin() + static_cast<int64_t>(cut), list.end()},
                         .first = static_cast<int32_t>(cut)});
@@ -132,7 +136,8 @@ TEST_P(ForwardLaws, NeighboursChangeNoBit) {
 }
 
 TEST_P(ForwardLaws, TheNumberOfThreadsChangesNoBit) {
-  if (GetParam().options.device.device == "reference") GTEST_SKIP() << "the reference has no threads";
+  if (GetParam().options.device.device == "reference")
+    GTEST_SKIP() << "the reference has no threads";
   for (uint32_t seed = 0; seed < 10; ++seed) {
     const ModelSpec spec = RandomSpec(seed);
     MemoryWeightStore weights;
@@ -151,7 +156,8 @@ TEST_P(ForwardLaws, TheNumberOfThreadsChangesNoBit) {
   }
 }
 
-// A depth router that takes every row and passes the block's output through: the plain model, bit for bit.
+// A depth router that takes every row and passes the block's output through: the plain model, bit
+// for bit.
 TEST_P(ForwardLaws, RoutingEverythingIsTheDenseModel) {
   const ModelSpec dense = PlainSpec(4);
   MemoryWeightStore weights;
@@ -179,12 +185,14 @@ TEST_P(ForwardLaws, RoutingEverythingIsTheDenseModel) {
   auto half = ModelHarness::Create(shallow, weights, GetParam().options);
   ASSERT_TRUE(half.ok()) << half.status();
   EXPECT_EQ(DifferentRows((*half)->Run(tokens, 9), (*mod)->Run(tokens, 9, {.capacity = 0.0f})), 0);
-  EXPECT_GT(DifferentRows(expected, (*half)->Run(tokens, 9)), 0) << "the two depths must differ at all";
+  EXPECT_GT(DifferentRows(expected, (*half)->Run(tokens, 9)), 0)
+      << "the two depths must differ at all";
 }
 
 TEST_P(ForwardLaws, SkippedRowsWriteNoKeys) {
   ModelSpec spec = PlainSpec(2);
-  spec.stacks[0].groups[0].layers[1].depth = DepthRouterSpec{.weight = "router.weight", .capacity = 0.5};
+  spec.stacks[0].groups[0].layers[1].depth =
+      DepthRouterSpec{.weight = "router.weight", .capacity = 0.5};
   MemoryWeightStore weights;
   FillWeights(spec, 3, weights);
   auto harness = ModelHarness::Create(spec, weights, GetParam().options);
@@ -210,7 +218,8 @@ TEST_P(ForwardLaws, OneExpertIsTheDenseFfn) {
     MoeFfnSpec block;
     block.router = {.num_experts = 1, .top_k = 1, .renormalize = true, .weight = name + ".router"};
     block.hidden = 80;
-    block.experts = {.gate = name + ".gate.weight", .up = name + ".up.weight", .down = name + ".down.weight"};
+    block.experts = {
+        .gate = name + ".gate.weight", .up = name + ".up.weight", .down = name + ".down.weight"};
     moe.stacks[0].groups[0].layers[l].sublayers[1].block = block;
     weights.Add(name + ".router", {1, 48}, std::vector<float>(48, 0.1f));
   }
@@ -225,7 +234,8 @@ TEST_P(ForwardLaws, OneExpertIsTheDenseFfn) {
 TEST_P(ForwardLaws, NullExpertsOnlyIsTheIdentity) {
   ModelSpec spec = PlainSpec(1);
   MoeFfnSpec block;
-  block.router = {.num_experts = 1, .num_null_experts = 1, .top_k = 1, .weight = "router", .bias = "bias"};
+  block.router = {
+      .num_experts = 1, .num_null_experts = 1, .top_k = 1, .weight = "router", .bias = "bias"};
   block.hidden = 80;
   block.experts = {.gate = "l0.gate.weight", .up = "l0.up.weight", .down = "l0.down.weight"};
   ModelSpec without = spec;
@@ -263,9 +273,8 @@ TEST_P(ForwardLaws, RepeatingAGroupIsUnrollingIt) {
 
 TEST_P(ForwardLaws, TopKOfThePromptTakesExactlyItsShare) {
   ModelSpec spec = PlainSpec(2);
-  spec.stacks[0].groups[0].layers[1].depth = DepthRouterSpec{.weight = "router.weight",
-                                                             .prefill_decide = DepthDecide::kRouterTopK,
-                                                             .capacity = 0.25};
+  spec.stacks[0].groups[0].layers[1].depth = DepthRouterSpec{
+      .weight = "router.weight", .prefill_decide = DepthDecide::kRouterTopK, .capacity = 0.25};
   MemoryWeightStore weights;
   FillWeights(spec, 3, weights);
   auto harness = ModelHarness::Create(spec, weights, GetParam().options);
@@ -279,7 +288,9 @@ TEST_P(ForwardLaws, TopKOfThePromptTakesExactlyItsShare) {
   EXPECT_EQ((*harness)->cache().Length(two, 1), 1);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, ForwardLaws, ::testing::ValuesIn(Settings()),
+INSTANTIATE_TEST_SUITE_P(Backends,
+                         ForwardLaws,
+                         ::testing::ValuesIn(Settings()),
                          [](const auto& setting) { return setting.param.name; });
 
 // The cpu backend against the specification, on whole models.
@@ -296,13 +307,15 @@ TEST(ForwardAgainstReference, CpuEqualsReferenceInF32) {
     const auto tokens = RandomTokens(seed, 33, spec.decoder().embedding.vocab_size);
     const Logits expected = (*reference)->Run(tokens, 33);
     const Logits got = (*cpu)->Run(tokens, 33);
-    // A near tie in a router may fall either way; then the routed rows differ and nothing else can be compared.
+    // A near tie in a router may fall either way; then the routed rows differ and nothing else can
+    // be compared.
     if ((*reference)->stats().taken() != (*cpu)->stats().taken()) continue;
     depth_layers += static_cast<int>((*cpu)->stats().depth_choices().size());
     expert_layers += static_cast<int>((*cpu)->stats().expert_choices().size());
     double largest = 1.0;
     for (const auto& row : expected) {
-      for (const float value : row) largest = std::max(largest, static_cast<double>(std::abs(value)));
+      for (const float value : row)
+        largest = std::max(largest, static_cast<double>(std::abs(value)));
     }
     EXPECT_LE(MaxDifference(expected, got), 2e-4 * largest);
   }

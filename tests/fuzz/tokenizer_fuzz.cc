@@ -1,7 +1,7 @@
-// Fuzzes tokenizer files and texts: input that starts like a tokenizer.json ({...}, then a zero byte
-// and a text) or like a SentencePiece model is loaded as one, anything else is a text for a small
-// tokenizer. Beyond "no crash": plain text must never become the special token of the small tokenizer,
-// and streamed pieces must be valid UTF-8.
+// Fuzzes tokenizer files and texts: input that starts like a tokenizer.json ({...}, then a zero
+// byte and a text) or like a SentencePiece model is loaded as one, anything else is a text for a
+// small tokenizer. Beyond "no crash": plain text must never become the special token of the small
+// tokenizer, and streamed pieces must be valid UTF-8.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>

@@ -17,7 +17,9 @@ namespace sluice {
 
 class MemoryWeightStore final : public WeightStore {
  public:
-  void Add(const std::string& name, std::vector<int64_t> shape, const std::vector<float>& values,
+  void Add(const std::string& name,
+           std::vector<int64_t> shape,
+           const std::vector<float>& values,
            kernels::DType dtype = kernels::DType::kF32) {
     Tensor tensor;
     tensor.range.dtype = dtype;

@@ -19,11 +19,13 @@ absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(const ModelSp
   const Model& model = *harness->model_;
   const int64_t per_token = KvBytesPerToken(*harness->backend_, model.kv_classes());
   const int64_t tokens = (spec.max_positions + 16) * options.max_sequences;
-  ASSIGN_OR_RETURN(harness->cache_, KvCache::Create(*harness->backend_, model.kv_classes(),
-                                                    {.memory_bytes = std::max<int64_t>(per_token, 64) * tokens,
-                                                     .max_sequences = options.max_sequences,
-                                                     .max_tokens = spec.max_positions}));
-  ASSIGN_OR_RETURN(Workspace workspace, Workspace::Create(*harness->backend_, model.WorkspaceBytes()));
+  ASSIGN_OR_RETURN(harness->cache_,
+                   KvCache::Create(*harness->backend_, model.kv_classes(),
+                                   {.memory_bytes = std::max<int64_t>(per_token, 64) * tokens,
+                                    .max_sequences = options.max_sequences,
+                                    .max_tokens = spec.max_positions}));
+  ASSIGN_OR_RETURN(Workspace workspace,
+                   Workspace::Create(*harness->backend_, model.WorkspaceBytes()));
   harness->workspace_ = std::make_unique<Workspace>(std::move(workspace));
   harness->placements_ = std::make_unique<KvPlacements>(model.kv_windows(), options.max_rows);
   harness->stats_.Reserve(options.max_rows, static_cast<int32_t>(model.instances().size()),
@@ -71,7 +73,8 @@ std::vector<std::vector<float>> ModelHarness::Step(const std::vector<Piece>& pie
   return logits;
 }
 
-std::vector<std::vector<float>> ModelHarness::Run(const std::vector<int32_t>& tokens, int32_t chunk,
+std::vector<std::vector<float>> ModelHarness::Run(const std::vector<int32_t>& tokens,
+                                                  int32_t chunk,
                                                   const RowRouting& routing) {
   const KvSequence sequence = Open();
   std::vector<std::vector<float>> all;

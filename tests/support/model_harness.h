@@ -1,5 +1,5 @@
-// A model on a backend with a cache of its own, driven step by step: the laws' and golden tests' way to run rows
-// in any split and any company.
+// A model on a backend with a cache of its own, driven step by step: the laws' and golden tests'
+// way to run rows in any split and any company.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,8 @@ struct Piece {
 
 class ModelHarness {
  public:
-  static absl::StatusOr<std::unique_ptr<ModelHarness>> Create(const ModelSpec& spec, WeightStore& weights,
+  static absl::StatusOr<std::unique_ptr<ModelHarness>> Create(const ModelSpec& spec,
+                                                              WeightStore& weights,
                                                               const HarnessOptions& options);
 
   KvSequence Open() { return cache_->Open().value(); }
@@ -41,7 +42,8 @@ class ModelHarness {
   std::vector<std::vector<float>> Step(const std::vector<Piece>& pieces,
                                        ForwardObserver* observer = nullptr);
   // One sequence in steps of at most `chunk` rows, opened and freed here.
-  std::vector<std::vector<float>> Run(const std::vector<int32_t>& tokens, int32_t chunk,
+  std::vector<std::vector<float>> Run(const std::vector<int32_t>& tokens,
+                                      int32_t chunk,
                                       const RowRouting& routing = {});
 
   KvCache& cache() { return *cache_; }

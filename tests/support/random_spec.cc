@@ -12,7 +12,9 @@ namespace {
 class Draw {
  public:
   explicit Draw(uint32_t seed) : engine_(seed) {}
-  int32_t Int(int32_t lo, int32_t hi) { return std::uniform_int_distribution<int32_t>(lo, hi)(engine_); }
+  int32_t Int(int32_t lo, int32_t hi) {
+    return std::uniform_int_distribution<int32_t>(lo, hi)(engine_);
+  }
   bool Chance(double p) { return std::bernoulli_distribution(p)(engine_); }
   template <typename T>
   T Pick(std::initializer_list<T> values) {
@@ -31,8 +33,8 @@ NormSpec MakeNorm(const std::string& name, bool layer_norm) {
   return norm;
 }
 
-ProjectionSpec MakeProjection(const std::string& name, int64_t in, int64_t out, bool bias,
-                              bool transposed) {
+ProjectionSpec MakeProjection(
+    const std::string& name, int64_t in, int64_t out, bool bias, bool transposed) {
   ProjectionSpec projection;
   projection.in = in;
   projection.out = out;
@@ -89,7 +91,8 @@ DenseFfnSpec MakeDense(const std::string& name, int64_t dim, Draw& draw) {
   DenseFfnSpec ffn;
   ffn.hidden = draw.Int(3, 90);
   ffn.gated = draw.Chance(0.6);
-  ffn.activation = draw.Pick({Activation::kSilu, Activation::kRelu, Activation::kGelu, Activation::kGeluTanh});
+  ffn.activation =
+      draw.Pick({Activation::kSilu, Activation::kRelu, Activation::kGelu, Activation::kGeluTanh});
   const bool bias = draw.Chance(0.3);
   const bool transposed = draw.Chance(0.2);
   if (ffn.gated) ffn.gate = MakeProjection(name + ".gate", dim, ffn.hidden, bias, transposed);
@@ -101,8 +104,8 @@ DenseFfnSpec MakeDense(const std::string& name, int64_t dim, Draw& draw) {
 
 MoeFfnSpec MakeMoe(const std::string& name, int64_t dim, Draw& draw) {
   MoeFfnSpec moe;
-  moe.router.score =
-      draw.Pick({ScoreFunction::kSoftmax, ScoreFunction::kSigmoid, ScoreFunction::kSoftmaxOverTopK});
+  moe.router.score = draw.Pick(
+      {ScoreFunction::kSoftmax, ScoreFunction::kSigmoid, ScoreFunction::kSoftmaxOverTopK});
   moe.router.num_experts = draw.Int(1, 6);
   moe.router.num_null_experts = draw.Chance(0.3) ? draw.Int(1, 2) : 0;
   moe.router.top_k = draw.Int(1, std::min(3, moe.router.num_experts));
@@ -140,14 +143,16 @@ DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw) {
   depth.weight = name + ".depth.weight";
   if (draw.Chance(0.5)) depth.bias = name + ".depth.bias";
   depth.gate = draw.Pick({GateFunction::kIdentity, GateFunction::kSigmoid, GateFunction::kOne});
-  depth.combine = draw.Pick({DepthCombine::kScaledUpdate, DepthCombine::kPlusBlock, DepthCombine::kOnlyBlock});
+  depth.combine =
+      draw.Pick({DepthCombine::kScaledUpdate, DepthCombine::kPlusBlock, DepthCombine::kOnlyBlock});
   if (draw.Chance(0.3)) {
     depth.predictor = {MakeProjection(name + ".predictor.0", dim, 8, true, false),
                        MakeProjection(name + ".predictor.2", 8, 1, true, false)};
     depth.decide = depth.prefill_decide = DepthDecide::kPredictorThreshold;
   }
   depth.capacity = 0.5;
-  for (int i = 0; i <= 100; ++i) depth.score_quantiles.push_back(static_cast<float>(i - 50) / 25.0f);
+  for (int i = 0; i <= 100; ++i)
+    depth.score_quantiles.push_back(static_cast<float>(i - 50) / 25.0f);
   return depth;
 }
 
@@ -254,10 +259,12 @@ class Filler {
       for (const ProjectionSpec& projection : layer.depth->predictor) FillProjection(projection);
     }
     for (const SublayerSpec& sublayer : layer.sublayers) {
-      for (const auto* norm : {&sublayer.input_norm, &sublayer.output_norm, &sublayer.residual_norm}) {
+      for (const auto* norm :
+           {&sublayer.input_norm, &sublayer.output_norm, &sublayer.residual_norm}) {
         if (norm->has_value()) FillNorm(**norm, dim_);
       }
-      if (const auto* attention = std::get_if<AttentionSpec>(&sublayer.block)) FillAttention(*attention);
+      if (const auto* attention = std::get_if<AttentionSpec>(&sublayer.block))
+        FillAttention(*attention);
       if (const auto* ffn = std::get_if<DenseFfnSpec>(&sublayer.block)) FillDense(*ffn);
       if (const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block)) FillMoe(*moe);
     }
@@ -277,7 +284,8 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
   spec.max_positions = 64;
   spec.eos_token_ids = {0};
   StackSpec stack;
-  stack.embedding = {.vocab_size = draw.Int(30, 70), .dim = draw.Int(9, 70), .weight = "embed.weight"};
+  stack.embedding = {
+      .vocab_size = draw.Int(30, 70), .dim = draw.Int(9, 70), .weight = "embed.weight"};
   if (draw.Chance(0.2)) stack.embedding.position_weight = "positions.weight";
   const bool layer_norm = draw.Chance(0.3);
   const int32_t num_groups = draw.Int(1, 2);
@@ -292,8 +300,9 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
       if (what.depth && draw.Chance(0.5)) layer.depth = MakeDepth(name, stack.embedding.dim, draw);
       if (g + l == 0 || draw.Chance(0.85)) {  // a model has at least one attention
         layer.sublayers.push_back(MakeSublayer(
-            name + ".attention", MakeAttention(name + ".attention", stack.embedding.dim, draw, what.experts),
-            draw, layer_norm));
+            name + ".attention",
+            MakeAttention(name + ".attention", stack.embedding.dim, draw, what.experts), draw,
+            layer_norm));
       }
       const bool moe = what.experts && draw.Chance(0.5);
       BlockSpec ffn = moe ? BlockSpec(MakeMoe(name + ".moe", stack.embedding.dim, draw))

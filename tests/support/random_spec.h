@@ -1,5 +1,5 @@
-// Small random models: a spec drawn from the whole supported grammar and weights to go with it, both functions of
-// a seed. For the laws that must hold on any model.
+// Small random models: a spec drawn from the whole supported grammar and weights to go with it,
+// both functions of a seed. For the laws that must hold on any model.
 #pragma once
 
 #include <cstdint>
