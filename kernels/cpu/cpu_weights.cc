@@ -1,27 +1,18 @@
 // Packing of weights into the CPU layout (packed_layout.h), experts in slices, and Embed, which
 // reads it back.
-#include <limits>
+#include <algorithm>
 
 #include "absl/status/status.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/packed_layout.h"
+#include "kernels/packed_storage.h"
 
 namespace sluice::kernels::cpu {
 namespace {
 
 // Hidden width of an expert slice: 3 * 256 * dim weights are one task.
 constexpr int64_t kSliceHidden = 256;
-
-PackedMatrix Shape(int64_t n, int64_t k, WeightFormat format) {
-  PackedMatrix matrix;
-  matrix.format = format;
-  matrix.n = n;
-  matrix.k = k;
-  matrix.n_padded = RoundUp(n, kBlockColumns);
-  matrix.k_padded = RoundUp(k, kBlockColumns);
-  return matrix;
-}
 
 // Part of a source that goes to rows [target_row, target_row + rows) of a packed matrix.
 struct SourcePart {
@@ -79,12 +70,6 @@ void PackPart(const WeightSource& source, const SourcePart& part, const PackedMa
   SLUICE_CHECK(false) << Name(source.dtype);
 }
 
-// Gives `matrix` its place at `next` and moves on.
-void Place(PackedMatrix& matrix, char*& next) {
-  matrix.data = next;
-  next += matrix.bytes();
-}
-
 }  // namespace
 
 void CpuBackend::NoteShape(const PackedMatrix& matrix) {
@@ -94,17 +79,9 @@ void CpuBackend::NoteShape(const PackedMatrix& matrix) {
 
 absl::StatusOr<PackedMatrix> CpuBackend::Pack(std::span<const WeightSource> parts,
                                               WeightFormat format) {
-  SLUICE_CHECK(!parts.empty());
-  int64_t n = 0;
-  for (const WeightSource& part : parts) {
-    SLUICE_CHECK(part.k == parts[0].k) << part.k << " " << parts[0].k;
-    n += part.n;
-  }
-  PackedMatrix matrix = Shape(n, parts[0].k, format);
-  absl::StatusOr<Buffer> storage = Allocate(static_cast<size_t>(matrix.bytes()));
-  if (!storage.ok()) return storage.status();
-  matrix.storage = std::move(*storage);
-  matrix.data = matrix.storage.data();
+  absl::StatusOr<PackedMatrix> packed = AllocatePacked(*this, parts, format);
+  if (!packed.ok()) return packed;
+  PackedMatrix& matrix = *packed;
   int64_t target_row = 0;
   for (const WeightSource& part : parts) {
     // Every task packs up to 64 source rows; rows never share a byte.
@@ -116,43 +93,24 @@ absl::StatusOr<PackedMatrix> CpuBackend::Pack(std::span<const WeightSource> part
     target_row += part.n;
   }
   NoteShape(matrix);
-  return matrix;
+  return packed;
 }
 
 absl::StatusOr<PackedExperts> CpuBackend::AllocateExperts(
     int32_t num_experts, int64_t dim, int64_t hidden, bool gated, WeightFormat format) {
-  PackedExperts experts;
-  experts.format = format;
-  experts.num_experts = num_experts;
-  experts.dim = dim;
-  experts.hidden = hidden;
-  experts.gated = gated;
-  experts.slice_hidden = std::min(hidden, kSliceHidden);
-  const int64_t slices = (hidden + experts.slice_hidden - 1) / experts.slice_hidden;
-  experts.slices_per_expert = static_cast<int32_t>(slices);
-  experts.slices.resize(static_cast<size_t>(num_experts * slices));
-  int64_t bytes = 0;
-  for (size_t i = 0; i < experts.slices.size(); ++i) {
-    PackedExperts::Slice& slice = experts.slices[i];
-    const int64_t first = static_cast<int64_t>(i) % slices * experts.slice_hidden;
-    const int64_t width = std::min(experts.slice_hidden, hidden - first);
-    slice.w1 = Shape(width, dim, format);
-    slice.w3 = Shape(gated ? width : 0, dim, format);
-    slice.w2 = Shape(dim, width, format);
-    bytes += slice.w1.bytes() + slice.w3.bytes() + slice.w2.bytes();
-  }
-  absl::StatusOr<Buffer> storage = Allocate(static_cast<size_t>(bytes));
-  if (!storage.ok()) return storage.status();
-  experts.storage = std::move(*storage);
-  char* next = static_cast<char*>(experts.storage.data());
-  for (PackedExperts::Slice& slice : experts.slices) {
-    Place(slice.w1, next);
-    Place(slice.w3, next);
-    Place(slice.w2, next);
+  absl::StatusOr<PackedExperts> experts =
+      AllocatePacked(*this, {.num_experts = num_experts,
+                             .dim = dim,
+                             .hidden = hidden,
+                             .slice_hidden = std::min(hidden, kSliceHidden),
+                             .gated = gated,
+                             .format = format});
+  if (!experts.ok()) return experts;
+  for (const PackedExperts::Slice& slice : experts->slices) {
     NoteShape(slice.w1);
     NoteShape(slice.w2);
   }
-  ReserveExperts(experts);
+  ReserveExperts(*experts);
   return experts;
 }
 

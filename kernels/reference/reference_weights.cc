@@ -1,24 +1,12 @@
 // Packing of the reference backend: row-major, padded like every packed matrix.
 #include "absl/status/status.h"
-#include "kernels/check.h"
 #include "kernels/host_memory.h"
+#include "kernels/packed_storage.h"
 #include "kernels/reference/reference_backend.h"
 #include "kernels/reference/reference_math.h"
 
 namespace sluice::kernels {
 namespace {
-
-int64_t RoundUp64(int64_t value) { return (value + 63) / 64 * 64; }
-
-PackedMatrix Shape(int64_t n, int64_t k, WeightFormat format) {
-  PackedMatrix matrix;
-  matrix.format = format;
-  matrix.n = n;
-  matrix.k = k;
-  matrix.n_padded = RoundUp64(n);
-  matrix.k_padded = RoundUp64(k);
-  return matrix;
-}
 
 float SourceElement(const WeightSource& source, int64_t row, int64_t column) {
   const int64_t index = source.transposed ? column * source.n + row : row * source.k + column;
@@ -51,20 +39,11 @@ absl::StatusOr<Buffer> ReferenceBackend::Allocate(size_t bytes) { return Allocat
 
 absl::StatusOr<PackedMatrix> ReferenceBackend::Pack(std::span<const WeightSource> parts,
                                                     WeightFormat format) {
-  SLUICE_CHECK(!parts.empty());
-  int64_t n = 0;
-  for (const WeightSource& part : parts) {
-    SLUICE_CHECK(part.k == parts[0].k) << part.k << " " << parts[0].k;
-    n += part.n;
-  }
-  PackedMatrix matrix = Shape(n, parts[0].k, format);
-  absl::StatusOr<Buffer> storage = Allocate(static_cast<size_t>(matrix.bytes()));
-  if (!storage.ok()) return storage.status();
-  matrix.storage = std::move(*storage);
-  matrix.data = matrix.storage.data();
+  absl::StatusOr<PackedMatrix> matrix = AllocatePacked(*this, parts, format);
+  if (!matrix.ok()) return matrix;
   int64_t first_row = 0;
   for (const WeightSource& part : parts) {
-    CopyBlock(part, {.first_row = first_row, .rows = part.n}, matrix);
+    CopyBlock(part, {.first_row = first_row, .rows = part.n}, *matrix);
     first_row += part.n;
   }
   return matrix;
@@ -72,38 +51,12 @@ absl::StatusOr<PackedMatrix> ReferenceBackend::Pack(std::span<const WeightSource
 
 absl::StatusOr<PackedExperts> ReferenceBackend::AllocateExperts(
     int32_t num_experts, int64_t dim, int64_t hidden, bool gated, WeightFormat format) {
-  PackedExperts experts;
-  experts.format = format;
-  experts.num_experts = num_experts;
-  experts.slices_per_expert = 1;
-  experts.dim = dim;
-  experts.hidden = hidden;
-  experts.slice_hidden = hidden;
-  experts.gated = gated;
-  const PackedMatrix up = Shape(hidden, dim, format);
-  const PackedMatrix down = Shape(dim, hidden, format);
-  const int64_t up_bytes = up.bytes();
-  const int64_t expert_bytes = (gated ? 2 : 1) * up_bytes + down.bytes();
-  absl::StatusOr<Buffer> storage = Allocate(static_cast<size_t>(expert_bytes * num_experts));
-  if (!storage.ok()) return storage.status();
-  experts.storage = std::move(*storage);
-  experts.slices.resize(static_cast<size_t>(num_experts));
-  char* next = static_cast<char*>(experts.storage.data());
-  for (PackedExperts::Slice& slice : experts.slices) {
-    slice.w1 = Shape(hidden, dim, format);
-    slice.w1.data = next;
-    next += up_bytes;
-    slice.w3.format = format;
-    if (gated) {
-      slice.w3 = Shape(hidden, dim, format);
-      slice.w3.data = next;
-      next += up_bytes;
-    }
-    slice.w2 = Shape(dim, hidden, format);
-    slice.w2.data = next;
-    next += slice.w2.bytes();
-  }
-  return experts;
+  return AllocatePacked(*this, {.num_experts = num_experts,
+                                .dim = dim,
+                                .hidden = hidden,
+                                .slice_hidden = hidden,
+                                .gated = gated,
+                                .format = format});
 }
 
 void ReferenceBackend::PackExpert(const ExpertSource& source,
