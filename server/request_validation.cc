@@ -242,7 +242,8 @@ int32_t ResolveMaxTokens(std::optional<int32_t> requested,
                          size_t prompt_tokens,
                          const ModelCard& model) {
   if (requested.has_value()) return *requested;
-  const int64_t left = model.max_context_tokens - static_cast<int64_t>(prompt_tokens);
+  const int64_t left = std::min(model.max_context_tokens, model.kv_capacity_tokens) -
+                       static_cast<int64_t>(prompt_tokens);
   const int64_t wanted = fallback.has_value() ? std::min<int64_t>(*fallback, left) : left;
   return static_cast<int32_t>(std::max<int64_t>(wanted, 1));
 }

@@ -65,11 +65,13 @@ absl::Status GenerateReactor::Accept(const grpc::ByteBuffer& request) {
       .engine = *engine,
       .dispatcher = core_.dispatcher(),
       .authenticator = core_.authenticator(),
-      .principal = std::move(principal),
+      .principal = principal,
       .call = std::move(call),
       .request_id = record_.request_id,
       .options = {.buffer_bytes = limits.stream_buffer_bytes, .slow_reader = limits.slow_reader}});
-  return stream_->Submit();
+  const absl::Status submitted = stream_->Submit();
+  if (!submitted.ok()) core_.authenticator().Charge(principal, -record_.prompt_tokens);
+  return submitted;
 }
 
 void GenerateReactor::Write(const v1::GenerateResponse& response) {

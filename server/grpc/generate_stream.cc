@@ -73,7 +73,7 @@ absl::Status GenerateStream::Submit() {
 void GenerateStream::Attach(StreamWriter* writer) {
   parts_.dispatcher.Post([self = shared_from_this(), writer] {
     self->writer_ = writer;
-    self->Next();
+    self->Pump();
   });
 }
 
@@ -95,6 +95,7 @@ void GenerateStream::Pump() {
     pump_posted_ = false;
     queued_bytes = queued_bytes_;
   }
+  if (writer_ == nullptr) return;  // not attached: Submit may still be filling ids_
   UpdatePause(queued_bytes);
   Next();
 }
@@ -111,8 +112,7 @@ void GenerateStream::Next() {
   write_started_ = SteadyClock().Now();
   if (!sent_first_) {
     sent_first_ = true;
-    parts_.dispatcher.PostAfter(parts_.options.slow_reader,
-                                [self = shared_from_this()] { self->CheckStall(); });
+    PostStallCheck(parts_.options.slow_reader);
   }
   writer_->Write(response);
 }
@@ -165,7 +165,7 @@ void GenerateStream::FillResponse(Item& item, v1::GenerateResponse& response) {
 void GenerateStream::NoteFinish(const TokenEvent& event) {
   if (event.finish == FinishReason::kNone) return;
   --unfinished_;
-  AddUsage(event.usage, parts_.call, usage_);
+  AddUsage(event.usage, usage_);
   Charge(event);
   if (event.finish != FinishReason::kError || !failure_.ok()) return;
   failure_ = event.error.ok() ? absl::InternalError("the engine failed") : event.error;
@@ -198,7 +198,14 @@ void GenerateStream::CheckStall() {
     writer_->Abort();
     return;
   }
-  parts_.dispatcher.PostAfter(limit - waited, [self = shared_from_this()] { self->CheckStall(); });
+  PostStallCheck(limit - waited);
+}
+
+// The timer does not keep a stream that has ended.
+void GenerateStream::PostStallCheck(absl::Duration delay) {
+  parts_.dispatcher.PostAfter(delay, [stream = weak_from_this()] {
+    if (const auto self = stream.lock()) self->CheckStall();
+  });
 }
 
 void GenerateStream::OnWritten(bool ok) {

@@ -79,6 +79,7 @@ class GenerateStream : public std::enable_shared_from_this<GenerateStream> {
   void Charge(const TokenEvent& event);
   void UpdatePause(size_t queued_bytes);
   void CheckStall();
+  void PostStallCheck(absl::Duration delay);
   void CancelAll(const char* reason);
   void End(const absl::Status& status);
 
@@ -90,7 +91,7 @@ class GenerateStream : public std::enable_shared_from_this<GenerateStream> {
   bool pump_posted_ ABSL_GUARDED_BY(mutex_) = false;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
 
-  // Dispatcher thread only (ids_: written before Attach).
+  // Dispatcher thread only (ids_: Submit's until Attach).
   std::vector<RequestId> ids_;
   std::vector<bool> begun_;  // by choice: a response was built
   StreamWriter* writer_ = nullptr;

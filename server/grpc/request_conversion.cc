@@ -205,9 +205,6 @@ absl::StatusOr<GenerateCall> ConvertGenerateRequest(const v1::GenerateRequest& m
   call.trace_layers = {message.routing().trace().layers().begin(),
                        message.routing().trace().layers().end()};
   std::sort(call.trace_layers.begin(), call.trace_layers.end());
-  // The engine always generates; with max_tokens 0 what it then says is left out of the answer.
-  call.discard_output = request.stop.max_tokens == 0;
-  request.stop.max_tokens = std::max(request.stop.max_tokens, 1);
   return call;
 }
 

@@ -18,7 +18,6 @@ struct GenerateCall {
   Request request;
   int32_t choices = 1;
   bool return_token_ids = false;
-  bool discard_output = false;  // max_tokens 0: the engine generates one token that nobody sees
   std::vector<int32_t> trace_layers;  // sorted; empty: all
   bool wants_prompt_echo = false;     // GenerateResponse.prompt is sent
   std::string prompt_text;            // sent first with `echo`

@@ -59,10 +59,6 @@ void AppendEvent(const TokenEvent& event,
                  const Tokenizer& tokenizer,
                  v1::GenerateResponse& response) {
   response.set_finish_reason(ConvertFinish(event.finish));
-  if (call.discard_output) {
-    if (event.finish == FinishReason::kStop) response.set_finish_reason(v1::FINISH_REASON_LENGTH);
-    return;
-  }
   response.mutable_text()->append(event.text);
   response.set_stop_reason(event.stop_reason);
   if (call.return_token_ids) {
@@ -100,10 +96,10 @@ void AppendPrompt(const TokenEvent& event,
   }
 }
 
-void AddUsage(const Usage& choice, const GenerateCall& call, Usage& sum) {
+void AddUsage(const Usage& choice, Usage& sum) {
   sum.prompt_tokens = choice.prompt_tokens;
   sum.cached_tokens = choice.cached_tokens;
-  if (!call.discard_output) sum.completion_tokens += choice.completion_tokens;
+  sum.completion_tokens += choice.completion_tokens;
   const ComputeUsage& part = choice.compute;
   sum.compute.executed_token_layers += part.executed_token_layers;
   sum.compute.skipped_token_layers += part.skipped_token_layers;

@@ -27,7 +27,7 @@ void AppendPrompt(const TokenEvent& event,
                   v1::GenerateResponse& response);
 
 // Adds a choice's usage to the call's: prompt and cached tokens count once, the rest adds up.
-void AddUsage(const Usage& choice, const GenerateCall& call, Usage& sum);
+void AddUsage(const Usage& choice, Usage& sum);
 
 v1::Usage ConvertUsage(const Usage& usage);
 

@@ -79,7 +79,7 @@ asio::awaitable<HttpResponse> Collect(Exchange& exchange,
         co_return ErrorResponse(error);
       }
       if (item.event.finish != FinishReason::kNone) {
-        usage.Add(item.event.usage, item.choice % choices == 0, plan.discard_output);
+        usage.Add(item.event.usage, item.choice % choices == 0);
       }
       exchange.record.completion_tokens += static_cast<int64_t>(item.event.tokens.size());
       Accumulate(results[item.choice], std::move(item.event));

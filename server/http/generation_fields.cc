@@ -222,9 +222,6 @@ absl::Status FinishPlan(const PlanContext& context,
     plan.parameters.prompt.swap(prompt.tokens);
     RETURN_IF_ERROR(status);
   }
-  plan.discard_output = stop.max_tokens == 0;
-  // The engine always generates; what it then says is left out of the answer.
-  stop.max_tokens = std::max(stop.max_tokens, 1);
   return absl::OkStatus();
 }
 

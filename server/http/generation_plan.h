@@ -25,7 +25,6 @@ struct GenerationPlan {
   bool stream = false;
   bool include_usage = false;
   bool echo = false;
-  bool discard_output = false;  // max_tokens 0 with echo: run for the prompt's sake only
   bool return_token_ids = false;
   bool want_logprobs = false;
   bool show_prompt_logprobs = false;  // prompt_logprobs was asked for by name

@@ -74,7 +74,7 @@ bool GenerationStream::Deliver() {
     const nlohmann::json chunk = shape_->Chunk(item.choice, item.event);
     if (!chunk.is_null()) sse_.SendJson(chunk);
     if (item.event.finish == FinishReason::kNone) continue;
-    usage_.Add(item.event.usage, item.choice % choices == 0, plan_.discard_output);
+    usage_.Add(item.event.usage, item.choice % choices == 0);
   }
   return true;
 }

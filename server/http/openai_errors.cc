@@ -48,7 +48,7 @@ constexpr std::array<StatusRow, 11> kStatusRows = {{
     {absl::StatusCode::kUnauthenticated, 401, "authentication_error"},
     {absl::StatusCode::kPermissionDenied, 403, "permission_error"},
     {absl::StatusCode::kNotFound, 404, "not_found_error"},
-    {absl::StatusCode::kDeadlineExceeded, 408, kInvalidRequest},
+    {absl::StatusCode::kDeadlineExceeded, 504, "timeout_error"},
     {absl::StatusCode::kResourceExhausted, 429, "rate_limit_error"},
     {absl::StatusCode::kCancelled, 499, kInvalidRequest},
     {absl::StatusCode::kUnavailable, 503, kUnavailable},
@@ -73,7 +73,7 @@ HttpError ClassifyError(const absl::Status& error) {
     result.status = row.status;
     result.type = row.type;
   }
-  if (result.code.empty() && absl::IsDeadlineExceeded(error)) result.code = "request_timeout";
+  if (result.code.empty() && absl::IsDeadlineExceeded(error)) result.code = "deadline_exceeded";
   for (const CodeRow& row : kCodeRows) {
     if (row.code != result.code) continue;
     result.status = row.status;

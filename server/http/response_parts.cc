@@ -57,12 +57,12 @@ void AppendAll(std::vector<T>& to, std::vector<T>& from) {
 
 }  // namespace
 
-void UsageTotal::Add(const Usage& usage, bool first_choice_of_prompt, bool discard_output) {
+void UsageTotal::Add(const Usage& usage, bool first_choice_of_prompt) {
   if (first_choice_of_prompt) {
     prompt_tokens_ += usage.prompt_tokens;
     cached_tokens_ += usage.cached_tokens;
   }
-  if (!discard_output) completion_tokens_ += usage.completion_tokens;
+  completion_tokens_ += usage.completion_tokens;
   compute_.executed_token_layers += usage.compute.executed_token_layers;
   compute_.skipped_token_layers += usage.compute.skipped_token_layers;
   compute_.all_token_layers += usage.compute.all_token_layers;

@@ -16,7 +16,7 @@ namespace sluice::server {
 // Sums usage over choices; each prompt counts once although each of its choices ran it.
 class UsageTotal {
  public:
-  void Add(const Usage& usage, bool first_choice_of_prompt, bool discard_output);
+  void Add(const Usage& usage, bool first_choice_of_prompt);
   nlohmann::json ToJson() const;
   int64_t completion_tokens() const { return completion_tokens_; }
 

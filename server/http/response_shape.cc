@@ -23,7 +23,7 @@ class CompletionShape final : public ResponseShape {
     started_[choice] = true;
     json result = ChoiceBase(choice, event);
     std::string text = plan.echo && is_start ? prompt.echo_text : std::string();
-    if (!plan.discard_output) text += event.text;
+    text += event.text;
     result["text"] = std::move(text);
     result["logprobs"] = plan.want_logprobs ? Logprobs(choice, event, is_start) : json();
     if (plan.return_token_ids && (is_start || !chunk)) result["prompt_token_ids"] = prompt.tokens;
@@ -49,9 +49,7 @@ class CompletionShape final : public ResponseShape {
         }
       }
     }
-    if (!context_.plan.discard_output) {
-      for (const TokenLogprob& entry : event.logprobs) lists.Add(tokenizer, entry, offset);
-    }
+    for (const TokenLogprob& entry : event.logprobs) lists.Add(tokenizer, entry, offset);
     return std::move(lists).ToJson();
   }
 };
@@ -116,18 +114,14 @@ json ResponseShape::Envelope(bool chunk) const {
 json ResponseShape::ChoiceBase(size_t choice, const TokenEvent& event) const {
   json result;
   result["index"] = choice;
-  result["finish_reason"] = context_.plan.discard_output && event.finish != FinishReason::kNone
-                                ? json("length")
-                                : FinishReasonJson(event.finish);
+  result["finish_reason"] = FinishReasonJson(event.finish);
   result["stop_reason"] = StopReasonJson(event, context_.plan.parameters.stop);
-  if (context_.plan.return_token_ids) {
-    result["token_ids"] = context_.plan.discard_output ? json::array() : json(event.tokens);
-  }
+  if (context_.plan.return_token_ids) result["token_ids"] = event.tokens;
   return result;
 }
 
 void ResponseShape::AddTraces(json& response, size_t choice, const TokenEvent& event) {
-  if (!context_.plan.parameters.routing.trace || context_.plan.discard_output) return;
+  if (!context_.plan.parameters.routing.trace) return;
   response["routing"]["trace"].push_back(
       TraceJson(choice, event.traces, context_.plan.trace_layers, trace_budget_));
 }

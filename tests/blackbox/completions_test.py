@@ -124,7 +124,7 @@ class CompletionsTest(BlackBoxTest):
     def test_a_deadline_is_kept(self):
         answer = self.server.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 900, "ignore_eos": True,
                                                       "timeout_ms": 20})
-        self.assertIn(answer.status, (408, 504))
+        self.assertEqual(answer.status, 504)
         self.assertEqual((answer.json()["error"]["code"], answer.json()["error"]["param"]),
                          ("deadline_exceeded", "timeout_ms"))
 

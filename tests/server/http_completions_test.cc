@@ -222,7 +222,7 @@ TEST_F(CompletionsTest, AFailedChoiceFailsTheRequestAndCancelsItsSiblings) {
   event.finish = FinishReason::kError;
   event.error = absl::DeadlineExceededError("timeout");
   engine_->Emit(0, event);
-  EXPECT_EQ(client.ReadResponse().status, 408);
+  EXPECT_EQ(client.ReadResponse().status, 504);
   EXPECT_TRUE(engine_->WaitForCancels(1));
   EXPECT_THAT(engine_->cancel_reasons(), ElementsAre("sibling_failed"));
 }

@@ -134,24 +134,16 @@ TEST_F(RequestConversionTest, ChatIsRenderedAndFillsTheContext) {
   EXPECT_EQ(call->request.stop.max_tokens, 512 - static_cast<int32_t>(prompt.size()));
 }
 
-TEST_F(RequestConversionTest, EchoOfNothingGeneratesOneHiddenToken) {
+TEST_F(RequestConversionTest, EchoOfNothingOnlyScoresThePrompt) {
   v1::GenerateRequest request = TextRequest();
   request.set_echo(true);
   request.set_max_tokens(0);
   request.set_logprobs(1);
   const auto call = Convert(request);
   ASSERT_TRUE(call.ok()) << call.status();
-  EXPECT_TRUE(call->discard_output);
-  EXPECT_EQ(call->request.stop.max_tokens, 1);
+  EXPECT_EQ(call->request.stop.max_tokens, 0);
   EXPECT_EQ(call->prompt_text, "hi");
   EXPECT_EQ(call->request.sampling.prompt_logprobs, 1);
-  TokenEvent event;
-  event.text = "hidden";
-  event.finish = FinishReason::kStop;
-  v1::GenerateResponse response;
-  AppendEvent(event, *call, engine_.tokenizer(), response);
-  EXPECT_EQ(response.text(), "");
-  EXPECT_EQ(response.finish_reason(), v1::FINISH_REASON_LENGTH);
 }
 
 struct BadCase {

@@ -30,6 +30,8 @@ bool WaitFor(std::mutex& mutex,
 
 }  // namespace
 
+FakeEngine::FakeEngine() : FakeEngine(FakeEngineOptions()) {}
+
 FakeEngine::FakeEngine(FakeEngineOptions options)
     : options_(std::move(options)),
       tokenizer_(MakeFakeTokenizer()),
@@ -124,6 +126,10 @@ TokenEvent FakeEngine::NextEvent(Running& running) const {
       event.prompt_logprobs.emplace_back(MakeLogprob(token, *request.sampling.prompt_logprobs));
     }
     event.prompt_logprobs.front().reset();
+  }
+  if (request.stop.max_tokens == 0) {
+    Finish(running, event, FinishReason::kLength);
+    return event;
   }
   const std::string& piece = options_.reply[running.next % options_.reply.size()];
   ++running.next;

@@ -40,7 +40,8 @@ struct FakeEngineOptions {
 
 class FakeEngine : public EngineClient {
  public:
-  explicit FakeEngine(FakeEngineOptions options = {});
+  FakeEngine();
+  explicit FakeEngine(FakeEngineOptions options);
   ~FakeEngine() override;
 
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<TokenSink> sink) override;
