@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "engine/request_error.h"
 #include "engine/routing_params.h"
 #include "engine/status_macros.h"
@@ -40,6 +41,12 @@ absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
     return BadRequest("context_length_exceeded", "max_tokens",
                       "prompt and max_tokens together exceed the model's context");
   }
+  if (prompt + request.stop.max_tokens > model.kv_capacity_tokens) {
+    return BadRequest("kv_capacity", "max_tokens",
+                      absl::StrCat("the KV cache holds ", model.kv_capacity_tokens,
+                                   " tokens of one request; prompt and max_tokens ask for ",
+                                   prompt + request.stop.max_tokens));
+  }
   if (NeedsWholePrompt(request.routing, model) && prompt > model.max_batch_tokens) {
     return BadRequest("context_length_exceeded", "routing.mode",
                       "top-k routing needs the whole prompt in one step; raise --max-batch-tokens");
@@ -68,6 +75,9 @@ Engine::Engine(Parts parts)
   is_prompt_.reserve(rows);
   routing_.reserve(rows);
   wanted_for_.reserve(rows);
+  if (const KvCache* cache = runner_->cache(); cache != nullptr) {
+    for (const KvClassSpec& kv : cache->classes()) gauges_.kv_classes.push_back({kv.name, 0.0});
+  }
   PublishGauges();
 }
 
@@ -104,6 +114,16 @@ void Engine::Cancel(RequestId id, const std::string& reason) {
   PublishGauges();
 }
 
+void Engine::FailAll(const absl::Status& error) {
+  std::vector<RequestId> ids;
+  for (const auto& [id, request] : active_) ids.push_back(id);
+  for (const RequestId id : ids) {
+    scheduler_.Cancel(id);
+    FinishRequest(id, FinishReason::kError, error);
+  }
+  PublishGauges();
+}
+
 void Engine::SetPaused(RequestId id, bool paused) {
   scheduler_.SetPaused(id, paused);
   PublishGauges();
@@ -119,6 +139,8 @@ bool Engine::Step() {
                                "timeout_ms", "the request's time ran out"));
   }
   if (plan.empty()) {
+    stalled_ = plan.expired.empty() && scheduler_.HasRunnable();
+    if (stalled_) metrics_.CountInvariantViolation("no_progress");
     PublishGauges();
     return !plan.expired.empty();
   }
@@ -312,20 +334,19 @@ int32_t Engine::PrefillRows() const {
 }
 
 void Engine::PublishGauges() {
-  MetricsCollector::Gauges gauges;
-  gauges.running = static_cast<uint64_t>(scheduler_.num_running());
-  gauges.waiting = static_cast<uint64_t>(scheduler_.num_waiting());
-  gauges.paused = static_cast<uint64_t>(scheduler_.num_paused());
-  gauges.preemptions = static_cast<uint64_t>(scheduler_.num_preemptions());
+  gauges_.running = static_cast<uint64_t>(scheduler_.num_running());
+  gauges_.waiting = static_cast<uint64_t>(scheduler_.num_waiting());
+  gauges_.paused = static_cast<uint64_t>(scheduler_.num_paused());
+  gauges_.preemptions = static_cast<uint64_t>(scheduler_.num_preemptions());
   if (const KvCache* cache = runner_->cache(); cache != nullptr) {
-    gauges.pages_total = static_cast<uint64_t>(cache->num_pages());
-    gauges.pages_used = static_cast<uint64_t>(cache->num_used_pages());
-    for (size_t c = 0; c < cache->classes().size(); ++c) {
-      gauges.kv_classes.push_back({cache->classes()[c].name, static_cast<double>(cache->BytesSaved(
-                                                                 static_cast<int32_t>(c)))});
+    gauges_.pages_total = static_cast<uint64_t>(cache->num_pages());
+    gauges_.pages_used = static_cast<uint64_t>(cache->num_used_pages());
+    for (size_t c = 0; c < gauges_.kv_classes.size(); ++c) {
+      gauges_.kv_classes[c].bytes_saved =
+          static_cast<double>(cache->BytesSaved(static_cast<int32_t>(c)));
     }
   }
-  metrics_.SetGauges(std::move(gauges));
+  metrics_.SetGauges(gauges_);
 }
 
 absl::Status Engine::CheckIntegrity() const {

@@ -40,8 +40,12 @@ class Engine {
   // Ends the request with kCancelled; its pages are free on return. `reason` is from a closed set.
   void Cancel(RequestId id, const std::string& reason);
   void SetPaused(RequestId id, bool paused);
+  // Ends every request with kError and `error`.
+  void FailAll(const absl::Status& error);
   // Runs one step. False when nothing was runnable.
   bool Step();
+  // The last step could place no row although a request may run: an invariant is broken.
+  bool stalled() const { return stalled_; }
 
   bool HasWork() const { return scheduler_.HasRunnable() || !active_.empty(); }
   bool HasRunnable() const { return scheduler_.HasRunnable(); }
@@ -76,6 +80,8 @@ class Engine {
   absl::flat_hash_map<RequestId, std::unique_ptr<ActiveRequest>> active_;
   std::vector<int64_t> expert_base_;  // first expert slot of each (layer instance, kind)
   int64_t num_expert_slots_ = 0;
+  MetricsCollector::Gauges gauges_;
+  bool stalled_ = false;
   double seconds_per_row_ = 0.0;  // smoothed; bounds prefill chunks
 
   // Buffers of the step, reserved once.

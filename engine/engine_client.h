@@ -3,6 +3,8 @@
 // thread and none blocks on a step.
 #pragma once
 
+#include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +25,8 @@ struct ModelCard {
   int32_t vocab_size = 0;
   int32_t max_context_tokens = 0;
   int32_t max_batch_tokens = 0;
+  // Tokens of one request, prompt and generated, that the KV cache holds when it runs alone.
+  int32_t kv_capacity_tokens = std::numeric_limits<int32_t>::max();
   std::vector<int32_t> eos_token_ids;
   int64_t parameters_total = 0;
   int64_t parameters_active = 0;

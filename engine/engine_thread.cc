@@ -1,12 +1,26 @@
 #include "engine/engine_thread.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
+#include "engine/log.h"
 #include "engine/request_error.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
+
+namespace {
+
+// Submit bounds the queue before it accepts. The engine must not refuse what was accepted, although
+// preempted sequences wait in the same queue.
+EngineConfig WithoutQueueBounds(EngineConfig config) {
+  config.max_queued_requests = std::numeric_limits<int32_t>::max();
+  config.max_queued_tokens = std::numeric_limits<int64_t>::max() / 2;
+  return config;
+}
+
+}  // namespace
 
 EngineThread::EngineThread(const EngineConfig& config, LoadedModel model, const Clock& clock)
     : config_(config),
@@ -14,7 +28,7 @@ EngineThread::EngineThread(const EngineConfig& config, LoadedModel model, const 
       report_(std::move(model.report)),
       tokenizer_(std::move(model.tokenizer)),
       chat_template_(std::move(model.chat_template)),
-      engine_({.config = config,
+      engine_({.config = WithoutQueueBounds(config),
                .card = std::move(model.card),
                .runner = std::move(model.runner),
                .tokenizer = tokenizer_.get(),
@@ -117,7 +131,7 @@ void EngineThread::Run() {
     for (const Pause& pause : pauses) engine_.SetPaused(pause.id, pause.paused);
     submissions.clear(), cancellations.clear(), pauses.clear();
     engine_.Step();
-    if (engine_.num_active() == 0) CheckIdle();
+    CheckInvariants();
     absl::MutexLock lock(&mutex_);
     num_active_.store(engine_.num_active() + static_cast<int64_t>(submissions_.size()));
     std::erase_if(accepted, [this](RequestId id) { return !engine_.IsActive(id); });
@@ -131,14 +145,22 @@ void EngineThread::Run() {
   num_active_.store(0);
 }
 
-// With nothing active every page must be free; if not, stop taking traffic rather than answer
-// wrongly.
-void EngineThread::CheckIdle() {
+// A step that places no row although one may run would be repeated for ever; with nothing active
+// every page must be free. Rather than answer wrongly, or never, stop taking traffic.
+void EngineThread::CheckInvariants() {
   if (!healthy()) return;
-  const absl::Status status = engine_.CheckIntegrity();
+  absl::Status status;
+  if (engine_.stalled()) {
+    status = absl::InternalError("requests are runnable but no row could be scheduled");
+  } else if (engine_.num_active() == 0) {
+    status = engine_.CheckIntegrity();
+    if (!status.ok()) engine_.metrics().CountInvariantViolation("integrity");
+  }
   if (status.ok()) return;
-  engine_.metrics().CountInvariantViolation("integrity");
+  Log(LogLevel::kError, "invariant violated", {{"what", std::string(status.message())}});
   healthy_.store(false);
+  engine_.FailAll(
+      RequestError(absl::StatusCode::kUnavailable, "device_lost", "", "the engine has failed"));
 }
 
 }  // namespace sluice

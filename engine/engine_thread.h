@@ -79,7 +79,7 @@ class EngineThread final : public EngineClient {
   bool TakeMail(std::vector<Submission>* submissions,
                 std::vector<Cancellation>* cancellations,
                 std::vector<Pause>* pauses);
-  void CheckIdle();
+  void CheckInvariants();
 
   const EngineConfig config_;
   const ModelCard card_;

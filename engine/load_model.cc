@@ -64,9 +64,21 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
   card->routing_modes.insert(card->routing_modes.end(), modes.begin(), modes.end());
 }
 
+// The most tokens, up to `limit`, that one sequence may have.
+int32_t KvCapacityTokens(const PageBudget& pages, int32_t limit) {
+  int32_t fits = 0;
+  int32_t too_many = limit + 1;
+  while (too_many - fits > 1) {
+    const int32_t middle = fits + (too_many - fits) / 2;
+    (pages.CanEverFit(middle) ? fits : too_many) = middle;
+  }
+  return fits;
+}
+
 ModelCard MakeCard(const EngineConfig& config,
                    const ModelSpec& spec,
                    const RunnerFacts& facts,
+                   const PageBudget& pages,
                    const WeightStore& weights) {
   ModelCard card;
   const auto path = std::filesystem::path(config.model_directory).lexically_normal();
@@ -78,6 +90,7 @@ ModelCard MakeCard(const EngineConfig& config,
                                 ? std::min(config.max_context_tokens, spec.max_positions)
                                 : spec.max_positions;
   card.max_batch_tokens = config.max_batch_tokens;
+  card.kv_capacity_tokens = KvCapacityTokens(pages, card.max_context_tokens);
   card.eos_token_ids = spec.eos_token_ids;
   card.parameters_total = facts.parameters_total;
   card.parameters_active = facts.parameters_active;
@@ -124,7 +137,7 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineConfig& config, const LoadProg
   ASSIGN_OR_RETURN(std::unique_ptr<RealModelRunner> runner,
                    RealModelRunner::Create(config, spec, *weights, progress));
   const RunnerFacts& facts = runner->facts();
-  model.card = MakeCard(config, spec, facts, *weights);
+  model.card = MakeCard(config, spec, facts, runner->pages(), *weights);
   model.report = {.spec_line = SpecLine(spec, model.card),
                   .kernels = facts.kernels,
                   .threads = facts.threads,

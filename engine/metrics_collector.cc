@@ -186,7 +186,7 @@ void MetricsCollector::Balance(const ExpertWindow& window, ExpertLayerMetrics* m
   metrics->normalized_entropy = count > 1 ? entropy / std::log(count) : 1.0;
 }
 
-void MetricsCollector::SetGauges(Gauges gauges) {
+void MetricsCollector::SetGauges(const Gauges& gauges) {
   absl::MutexLock lock(&mutex_);
   totals_.requests_running = gauges.running;
   totals_.requests_waiting = gauges.waiting;
@@ -194,7 +194,7 @@ void MetricsCollector::SetGauges(Gauges gauges) {
   totals_.kv_pages_total = gauges.pages_total;
   totals_.kv_pages_used = gauges.pages_used;
   totals_.kv_pages_free = gauges.pages_total - gauges.pages_used;
-  totals_.kv_classes = std::move(gauges.kv_classes);
+  totals_.kv_classes = gauges.kv_classes;
   totals_.preemptions["pages"] = gauges.preemptions;
 }
 

@@ -37,7 +37,7 @@ class MetricsCollector {
     uint64_t preemptions = 0;
     std::vector<MetricsSnapshot::KvClass> kv_classes;
   };
-  void SetGauges(Gauges gauges);
+  void SetGauges(const Gauges& gauges);
 
   void AddPromptTokens(int64_t count);
   void AddGeneratedTokens(int64_t count);

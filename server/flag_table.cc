@@ -76,11 +76,11 @@ const std::array kFlags = {
             "prefill chunks shrink to keep a step under it while others decode",
             FLAG_TARGET(engine.max_step_ms), 1, 60000},
     FlagRow{"max-queued-requests", kScheduling, kOnServe, kInteger, "N",
-            "waiting requests before 429 is answered", FLAG_TARGET(engine.max_queued_requests), 0,
+            "waiting requests before 429 is answered", FLAG_TARGET(engine.max_queued_requests), 1,
             1000000},
     FlagRow{"max-queued-tokens", kScheduling, kOnServe, kInteger, "N",
             "waiting prompt tokens before 429 is answered", FLAG_TARGET(engine.max_queued_tokens),
-            0, 1e12},
+            1, 1e12},
 
     FlagRow{"device", kMachine, kOnEngine, kChoice, "cpu|reference|cuda", "where the model runs",
             FLAG_TARGET(engine.device)},

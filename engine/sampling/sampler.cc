@@ -25,6 +25,12 @@ absl::Status NonFinite() {
                       "The model's output for this request was not a finite number.");
 }
 
+absl::Status NothingAllowed() {
+  return BadRequest("no_token_allowed", "",
+                    "The request's masks (allowed_token_ids, logit_bias, bad_words, min_tokens) "
+                    "leave no token to choose.");
+}
+
 // The first token at which the running sum of weights passes `point`.
 int32_t DrawDense(std::span<const float> weights, double point) {
   double sum = 0.0;
@@ -53,6 +59,10 @@ struct Sampler::State {
   bool HasMinP() const { return params.min_p > 0.0f; }
   bool HasTypical() const { return params.typical_p > 0.0f && params.typical_p < 1.0f; }
   bool HasFilter() const { return HasTopK() || HasTopP() || HasMinP() || HasTypical(); }
+  bool HasMasks() const {
+    return !params.allowed_token_ids.empty() || !params.logit_bias.empty() ||
+           !params.bad_words.empty();
+  }
   bool InVocabulary(int32_t token) const { return token >= 0 && token < vocab_size; }
 
   SamplingParams params;
@@ -154,7 +164,8 @@ absl::StatusOr<Sampler::Choice> Sampler::Sample(std::span<float> logits,
   state.Mask(logits, forbidden);
   state.history.ApplyPenalties(logits);
   const int32_t best = ArgMax(logits);
-  if (best < 0 || !AllFinite(logits)) return NonFinite();
+  if (!AllFinite(logits)) return NonFinite();
+  if (best < 0) return state.HasMasks() || !forbidden.empty() ? NothingAllowed() : NonFinite();
   Choice choice;
   choice.token = state.Choose(logits, best);
   if (wants_logprobs) {

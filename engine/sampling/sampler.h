@@ -29,8 +29,9 @@ class Sampler {
     TokenLogprob logprob;  // filled when params.logprobs is set
   };
   // `logits`: [vocab_size], may be changed in place. `forbidden`: ids that may not be chosen now
-  // (EOS before min_tokens). Internal `nonfinite_logits` when a logit is NaN or +Inf, or when no
-  // token is allowed. The random number of generated token i is a pure function of (seed, i).
+  // (EOS before min_tokens). Internal `nonfinite_logits` when a logit is NaN or +Inf;
+  // InvalidArgument `no_token_allowed` when the masks leave none. The random number of generated
+  // token i is a pure function of (seed, i).
   absl::StatusOr<Choice> Sample(std::span<float> logits, std::span<const int32_t> forbidden);
 
  private:

@@ -170,6 +170,23 @@ class StartTest(unittest.TestCase):
                 self.assertIn(word.lower(), log.lower())
             self.assertRegex(log, r"AMX|AVX|scalar|oneDNN|reference")
 
+    def test_what_the_cache_can_never_hold_is_refused_before_the_stream_opens(self):
+        with Sluice("--kv-memory", "400K") as server:
+            answer = server.post("/v1/completions", {"prompt": "a", "max_tokens": 1000, "stream": True})
+            self.assertEqual(answer.status, 400)
+            error = answer.json()["error"]
+            self.assertEqual((error["code"], error["param"]), ("kv_capacity", "max_tokens"))
+            # Without a wish the answer may be as long as the cache allows, not as the context does.
+            chat = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
+            self.assertEqual(chat.status, 200, chat.text)
+
+    def test_masks_that_leave_no_token_are_the_clients_mistake(self):
+        with Sluice() as server:
+            answer = server.post("/v1/completions", {"prompt": "a", "max_tokens": 4, "allowed_token_ids": [0],
+                                                     "min_tokens": 2, "stop_token_ids": [0]})
+            self.assertEqual(answer.status, 400)
+            self.assertEqual(answer.json()["error"]["code"], "no_token_allowed")
+
     @unittest.skipIf(sluice_process.SANITIZED, "memory is not comparable under a sanitizer")
     def test_peak_memory_is_what_was_printed(self):
         """Peak memory under load within 1.05 x (weights + KV + arena as printed) + 64 MB."""

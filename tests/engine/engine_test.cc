@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <random>
 
 #include "engine/request_error.h"
@@ -88,6 +89,7 @@ struct EngineOptions {
   int32_t max_batch_tokens = 512;
   int32_t max_sequences = 64;
   int64_t kv_memory_bytes = 0;
+  int32_t kv_capacity_tokens = std::numeric_limits<int32_t>::max();
   int threads = 2;
 };
 
@@ -109,6 +111,7 @@ class TestEngine {
     card.vocab_size = 97;
     card.max_context_tokens = 64;
     card.max_batch_tokens = options.max_batch_tokens;
+    card.kv_capacity_tokens = options.kv_capacity_tokens;
     card.eos_token_ids = {96};
     card.num_layer_instances = 4;
     if (options.family == Family::kMod) {
@@ -345,6 +348,10 @@ TEST(EngineTest, RefusesWhatItCannotHonour) {
   bad = request;
   bad.stop.max_tokens = 62;
   EXPECT_EQ(code(dense, bad), "context_length_exceeded");
+  bad = request;
+  bad.stop.max_tokens = 48;
+  TestEngine small({.kv_capacity_tokens = 40});
+  EXPECT_EQ(code(small, bad), "kv_capacity");
   TestEngine narrow({.family = Family::kMod, .max_batch_tokens = 8});
   bad = request;
   bad.prompt.assign(9, 1);

@@ -9,6 +9,7 @@
 #include <random>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/model/model_spec_json.h"
 #include "tests/support/model_harness.h"
@@ -286,6 +287,36 @@ TEST_P(ForwardLaws, TopKOfThePromptTakesExactlyItsShare) {
   // floor(0.25 * 21) = 5 rows of the first prompt, max(1, floor(0.25 * 3)) = 1 of the second.
   EXPECT_EQ((*harness)->cache().Length(one, 1), 5);
   EXPECT_EQ((*harness)->cache().Length(two, 1), 1);
+}
+
+// The rows that top-k takes of a prompt depend on that prompt only.
+TEST_P(ForwardLaws, NeighboursChangeNoBitOfAPromptUnderTopK) {
+  int top_k_specs = 0;
+  for (uint32_t seed = 0; seed < kSpecs; ++seed) {
+    SCOPED_TRACE(::testing::Message() << "seed " << seed);
+    const ModelSpec spec = RandomSpec(seed, {.topk_prompt = true});
+    top_k_specs += absl::StrContains(SpecToJson(spec).dump(), "router_topk") ? 1 : 0;
+    MemoryWeightStore weights;
+    FillWeights(spec, seed + 1, weights);
+    auto harness = ModelHarness::Create(spec, weights, GetParam().options);
+    ASSERT_TRUE(harness.ok()) << harness.status();
+    const int32_t vocab = spec.decoder().embedding.vocab_size;
+    const auto tokens = RandomTokens(seed, 12, vocab);
+    const Logits alone = (*harness)->Step({{.sequence = (*harness)->Open(), .tokens = tokens}});
+    std::vector<Piece> pieces;
+    size_t first_row = 0;
+    for (uint32_t p = 0; p < 4; ++p) {
+      const auto size = static_cast<int32_t>(1 + (seed + 3 * p) % 11);
+      if (p == seed % 4) pieces.push_back({.sequence = (*harness)->Open(), .tokens = tokens});
+      if (p < seed % 4) first_row += static_cast<size_t>(size);
+      pieces.push_back(
+          {.sequence = (*harness)->Open(), .tokens = RandomTokens(seed * 5 + p, size, vocab)});
+    }
+    const Logits together = (*harness)->Step(pieces);
+    const auto first = together.begin() + static_cast<int64_t>(first_row);
+    EXPECT_EQ(DifferentRows(alone, {first, first + 12}), 0);
+  }
+  EXPECT_GT(top_k_specs, 10);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends,

@@ -154,7 +154,7 @@ TEST(SamplerTest, NonFiniteLogitsAreAnError) {
     EXPECT_EQ(Choose(sampler, {-kInfinity, 0.0f, -kInfinity}), 1);
     std::vector<float> logits = {-kInfinity, 0.0f, -kInfinity};
     const std::vector<int32_t> forbidden = {1};
-    EXPECT_EQ(ErrorCodeOf(sampler.Sample(logits, forbidden).status()), "nonfinite_logits");
+    EXPECT_EQ(ErrorCodeOf(sampler.Sample(logits, forbidden).status()), "no_token_allowed");
   }
 }
 

@@ -138,7 +138,7 @@ SublayerSpec MakeSublayer(const std::string& name, BlockSpec block, Draw& draw, 
   return sublayer;
 }
 
-DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw) {
+DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw, bool topk_prompt) {
   DepthRouterSpec depth;
   depth.weight = name + ".depth.weight";
   if (draw.Chance(0.5)) depth.bias = name + ".depth.bias";
@@ -151,6 +151,10 @@ DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw) {
     depth.decide = depth.prefill_decide = DepthDecide::kPredictorThreshold;
   }
   depth.capacity = 0.5;
+  if (topk_prompt && draw.Chance(0.7)) {
+    depth.prefill_decide = DepthDecide::kRouterTopK;
+    depth.capacity = 0.1 * draw.Int(1, 10);
+  }
   for (int i = 0; i <= 100; ++i)
     depth.score_quantiles.push_back(static_cast<float>(i - 50) / 25.0f);
   return depth;
@@ -297,7 +301,8 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
     for (int32_t l = 0; l < num_layers; ++l) {
       const std::string name = absl::StrCat("g", g, ".l", l);
       LayerSpec layer;
-      if (what.depth && draw.Chance(0.5)) layer.depth = MakeDepth(name, stack.embedding.dim, draw);
+      if (what.depth && draw.Chance(0.5))
+        layer.depth = MakeDepth(name, stack.embedding.dim, draw, what.topk_prompt);
       if (g + l == 0 || draw.Chance(0.85)) {  // a model has at least one attention
         layer.sublayers.push_back(MakeSublayer(
             name + ".attention",

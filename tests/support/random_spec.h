@@ -12,9 +12,10 @@ namespace sluice::testing {
 
 // What to draw from; everything on by default.
 struct SpecDraw {
-  bool depth = true;    // Mixture-of-Depths layers
-  bool experts = true;  // MoE feed-forwards and SwitchHead projections
-  bool repeats = true;  // groups that run more than once
+  bool depth = true;         // Mixture-of-Depths layers
+  bool experts = true;       // MoE feed-forwards and SwitchHead projections
+  bool repeats = true;       // groups that run more than once
+  bool topk_prompt = false;  // routers may take the top-k of the prompt, which must then be whole
 };
 
 // Passes ValidateSpec.
