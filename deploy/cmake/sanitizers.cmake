@@ -25,6 +25,7 @@ if(SLUICE_SANITIZE STREQUAL "thread")
                  Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE)
     target_link_options(sluice_sanitizers INTERFACE -Wl,--wrap=_ZN4absl7debian35${symbol})
   endforeach()
+  target_link_libraries(sluice_sanitizers INTERFACE absl::synchronization)
   target_link_options(sluice_sanitizers INTERFACE
     -Wl,--wrap=_ZN4absl7debian312Notification6NotifyEv
     -Wl,--wrap=_ZNK4absl7debian312Notification19WaitForNotificationEv)

@@ -8,8 +8,6 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
-namespace {
-
 void RealLock(void* mutex) asm("__real__ZN4absl7debian35Mutex4LockEv");
 void RealUnlock(void* mutex) asm("__real__ZN4absl7debian35Mutex6UnlockEv");
 void RealDestroy(void* mutex) asm("__real__ZN4absl7debian35MutexD1Ev");
@@ -20,8 +18,6 @@ bool RealAwaitWithTimeout(void* mutex, const absl::Condition& condition, absl::D
 void RealNotify(void* notification) asm("__real__ZN4absl7debian312Notification6NotifyEv");
 void RealWait(const void* notification) asm(
     "__real__ZNK4absl7debian312Notification19WaitForNotificationEv");
-
-}  // namespace
 
 void Lock(void* mutex) asm("__wrap__ZN4absl7debian35Mutex4LockEv");
 void Lock(void* mutex) {
