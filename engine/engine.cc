@@ -42,7 +42,7 @@ absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
                       "prompt and max_tokens together exceed the model's context");
   }
   if (prompt + request.stop.max_tokens > model.kv_capacity_tokens) {
-    return BadRequest("kv_capacity", "max_tokens",
+    return BadRequest("kv_capacity", prompt >= model.kv_capacity_tokens ? "prompt" : "max_tokens",
                       absl::StrCat("the KV cache holds ", model.kv_capacity_tokens,
                                    " tokens of one request; prompt and max_tokens ask for ",
                                    prompt + request.stop.max_tokens));
@@ -114,14 +114,23 @@ void Engine::Cancel(RequestId id, const std::string& reason) {
   PublishGauges();
 }
 
+void Engine::CancelAll(const std::string& reason) {
+  for (const RequestId id : ActiveIds()) Cancel(id, reason);
+}
+
 void Engine::FailAll(const absl::Status& error) {
-  std::vector<RequestId> ids;
-  for (const auto& [id, request] : active_) ids.push_back(id);
-  for (const RequestId id : ids) {
+  for (const RequestId id : ActiveIds()) {
     scheduler_.Cancel(id);
     FinishRequest(id, FinishReason::kError, error);
   }
   PublishGauges();
+}
+
+std::vector<RequestId> Engine::ActiveIds() const {
+  std::vector<RequestId> ids;
+  ids.reserve(active_.size());
+  for (const auto& [id, request] : active_) ids.push_back(id);
+  return ids;
 }
 
 void Engine::SetPaused(RequestId id, bool paused) {

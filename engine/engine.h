@@ -40,6 +40,7 @@ class Engine {
   // Ends the request with kCancelled; its pages are free on return. `reason` is from a closed set.
   void Cancel(RequestId id, const std::string& reason);
   void SetPaused(RequestId id, bool paused);
+  void CancelAll(const std::string& reason);
   // Ends every request with kError and `error`.
   void FailAll(const absl::Status& error);
   // Runs one step. False when nothing was runnable.
@@ -68,6 +69,7 @@ class Engine {
   void FinishRequest(RequestId id, FinishReason reason, absl::Status error);
   void PublishGauges();
   int32_t PrefillRows() const;
+  std::vector<RequestId> ActiveIds() const;
   ActiveRequest& Active(RequestId id) { return *active_.at(id); }
 
   EngineConfig config_;

@@ -27,6 +27,7 @@ struct ModelCard {
   int32_t max_batch_tokens = 0;
   // Tokens of one request, prompt and generated, that the KV cache holds when it runs alone.
   int32_t kv_capacity_tokens = std::numeric_limits<int32_t>::max();
+  int32_t max_queued_requests = std::numeric_limits<int32_t>::max();
   std::vector<int32_t> eos_token_ids;
   int64_t parameters_total = 0;
   int64_t parameters_active = 0;
@@ -53,6 +54,8 @@ class EngineClient {
   virtual absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<TokenSink> sink) = 0;
   // No effect when the request is unknown or finished. Pages are free within one step.
   virtual void Cancel(RequestId id, std::string reason) = 0;
+  // Cancels every request that was accepted so far.
+  virtual void CancelAll(std::string reason) = 0;
   // A paused request keeps its pages but is not scheduled: its reader is slow.
   virtual void SetPaused(RequestId id, bool paused) = 0;
 

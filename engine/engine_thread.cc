@@ -54,7 +54,7 @@ absl::StatusOr<RequestId> EngineThread::Submit(Request request, std::shared_ptr<
   RETURN_IF_ERROR(CheckAdmissible(request, card_));
   const auto tokens = static_cast<int64_t>(request.prompt.size());
   absl::MutexLock lock(&mutex_);
-  const auto mailed = static_cast<int64_t>(submissions_.size());
+  const auto mailed = static_cast<int64_t>(mail_.submissions.size());
   // An empty queue takes any prompt that fits the context: retrying would never help.
   const bool queue_empty = waiting_requests_ + mailed == 0;
   if (waiting_requests_ + mailed >= config_.max_queued_requests ||
@@ -65,23 +65,26 @@ absl::StatusOr<RequestId> EngineThread::Submit(Request request, std::shared_ptr<
   const RequestId id{next_id_.fetch_add(1)};
   mailbox_tokens_ += tokens;
   num_active_.fetch_add(1);
-  submissions_.push_back({id, std::move(request), std::move(sink)});
+  mail_.submissions.push_back({id, std::move(request), std::move(sink)});
   return id;
 }
 
 void EngineThread::Cancel(RequestId id, std::string reason) {
   absl::MutexLock lock(&mutex_);
-  cancellations_.push_back({id, std::move(reason)});
+  mail_.cancellations.push_back({id, std::move(reason)});
+}
+
+void EngineThread::CancelAll(std::string reason) {
+  absl::MutexLock lock(&mutex_);
+  mail_.cancel_all = std::move(reason);
 }
 
 void EngineThread::SetPaused(RequestId id, bool paused) {
   absl::MutexLock lock(&mutex_);
-  pauses_.push_back({id, paused});
+  mail_.pauses.push_back({id, paused});
 }
 
-bool EngineThread::TakeMail(std::vector<Submission>* submissions,
-                            std::vector<Cancellation>* cancellations,
-                            std::vector<Pause>* pauses) {
+bool EngineThread::TakeMail(Mail& mail) {
   absl::MutexLock lock(&mutex_);
   waiting_requests_ = engine_.num_waiting();
   waiting_tokens_ = engine_.num_queued_tokens();
@@ -91,53 +94,47 @@ bool EngineThread::TakeMail(std::vector<Submission>* submissions,
       engine_.num_active() > 0 ? absl::Milliseconds(20) : absl::Seconds(1);
   mutex_.AwaitWithTimeout(absl::Condition(
                               +[](EngineThread* self) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-                                return self->runnable_ || self->stopping_ ||
-                                       !self->submissions_.empty() ||
-                                       !self->cancellations_.empty() || !self->pauses_.empty();
+                                return self->runnable_ || self->stopping_ || !self->mail_.empty();
                               },
                               this),
                           patience);
-  submissions->swap(submissions_);
-  cancellations->swap(cancellations_);
-  pauses->swap(pauses_);
+  std::swap(mail, mail_);
   // What was mailed counts as waiting until the engine has taken it.
   waiting_tokens_ += mailbox_tokens_;
   mailbox_tokens_ = 0;
-  waiting_requests_ += static_cast<int64_t>(submissions->size());
+  waiting_requests_ += static_cast<int64_t>(mail.submissions.size());
   return !stopping_;
 }
 
+void EngineThread::Deliver(Mail& mail) {
+  for (Submission& submission : mail.submissions) {
+    const absl::Status status =
+        engine_.Submit(submission.id, std::move(submission.request), submission.sink);
+    if (status.ok()) continue;
+    TokenEvent event;
+    event.finish = FinishReason::kError;
+    event.error = status;
+    submission.sink->OnEvent(std::move(event));
+  }
+  for (const Cancellation& cancellation : mail.cancellations) {
+    engine_.Cancel(cancellation.id, cancellation.reason);
+  }
+  for (const Pause& pause : mail.pauses) engine_.SetPaused(pause.id, pause.paused);
+  if (mail.cancel_all.has_value()) engine_.CancelAll(*mail.cancel_all);
+}
+
 void EngineThread::Run() {
-  std::vector<Submission> submissions;
-  std::vector<Cancellation> cancellations;
-  std::vector<Pause> pauses;
-  std::vector<RequestId> accepted;
-  while (TakeMail(&submissions, &cancellations, &pauses)) {
-    for (Submission& submission : submissions) {
-      std::shared_ptr<TokenSink> sink = submission.sink;
-      const absl::Status status =
-          engine_.Submit(submission.id, std::move(submission.request), submission.sink);
-      if (status.ok()) {
-        accepted.push_back(submission.id);
-        continue;
-      }
-      TokenEvent event;
-      event.finish = FinishReason::kError;
-      event.error = status;
-      sink->OnEvent(std::move(event));
-    }
-    for (Cancellation& cancellation : cancellations)
-      engine_.Cancel(cancellation.id, cancellation.reason);
-    for (const Pause& pause : pauses) engine_.SetPaused(pause.id, pause.paused);
-    submissions.clear(), cancellations.clear(), pauses.clear();
+  Mail mail;
+  while (TakeMail(mail)) {
+    Deliver(mail);
+    mail.clear();
     engine_.Step();
     CheckInvariants();
     absl::MutexLock lock(&mutex_);
-    num_active_.store(engine_.num_active() + static_cast<int64_t>(submissions_.size()));
-    std::erase_if(accepted, [this](RequestId id) { return !engine_.IsActive(id); });
+    num_active_.store(engine_.num_active() + static_cast<int64_t>(mail_.submissions.size()));
   }
-  for (const RequestId id : accepted) engine_.Cancel(id, "shutdown");
-  for (Submission& submission : submissions) {
+  engine_.CancelAll("shutdown");
+  for (const Submission& submission : mail.submissions) {
     TokenEvent event;
     event.finish = FinishReason::kCancelled;
     submission.sink->OnEvent(std::move(event));

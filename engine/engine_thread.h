@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -48,6 +49,7 @@ class EngineThread final : public EngineClient {
 
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<TokenSink> sink) override;
   void Cancel(RequestId id, std::string reason) override;
+  void CancelAll(std::string reason) override;
   void SetPaused(RequestId id, bool paused) override;
   const ModelCard& model() const override { return card_; }
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
@@ -75,10 +77,24 @@ class EngineThread final : public EngineClient {
   };
 
   void Run();
-  // Waits for work; false when stopping.
-  bool TakeMail(std::vector<Submission>* submissions,
-                std::vector<Cancellation>* cancellations,
-                std::vector<Pause>* pauses);
+  // What other threads sent since the last step.
+  struct Mail {
+    std::vector<Submission> submissions;
+    std::vector<Cancellation> cancellations;
+    std::vector<Pause> pauses;
+    std::optional<std::string> cancel_all;  // the reason
+    bool empty() const {
+      return submissions.empty() && cancellations.empty() && pauses.empty() &&
+             !cancel_all.has_value();
+    }
+    void clear() {
+      submissions.clear(), cancellations.clear(), pauses.clear();
+      cancel_all.reset();
+    }
+  };
+  // Waits for work; false when stopping. `mail` comes empty.
+  bool TakeMail(Mail& mail);
+  void Deliver(Mail& mail);
   void CheckInvariants();
 
   const EngineConfig config_;
@@ -89,9 +105,7 @@ class EngineThread final : public EngineClient {
   mutable Engine engine_;  // metrics() is thread-safe; everything else belongs to the engine thread
 
   absl::Mutex mutex_;
-  std::vector<Submission> submissions_ ABSL_GUARDED_BY(mutex_);
-  std::vector<Cancellation> cancellations_ ABSL_GUARDED_BY(mutex_);
-  std::vector<Pause> pauses_ ABSL_GUARDED_BY(mutex_);
+  Mail mail_ ABSL_GUARDED_BY(mutex_);
   int64_t mailbox_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   // As of the last mailbox exchange or step: bounds the queue without waiting for a step.
   int64_t waiting_requests_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -91,6 +91,7 @@ ModelCard MakeCard(const EngineConfig& config,
                                 : spec.max_positions;
   card.max_batch_tokens = config.max_batch_tokens;
   card.kv_capacity_tokens = KvCapacityTokens(pages, card.max_context_tokens);
+  card.max_queued_requests = config.max_queued_requests;
   card.eos_token_ids = spec.eos_token_ids;
   card.parameters_total = facts.parameters_total;
   card.parameters_active = facts.parameters_active;

@@ -22,6 +22,8 @@ class CheckMessage {
  public:
   CheckMessage(const char* file, int line, const char* condition)
       : file_(file), line_(line), condition_(condition) {}
+  CheckMessage(const CheckMessage&) = delete;
+  CheckMessage& operator=(const CheckMessage&) = delete;
   [[noreturn]] ~CheckMessage() { CheckFailed(file_, line_, condition_, stream_.str()); }
   std::ostream& stream() { return stream_; }
 

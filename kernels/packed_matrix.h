@@ -53,7 +53,7 @@ struct PackedExperts {
   Buffer storage;
 
   const Slice& At(int32_t expert, int32_t slice) const {
-    return slices[static_cast<size_t>(expert * slices_per_expert + slice)];
+    return slices[static_cast<size_t>(int64_t{expert} * slices_per_expert + slice)];
   }
   int64_t bytes_per_expert() const {
     return num_experts == 0 ? 0 : static_cast<int64_t>(storage.bytes()) / num_experts;

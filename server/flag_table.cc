@@ -82,7 +82,7 @@ const std::array kFlags = {
             "waiting prompt tokens before 429 is answered", FLAG_TARGET(engine.max_queued_tokens),
             1, 1e12},
 
-    FlagRow{"device", kMachine, kOnEngine, kChoice, "cpu|reference|cuda", "where the model runs",
+    FlagRow{"device", kMachine, kOnEngine, kChoice, "cpu|reference", "where the model runs",
             FLAG_TARGET(engine.device)},
     FlagRow{"threads", kMachine, kOnEngine, kInteger, "N", "compute threads; 0: one per core",
             FLAG_TARGET(engine.threads), 0, 1024},

@@ -195,14 +195,14 @@ absl::Status ValidateRequest(const Request& request,
   return ValidatePrompt(request, model, options);
 }
 
-absl::Status ValidateSequenceCount(int64_t num_prompts, int64_t choices) {
+absl::Status ValidateSequenceCount(int64_t num_prompts, int64_t choices, const ModelCard& model) {
   RETURN_IF_ERROR(CheckInteger("n", choices, 1, kMaxChoices));
-  if (num_prompts <= kMaxPrompts && num_prompts * choices <= kMaxSequences) {
-    return absl::OkStatus();
-  }
-  return BadRequest("too_many_sequences", "prompt",
-                    absl::StrCat("at most ", kMaxPrompts, " prompts and ", kMaxSequences,
-                                 " sequences per request"));
+  // More than the queue holds would be answered 429 for ever.
+  const int64_t most = std::min<int64_t>(kMaxSequences, model.max_queued_requests);
+  if (num_prompts <= kMaxPrompts && num_prompts * choices <= most) return absl::OkStatus();
+  return BadRequest(
+      "too_many_sequences", num_prompts > 1 ? "prompt" : "n",
+      absl::StrCat("at most ", kMaxPrompts, " prompts and ", most, " sequences per request"));
 }
 
 absl::Status ValidateModelName(std::string_view name, const ModelCard& model) {

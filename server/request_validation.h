@@ -44,7 +44,7 @@ absl::Status ValidateParameters(const Request& request,
                                 const ValidationOptions& options = {});
 
 // InvalidArgument: `integer_out_of_range` for n, `too_many_sequences` for prompts or n x prompts.
-absl::Status ValidateSequenceCount(int64_t num_prompts, int64_t choices);
+absl::Status ValidateSequenceCount(int64_t num_prompts, int64_t choices, const ModelCard& model);
 
 // NotFound `model_not_found` unless `name` is empty or the served model.
 absl::Status ValidateModelName(std::string_view name, const ModelCard& model);

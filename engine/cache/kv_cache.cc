@@ -154,6 +154,12 @@ kernels::KvLayerView KvCache::LayerView(int32_t kv_class, int32_t layer_in_class
           .block_stride = num_layers};
 }
 
+int64_t KvCache::bytes() const {
+  int64_t total = 0;
+  for (const Pool& pool : pools_) total += pool.pages.num_pages() * pool.page_bytes;
+  return total;
+}
+
 int64_t KvCache::num_pages() const {
   int64_t total = 0;
   for (const Pool& pool : pools_) total += pool.pages.num_pages();

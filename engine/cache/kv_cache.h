@@ -75,6 +75,7 @@ class KvCache final : public PageBudget {
 
   const std::vector<KvClassSpec>& classes() const { return classes_; }
   int64_t num_pages() const;
+  int64_t bytes() const;  // of all pages
   int64_t num_used_pages() const;
   // Sum over sequences of (rows of the longest class - rows of this class) x bytes per row: what
   // skipping saved.

@@ -19,6 +19,8 @@ class Sampler {
  public:
   Sampler(const SamplingParams& params, int32_t vocab_size);
   ~Sampler();
+  Sampler(const Sampler&) = delete;
+  Sampler& operator=(const Sampler&) = delete;
   Sampler(Sampler&&) noexcept;
   Sampler& operator=(Sampler&&) noexcept;
 

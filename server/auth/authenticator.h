@@ -24,7 +24,7 @@ inline constexpr std::string_view kRetryAfterPayload = "sluice/retry-after";
 
 using KeyDigest = std::array<unsigned char, 32>;
 
-// One line of the key file: `id:sha256hex:models:tokens_per_minute`.
+// One line of the key file: `id:sha256hex:models:tokens_per_minute`; `*` for all models, no limit.
 struct ApiKey {
   std::string id;
   KeyDigest digest{};

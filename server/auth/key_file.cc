@@ -40,7 +40,7 @@ bool ParseLine(const std::string& line, ApiKey& key) {
   if (parts[2].empty()) return false;
   if (parts[2] != "*") key.models = absl::StrSplit(parts[2], ',', absl::SkipEmpty());
   if (parts[3] == "*") return true;
-  return absl::SimpleAtoi(parts[3], &key.tokens_per_minute) && key.tokens_per_minute >= 0;
+  return absl::SimpleAtoi(parts[3], &key.tokens_per_minute) && key.tokens_per_minute > 0;
 }
 
 }  // namespace

@@ -143,6 +143,9 @@ int RunGenerate(const ServerConfig& config) {
   std::printf("\n");
   std::fflush(stdout);
   if (last.finish == FinishReason::kError) return Refuse(kExitInternal, last.error);
+  if (std::ferror(stdout) != 0) {
+    return Refuse(kExitInternal, absl::DataLossError("the text could not be written"));
+  }
   PrintSummary(last.usage, absl::ToDoubleSeconds(clock.Now() - started_at), config.generate.json);
   return kExitOk;
 }

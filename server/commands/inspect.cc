@@ -23,6 +23,7 @@ struct Inspection {
   int64_t file_bytes = 0;
   std::string tokenizer;  // kind, or why it cannot be used
   std::string chat_template;
+  bool can_be_served = false;
 };
 
 absl::StatusOr<Inspection> Inspect(const EngineConfig& config) {
@@ -38,6 +39,7 @@ absl::StatusOr<Inspection> Inspect(const EngineConfig& config) {
   const auto chat_template = ChatTemplate::Load(directory);
   inspection.chat_template = chat_template.ok() ? std::string((*chat_template)->kind())
                                                 : std::string(chat_template.status().message());
+  inspection.can_be_served = tokenizer.ok() && chat_template.ok();
   return inspection;
 }
 
@@ -73,7 +75,9 @@ void PrintText(const Inspection& inspection) {
                             HumanBytes(static_cast<int64_t>(summary.expected_kv_bytes_per_token))));
   PrintLine("tokenizer", inspection.tokenizer);
   PrintLine("chat template", inspection.chat_template);
-  PrintLine("served with", "cpu (bf16, f32), reference");
+  PrintLine("served with", inspection.can_be_served
+                               ? "cpu (bf16, f32), reference"
+                               : "nothing: the tokenizer or the chat template cannot be used");
 }
 
 void PrintJson(const Inspection& inspection) {
@@ -81,7 +85,8 @@ void PrintJson(const Inspection& inspection) {
   json["weights_bytes"] = inspection.file_bytes;
   json["tokenizer"] = inspection.tokenizer;
   json["chat_template"] = inspection.chat_template;
-  json["served_with"] = {"cpu:bf16", "cpu:f32", "reference"};
+  json["served_with"] = nlohmann::json::array();
+  if (inspection.can_be_served) json["served_with"] = {"cpu:bf16", "cpu:f32", "reference"};
   json["spec"] = SpecToJson(inspection.spec);
   std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
@@ -99,7 +104,7 @@ int RunInspect(const ServerConfig& config) {
   } else {
     PrintText(*inspection);
   }
-  return kExitOk;
+  return inspection->can_be_served ? kExitOk : kExitBadModel;
 }
 
 }  // namespace sluice::server

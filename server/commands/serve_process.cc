@@ -18,6 +18,7 @@ namespace {
 
 constexpr absl::Duration kTick = absl::Milliseconds(20);
 constexpr absl::Duration kIdleTick = absl::Milliseconds(500);
+constexpr absl::Duration kFarewell = absl::Seconds(1);
 
 LogFormat FormatOf(const ServerConfig& config) {
   return config.observability.log_format == "json" ? LogFormat::kJson : LogFormat::kText;
@@ -208,6 +209,7 @@ CommandResult ServeProcess::Serve() {
         break;
     }
     Log(LogLevel::kInfo, "drained", {{"timed_out", drain_.timed_out() ? "true" : "false"}});
+    if (drain_.timed_out()) EndRequests();
     StopListeners();
     return {.exit_code = failure_code_};
   }
@@ -226,6 +228,13 @@ void ServeProcess::StartDraining() {
   if (grpc_ != nullptr) grpc_->StartDraining();
   engine_->StartDraining();
   Log(LogLevel::kInfo, "draining", {{"active", NumActive()}});
+}
+
+// Who still waits gets an error, and a moment to read it.
+void ServeProcess::EndRequests() {
+  engine_->CancelAll("shutdown");
+  const absl::Duration give_up = clock_.Now() + kFarewell;
+  while (NumActive() > 0 && clock_.Now() < give_up) NextSignal(absl::Milliseconds(10));
 }
 
 void ServeProcess::Reload() {

@@ -37,6 +37,7 @@ class ServeProcess {
   // Notices a failed engine; returns true once.
   bool EngineFailed();
   int64_t NumActive() const;
+  void EndRequests();
   void StopListeners();
   HttpOptions MakeHttpOptions();
   GrpcOptions MakeGrpcOptions() const;

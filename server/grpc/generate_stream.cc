@@ -130,7 +130,7 @@ bool GenerateStream::TakeResponse(v1::GenerateResponse& response) {
       queued_bytes_ -= item.bytes;
     }
     NoteFinish(item.event);
-    if (item.event.finish == FinishReason::kError) break;  // what came before is still written
+    if (!failure_.ok()) break;  // what came before is still written
     merged_bytes += item.bytes;
     FillResponse(item, response);
   }
@@ -167,8 +167,16 @@ void GenerateStream::NoteFinish(const TokenEvent& event) {
   --unfinished_;
   AddUsage(event.usage, usage_);
   Charge(event);
-  if (event.finish != FinishReason::kError || !failure_.ok()) return;
-  failure_ = event.error.ok() ? absl::InternalError("the engine failed") : event.error;
+  if (!failure_.ok()) return;
+  if (event.finish == FinishReason::kCancelled) {  // not by this stream, or it had failed before
+    const char* code = parts_.engine.draining() ? "shutting_down" : "request_cancelled";
+    failure_ =
+        RequestError(absl::StatusCode::kUnavailable, code, "", "the server cancelled the request");
+  } else if (event.finish == FinishReason::kError) {
+    failure_ = event.error.ok() ? absl::InternalError("the engine failed") : event.error;
+  } else {
+    return;
+  }
   CancelAll("sibling_failed");
 }
 

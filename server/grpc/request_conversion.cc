@@ -163,7 +163,7 @@ absl::StatusOr<GenerateCall> ConvertGenerateRequest(const v1::GenerateRequest& m
   RETURN_IF_ERROR(ValidateModelName(message.model(), model));
   GenerateCall call;
   call.choices = message.has_n() ? message.n() : 1;
-  RETURN_IF_ERROR(ValidateSequenceCount(1, call.choices));
+  RETURN_IF_ERROR(ValidateSequenceCount(1, call.choices, engine.model()));
   Request& request = call.request;
   request.sampling = ConvertSampling(message, options.drawn_seed);
   request.stop = ConvertStop(message);

@@ -122,7 +122,7 @@ absl::StatusOr<GenerationPlan> PlanChat(std::string_view body, const PlanContext
   plan.chat = true;
   RETURN_IF_ERROR(ReadSharedFields(object, context, plan));
   RETURN_IF_ERROR(ReadLogprobs(reader, plan));
-  RETURN_IF_ERROR(ValidateSequenceCount(1, plan.choices));
+  RETURN_IF_ERROR(ValidateSequenceCount(1, plan.choices, context.engine.model()));
   std::optional<int32_t> max_tokens;
   RETURN_IF_ERROR(ReadMaxTokens(object, max_tokens));
   const ValidationOptions options = {.prompt_param = "messages",

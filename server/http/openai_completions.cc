@@ -54,7 +54,7 @@ struct PromptReader {
   absl::Status AddList(const json& list) {
     const bool is_token_list = list.front().is_number();
     const auto num_prompts = is_token_list ? int64_t{1} : static_cast<int64_t>(list.size());
-    RETURN_IF_ERROR(ValidateSequenceCount(num_prompts, plan.choices));
+    RETURN_IF_ERROR(ValidateSequenceCount(num_prompts, plan.choices, context.engine.model()));
     if (is_token_list) return AddTokens(list);
     const bool is_text = list.front().is_string();
     for (const json& item : list) {
@@ -77,7 +77,7 @@ absl::Status ReadPrompt(const json& body, const PlanContext& context, Generation
   }
   if (prompt->is_array()) return prompts.AddList(*prompt);
   if (!prompt->is_string()) return reader.WrongType("prompt", "a string or a list");
-  RETURN_IF_ERROR(ValidateSequenceCount(1, plan.choices));
+  RETURN_IF_ERROR(ValidateSequenceCount(1, plan.choices, context.engine.model()));
   return prompts.AddText(*prompt);
 }
 

@@ -14,6 +14,7 @@ using nlohmann::json;
 
 double Ratio(double part, double whole) { return whole > 0 ? part / whole : 0.0; }
 
+// Of text whose characters may be spread over several tokens: each counts where it begins.
 int64_t CodePoints(std::string_view text) {
   return std::count_if(text.begin(), text.end(),
                        [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
@@ -107,7 +108,7 @@ double LogprobNumber(float logprob) {
 void CompletionLogprobs::AddFirst(const Tokenizer& tokenizer, int32_t token, int64_t& offset) {
   const std::string text = TokenText(tokenizer, token);
   text_offset.push_back(offset);
-  offset += CodePoints(text);
+  offset += CodePoints(tokenizer.TokenBytes(token, false));
   tokens.push_back(text);
   token_logprobs.push_back(nullptr);
   top_logprobs.push_back(nullptr);
@@ -118,7 +119,7 @@ void CompletionLogprobs::Add(const Tokenizer& tokenizer,
                              int64_t& offset) {
   const std::string text = TokenText(tokenizer, entry.token);
   text_offset.push_back(offset);
-  offset += CodePoints(text);
+  offset += CodePoints(tokenizer.TokenBytes(entry.token, false));
   tokens.push_back(text);
   token_logprobs.push_back(LogprobNumber(entry.logprob));
   top_logprobs.push_back(TopObject(tokenizer, entry));

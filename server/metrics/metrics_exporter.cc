@@ -92,7 +92,8 @@ void AddWork(const MetricsSnapshot& snapshot, FamilyList& list) {
   AddByReason(kPreemptions, {"pages"}, snapshot.preemptions, list);
   AddByReason(kCancellations, {"disconnect", "deadline", "slow_consumer"}, snapshot.cancellations,
               list);
-  AddByReason(kInvariantViolations, {"integrity"}, snapshot.invariant_violations, list);
+  AddByReason(kInvariantViolations, {"integrity", "no_progress"}, snapshot.invariant_violations,
+              list);
 }
 
 void AddRequests(const MetricsSnapshot& snapshot, FamilyList& list) {

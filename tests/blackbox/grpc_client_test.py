@@ -189,7 +189,8 @@ class DrainTest(unittest.TestCase):
 
     def test_health_goes_down_and_streams_end(self):
         types = {name.rsplit(".", 1)[1]: kind for name, kind in load_messages().items()}
-        with Sluice() as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        with Sluice("--drain-timeout", "100") as server, \
+                grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
             generate = channel.unary_stream(f"/{SERVICE}/Generate", request_serializer=lambda m: m.SerializeToString(),
                                             response_deserializer=types["GenerateResponse"].FromString)
             health = channel.unary_unary("/grpc.health.v1.Health/Check", request_serializer=bytes,

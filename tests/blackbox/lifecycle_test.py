@@ -1,6 +1,7 @@
 """The process as an operator sees it: exit codes, what it prints, how soon it is ready, what memory it takes, how it
 stops."""
 
+import http.client
 import json
 import os
 import pathlib
@@ -255,7 +256,8 @@ class StopTest(unittest.TestCase):
 
     def test_the_drain_timeout_is_kept(self):
         with Sluice("--drain-timeout", "1", "--max-sequences", "1") as server:
-            threads = [threading.Thread(target=lambda: self.swallow(server)) for _ in range(8)]
+            statuses = []
+            threads = [threading.Thread(target=lambda: statuses.append(self.long_request(server))) for _ in range(8)]
             for thread in threads:
                 thread.start()
             while server.metrics().value("sluice_requests_waiting") < 3:
@@ -266,12 +268,26 @@ class StopTest(unittest.TestCase):
             self.assertEqual(code, 0)
             for thread in threads:
                 thread.join()
+            self.assertEqual(len(statuses), 8, "everybody was answered")
+            self.assertIn((503, "shutting_down"), statuses)
+            self.assertLessEqual(set(statuses), {(200, None), (503, "shutting_down")})
 
-    def swallow(self, server):
-        try:
-            server.post("/v1/completions", {"prompt": "a", "max_tokens": 1000, "ignore_eos": True})
-        except OSError:
-            pass
+    def long_request(self, server):
+        answer = server.post("/v1/completions", {"prompt": "a", "max_tokens": 1000, "ignore_eos": True})
+        return answer.status, answer.json().get("error", {}).get("code")
+
+    def test_a_stream_that_outlives_the_drain_ends_with_an_error(self):
+        with Sluice("--drain-timeout", "1") as server:
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+            body = {"prompt": "a", "max_tokens": 1000, "ignore_eos": True, "stream": True, "n": 16}
+            connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            response.readline()
+            server.process.send_signal(signal.SIGTERM)
+            events = response.read().decode().strip().split("\n\n")
+            if events[-1] != "data: [DONE]":  # a fast machine may have been done in time
+                self.assertIn("shutting_down", events[-1])
+            self.assertEqual(server.process.wait(20), 0)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class AuthTest : public HttpFixture {
     auth_clock_ = &fixed_clock_;
     key_file_ = WriteFile("keys", "# keys\n" + Line("admin", "root-key", "*:*") +
                                       Line("alice", "alice-key", "fake-model:*") +
-                                      Line("bob", "bob-key", "other-model:0") +
+                                      Line("bob", "bob-key", "other-model:*") +
                                       Line("carol", "carol-key", "*:60"));
     StartServer();
   }

@@ -80,11 +80,15 @@ TEST(RequestValidationTest, CapacityBetweenTheEndsNeedsATable) {
 }
 
 TEST(RequestValidationTest, SequenceCounts) {
-  EXPECT_TRUE(ValidateSequenceCount(32, 2).ok());
-  EXPECT_EQ(ErrorCodeOf(ValidateSequenceCount(33, 1)), "too_many_sequences");
-  EXPECT_EQ(ErrorCodeOf(ValidateSequenceCount(32, 3)), "too_many_sequences");
-  EXPECT_EQ(ErrorCodeOf(ValidateSequenceCount(1, 17)), "integer_out_of_range");
-  EXPECT_TRUE(ValidateSequenceCount(1, 16).ok());
+  ModelCard card;
+  EXPECT_TRUE(ValidateSequenceCount(32, 2, card).ok());
+  EXPECT_EQ(ErrorCodeOf(ValidateSequenceCount(33, 1, card)), "too_many_sequences");
+  EXPECT_EQ(ErrorCodeOf(ValidateSequenceCount(32, 3, card)), "too_many_sequences");
+  EXPECT_EQ(ErrorCodeOf(ValidateSequenceCount(1, 17, card)), "integer_out_of_range");
+  EXPECT_TRUE(ValidateSequenceCount(1, 16, card).ok());
+  card.max_queued_requests = 3;
+  EXPECT_TRUE(ValidateSequenceCount(3, 1, card).ok());
+  EXPECT_EQ(ErrorCodeOf(ValidateSequenceCount(1, 4, card)), "too_many_sequences");
 }
 
 TEST(RequestValidationTest, MaxTokensDefaults) {

@@ -72,7 +72,7 @@ class GrpcServerTest : public testing::Test {
   void UseKeys() {
     key_file_ = testing::TempDir() + "sluice_grpc_keys_" + std::to_string(getpid());
     std::ofstream(key_file_) << "tenant:" << DigestHex(kKey)
-                             << ":*:0\nadmin:" << DigestHex(kAdminKey) << ":*:0\n";
+                             << ":*:*\nadmin:" << DigestHex(kAdminKey) << ":*:*\n";
   }
   void TearDown() override {
     stub_.reset();

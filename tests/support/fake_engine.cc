@@ -83,6 +83,15 @@ void FakeEngine::Cancel(RequestId id, std::string reason) {
   sink->OnEvent(std::move(event));
 }
 
+void FakeEngine::CancelAll(std::string reason) {
+  size_t count = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    count = running_.size();
+  }
+  for (size_t i = 0; i < count; ++i) Cancel(RequestId{i + 1}, reason);
+}
+
 void FakeEngine::SetPaused(RequestId id, bool paused) {
   const std::lock_guard lock(mutex_);
   const size_t index = static_cast<size_t>(id) - 1;

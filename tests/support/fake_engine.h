@@ -46,6 +46,7 @@ class FakeEngine : public EngineClient {
 
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<TokenSink> sink) override;
   void Cancel(RequestId id, std::string reason) override;
+  void CancelAll(std::string reason) override;
   void SetPaused(RequestId id, bool paused) override;
   const ModelCard& model() const override { return options_.card; }
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
