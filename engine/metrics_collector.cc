@@ -78,7 +78,7 @@ MetricsCollector::MetricsCollector(const Clock& clock,
   totals_.step_seconds = Histogram(StepBounds());
   totals_.model = facts;
   for (size_t i = 0; i < instances.size(); ++i) {
-    if (!instances[i].routed) continue;
+    if (!instances[i].routed && !instances[i].may_stop) continue;
     depth_index_[i] = static_cast<int32_t>(totals_.depth_layers.size());
     totals_.depth_layers.push_back(
         {.layer = instances[i].label, .capacity = instances[i].capacity});

@@ -25,7 +25,7 @@
 
 namespace sluice::kernels {
 
-enum class Activation : uint8_t { kNone, kSilu, kRelu, kGelu, kGeluTanh };
+enum class Activation : uint8_t { kNone, kSilu, kRelu, kGelu, kGeluTanh, kTanh };
 enum class NormKind : uint8_t { kRms, kLayer };
 enum class RopeStyle : uint8_t { kHalf, kInterleaved };
 enum class ScoreFunction : uint8_t { kSoftmax, kSigmoid, kSoftmaxOverTopK };
@@ -147,7 +147,8 @@ struct AppendKvArgs {
   TensorView value;  // [count, num_kv_heads * value_dim]
 };
 
-// out[i, h] = softmax_s(scale * q[i, h] . K[s, h / group]) V[s, h / group]. Slots are taken in
+// out[i, h] = softmax_s(scale * q[i, h] . K[s, h / group] + relative[i, h, d]) V[s, h / group], d =
+// min(slot[i] - s, relative_size - 1). Slots are taken in
 // tiles whose borders are multiples of the page size from slot 0, merged in ascending order (online
 // softmax), so the bits do not depend on chunking. Tails are selected, never multiplied: stale
 // slots may hold NaN.
@@ -157,8 +158,10 @@ struct AttentionArgs {
   TensorView query;  // [count, num_heads * key_dim]
   int32_t num_heads = 0;
   float scale = 1.0f;
-  const float* sinks = nullptr;  // [num_heads] extra logits without value; may be null
-  TensorView out;                // [count, num_heads * value_dim]
+  const float* sinks = nullptr;     // [num_heads] extra logits without value; may be null
+  const float* relative = nullptr;  // [count, num_heads, relative_size]; may be null
+  int32_t relative_size = 0;
+  TensorView out;  // [count, num_heads * value_dim]
 };
 
 // out = act(x) for plain, act(x[:, :h]) * x[:, h:2h] for gated. In place allowed (out =

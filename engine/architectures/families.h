@@ -11,16 +11,22 @@ namespace sluice {
 
 absl::StatusOr<ModelSpec> MapDeepseek(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapGpt2(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapHuginn(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapLlama(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapMistral(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapMixtral(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapMixtureOfDepths(const nlohmann::json& config,
                                              const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapMixtureOfRecursions(const nlohmann::json& config,
+                                                 const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapMoeut(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapOlmoe(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen2(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen2Moe(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen3(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen3Moe(const nlohmann::json& config, const WeightStore& weights);
+
+absl::StatusOr<ModelSpec> MapSparseUniversal(const nlohmann::json& config,
+                                             const WeightStore& weights);
 
 }  // namespace sluice

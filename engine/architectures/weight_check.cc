@@ -30,6 +30,12 @@ absl::Status CheckVector(const WeightStore& weights, const std::string& name, in
   return name.empty() ? absl::OkStatus() : CheckShape(weights, name, {size});
 }
 
+// Any shape with that many elements: a bias of several heads or parts.
+absl::Status CheckElements(const WeightStore& weights, const std::string& name, int64_t count) {
+  ASSIGN_OR_RETURN(const TensorRange range, weights.Find(name));
+  return range.num_elements() == count ? absl::OkStatus() : CheckShape(weights, name, {count});
+}
+
 absl::Status CheckNorm(const WeightStore& weights,
                        const std::optional<NormSpec>& norm,
                        int64_t size) {
@@ -56,6 +62,11 @@ absl::Status CheckRouter(const WeightStore& weights,
                          int64_t dim,
                          int64_t copies) {
   const int64_t rows = copies * (router.num_experts + router.num_null_experts);
+  if (router.hidden > 0) {
+    RETURN_IF_ERROR(CheckShape(weights, router.hidden_weight, {router.hidden, dim}));
+    RETURN_IF_ERROR(CheckVector(weights, router.hidden_bias, router.hidden));
+    dim = router.hidden;
+  }
   RETURN_IF_ERROR(CheckShape(weights, router.weight, {rows, dim}));
   RETURN_IF_ERROR(CheckVector(weights, router.bias, rows));
   return CheckVector(weights, router.selection_bias, rows);
@@ -79,11 +90,38 @@ absl::Status CheckHeadProjection(const WeightStore& weights,
       projection.transposed ? std::vector{experts, in, out} : std::vector{experts, out, in});
 }
 
+// Stacked [experts, in, out] (or [experts, out, in]) of query and output experts.
+absl::Status CheckMixture(const WeightStore& weights, const AttentionSpec& attention) {
+  const RouterSpec& router = *attention.q.experts;
+  RETURN_IF_ERROR(CheckRouter(weights, router, attention.q.in, 1));
+  for (const ProjectionSpec* part : {&attention.q, &attention.o}) {
+    RETURN_IF_ERROR(CheckShape(
+        weights, part->weight,
+        part->transposed ? std::vector<int64_t>{router.num_experts, part->in, part->out}
+                         : std::vector<int64_t>{router.num_experts, part->out, part->in}));
+  }
+  if (attention.relative.has_value()) {
+    RETURN_IF_ERROR(CheckShape(
+        weights, attention.relative->weight,
+        {attention.num_heads, attention.head_dim, 2 * attention.relative->max_distance + 1}));
+  }
+  RETURN_IF_ERROR(CheckProjection(weights, attention.k));
+  return CheckProjection(weights, attention.v);
+}
+
 absl::Status CheckAttention(const WeightStore& weights, const AttentionSpec& attention) {
+  if (attention.q.experts.has_value()) return CheckMixture(weights, attention);
   if (attention.q.weight == attention.k.weight) {  // one fused tensor, the values last
     const int64_t rows = attention.v.row_begin + attention.v.out;
+    int64_t bias_rows = 0;  // the bias may end before the values (Huginn's qk_bias)
     for (const ProjectionSpec* part : {&attention.q, &attention.k, &attention.v}) {
-      RETURN_IF_ERROR(CheckProjection(weights, *part, rows));
+      ProjectionSpec plain = *part;
+      plain.bias.clear();
+      RETURN_IF_ERROR(CheckProjection(weights, plain, rows));
+      if (!part->bias.empty()) bias_rows = part->row_begin + part->out;
+    }
+    for (const ProjectionSpec* part : {&attention.q, &attention.k, &attention.v}) {
+      if (!part->bias.empty()) RETURN_IF_ERROR(CheckElements(weights, part->bias, bias_rows));
     }
   } else {
     RETURN_IF_ERROR(CheckProjection(weights, attention.q));
@@ -100,7 +138,10 @@ absl::Status CheckAttention(const WeightStore& weights, const AttentionSpec& att
 }
 
 absl::Status CheckDenseFfn(const WeightStore& weights, const DenseFfnSpec& ffn) {
-  if (ffn.gated) RETURN_IF_ERROR(CheckProjection(weights, ffn.gate));
+  if (ffn.gated) {  // of its own, or the first rows of one tensor
+    const ProjectionSpec& last = ffn.gate.weight == ffn.up.weight ? ffn.up : ffn.gate;
+    RETURN_IF_ERROR(CheckProjection(weights, ffn.gate, last.row_begin + last.out));
+  }
   RETURN_IF_ERROR(CheckProjection(weights, ffn.up));
   return CheckProjection(weights, ffn.down);
 }
@@ -134,6 +175,10 @@ absl::Status CheckMoeFfn(const WeightStore& weights, const MoeFfnSpec& ffn, int6
   if (!ffn.experts.gate.empty()) {
     RETURN_IF_ERROR(CheckExpertMatrix(weights, ffn, ffn.experts.gate, ffn.hidden, dim));
   }
+  if (!ffn.experts.up_bias.empty())
+    RETURN_IF_ERROR(CheckShape(weights, ffn.experts.up_bias, {ffn.router.num_experts, ffn.hidden}));
+  if (!ffn.experts.down_bias.empty())
+    RETURN_IF_ERROR(CheckShape(weights, ffn.experts.down_bias, {ffn.router.num_experts, dim}));
   if (ffn.shared.has_value()) RETURN_IF_ERROR(CheckDenseFfn(weights, *ffn.shared));
   if (!ffn.shared_gate.empty()) RETURN_IF_ERROR(CheckShape(weights, ffn.shared_gate, {1, dim}));
   return absl::OkStatus();
@@ -163,6 +208,18 @@ absl::Status CheckLayer(const WeightStore& weights, const LayerSpec& layer, int6
   return absl::OkStatus();
 }
 
+absl::Status CheckRepeat(const WeightStore& weights, const LayerGroupSpec& group, int64_t dim) {
+  const RepeatSpec& repeat = group.repeat;
+  if (repeat.injection.has_value()) RETURN_IF_ERROR(CheckProjection(weights, *repeat.injection));
+  if (repeat.depth_router.has_value())
+    RETURN_IF_ERROR(CheckRouter(weights, *repeat.depth_router, dim, 1));
+  if (repeat.gate.has_value()) {
+    RETURN_IF_ERROR(CheckProjection(weights, repeat.gate->hidden));
+    RETURN_IF_ERROR(CheckProjection(weights, repeat.gate->out));
+  }
+  return CheckNorm(weights, group.output_norm, dim);
+}
+
 }  // namespace
 
 absl::Status CheckWeights(const ModelSpec& spec, const WeightStore& weights) {
@@ -173,7 +230,9 @@ absl::Status CheckWeights(const ModelSpec& spec, const WeightStore& weights) {
     RETURN_IF_ERROR(
         CheckShape(weights, embedding.position_weight, {spec.max_positions, embedding.dim}));
   }
+  RETURN_IF_ERROR(CheckNorm(weights, embedding.norm, embedding.dim));
   for (const LayerGroupSpec& group : stack.groups) {
+    RETURN_IF_ERROR(CheckRepeat(weights, group, embedding.dim));
     for (const LayerSpec& layer : group.layers)
       RETURN_IF_ERROR(CheckLayer(weights, layer, embedding.dim));
   }

@@ -15,6 +15,14 @@ struct KvLayer {
   int32_t layer_in_class = 0;
 };
 
+// Keys and values of another stream than the queries', of all rows of the step: those of a halted
+// row stay what they were. `kept` carries them from one execution of the attention to the next.
+struct SecondStream {
+  Rows rows;
+  kernels::RowSet fresh;     // rows (indices into `rows`) that have changed since the last one
+  kernels::TensorView kept;  // [rows, 2 * kv_width], keys | values
+};
+
 struct BlockInput {
   const Rows& rows;            // the residual stream (un-normed)
   kernels::TensorView normed;  // [count, dim]; rows.x itself without an input norm
@@ -24,6 +32,8 @@ struct BlockInput {
   // stream itself is a legal target of an accumulating block: it reads its input before it writes.
   kernels::TensorView out;
   bool accumulate = true;
+  const SecondStream* second = nullptr;
+  kernels::TensorView second_normed;  // [second->fresh.count, dim]
 };
 
 class Block {

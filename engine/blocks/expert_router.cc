@@ -12,6 +12,13 @@ absl::StatusOr<ExpertRouter> ExpertRouter::Load(const RouterSpec& spec,
   router.spec_ = spec;
   router.groups_ = groups;
   const int64_t outputs = int64_t{groups} * (spec.num_experts + spec.num_null_experts);
+  if (spec.hidden > 0) {
+    const ProjectionSpec hidden{
+        .in = dim, .out = spec.hidden, .weight = spec.hidden_weight, .bias = spec.hidden_bias};
+    ASSIGN_OR_RETURN(router.hidden_, loader.Matrix({hidden}, kernels::WeightFormat::kF32));
+    ASSIGN_OR_RETURN(router.hidden_bias_, loader.Biases({hidden}));
+    dim = spec.hidden;
+  }
   const ProjectionSpec projection{
       .in = dim, .out = outputs, .weight = spec.weight, .bias = spec.bias};
   ASSIGN_OR_RETURN(router.weight_, loader.Matrix({projection}, kernels::WeightFormat::kF32));
@@ -28,7 +35,18 @@ Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
   Routing routing{context.workspace.Take<int32_t>(int64_t{choices} * spec_.top_k),
                   context.workspace.Take<float>(int64_t{choices} * spec_.top_k), spec_.top_k};
   const kernels::TensorView logits = context.workspace.TakeMatrix(count, weight_.n);
-  context.backend.Linear({.x = call.x,
+  kernels::TensorView x = call.x;
+  if (hidden_.n > 0) {
+    x = context.workspace.TakeMatrix(count, hidden_.n);
+    context.backend.Linear({.x = call.x,
+                            .x_rows = rows,
+                            .weight = &hidden_,
+                            .bias = hidden_bias_.data(),
+                            .activation = Activation::kTanh,
+                            .out = x,
+                            .out_rows = rows});
+  }
+  context.backend.Linear({.x = x,
                           .x_rows = rows,
                           .weight = &weight_,
                           .bias = bias_.data(),
@@ -44,21 +62,22 @@ Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
                          .rows = choices,
                          .experts = routing.experts,
                          .weights = routing.weights});
-  if (groups_ == 1) {
-    LimitChoices(routing, *call.rows, context);
-  } else {
+  if (call.kind == ExpertKind::kFfn && call.record) LimitChoices(routing, *call.rows, context);
+  if (groups_ > 1) {
     // Group h owns experts [h * num_experts, (h + 1) * num_experts).
     for (int32_t i = 0; i < choices * spec_.top_k; ++i) {
       routing.experts[i] += (i / spec_.top_k % groups_) * spec_.num_experts;
     }
   }
-  context.stats.RecordExperts({.layer_instance = call.layer_instance,
-                               .kind = call.kind,
-                               .num_experts = spec_.num_experts * groups_,
-                               .top_k = spec_.top_k * groups_},
-                              call.rows->origin, routing.experts);
+  if (call.record) {
+    context.stats.RecordExperts({.layer_instance = call.layer_instance,
+                                 .kind = call.kind,
+                                 .num_experts = spec_.num_experts * groups_,
+                                 .top_k = spec_.top_k * groups_},
+                                call.rows->origin, routing.experts);
+  }
   context.stats.AddFlops(call.rows->origin, FlopsPerRow());
-  context.stats.AddWeightBytes(weight_.bytes());
+  context.stats.AddWeightBytes(weight_bytes());
   return routing;
 }
 
@@ -87,7 +106,8 @@ void ExpertRouter::LimitChoices(const Routing& routing,
 
 int64_t ExpertRouter::WorkspaceBytes(int32_t max_rows) const {
   const int64_t choices = int64_t{max_rows} * groups_ * spec_.top_k;
-  return 2 * Workspace::BytesFor(choices) + Workspace::BytesFor(int64_t{max_rows} * weight_.n);
+  return 2 * Workspace::BytesFor(choices) + Workspace::BytesFor(int64_t{max_rows} * weight_.n) +
+         Workspace::BytesFor(int64_t{max_rows} * hidden_.n);
 }
 
 }  // namespace sluice

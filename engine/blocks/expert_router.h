@@ -30,15 +30,19 @@ class ExpertRouter {
     const Rows* rows = nullptr;
     int32_t layer_instance = 0;
     ExpertKind kind = ExpertKind::kFfn;
+    bool record = true;  // false: the choice is not one among experts
   };
   Routing Route(const Call& call, ForwardContext& context) const;
 
   int64_t WorkspaceBytes(int32_t max_rows) const;
-  double FlopsPerRow() const { return 2.0 * static_cast<double>(weight_.n * weight_.k); }
-  int64_t num_parameters() const {
-    return weight_.n * weight_.k + bias_.size + selection_bias_.size;
+  double FlopsPerRow() const {
+    return 2.0 * static_cast<double>(weight_.n * weight_.k + hidden_.n * hidden_.k);
   }
-  int64_t weight_bytes() const { return weight_.bytes(); }
+  int64_t num_parameters() const {
+    return weight_.n * weight_.k + bias_.size + selection_bias_.size + hidden_.n * hidden_.k +
+           hidden_bias_.size;
+  }
+  int64_t weight_bytes() const { return weight_.bytes() + hidden_.bytes(); }
   const RouterSpec& spec() const { return spec_; }
 
  private:
@@ -47,8 +51,9 @@ class ExpertRouter {
 
   RouterSpec spec_;
   int32_t groups_ = 1;
+  kernels::PackedMatrix hidden_;  // n == 0: a linear router
   kernels::PackedMatrix weight_;
-  FloatVector bias_, selection_bias_;
+  FloatVector bias_, selection_bias_, hidden_bias_;
 };
 
 }  // namespace sluice

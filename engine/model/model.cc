@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "engine/model/recurrence.h"
-
 namespace sluice {
 namespace {
 
@@ -16,22 +14,36 @@ void Model::Forward(ForwardContext& context, LogitsSink logits) {
   SLUICE_CHECK(context.batch.num_rows() <= max_rows_) << context.batch.num_rows();
   Workspace::Scope scope(context.workspace);
   rope_tables_.Compute(context.batch, context.backend);
-  Rows rows = Embed(context);
+  const Rows rows = Embed(context);
   if (context.observer != nullptr) context.observer->OnHidden("embed", -1, rows);
-  for (Group& group : groups_) {
-    const Recurrence recurrence(group.repeat, rows);
-    for (int32_t step = 0; recurrence.Continues(step); ++step) {
-      const Rows live = recurrence.Enter(step);
-      const auto num_layers = static_cast<int32_t>(group.layers.size());
-      for (Layer& layer : group.layers) {
-        const int32_t instance = group.first_instance + step * num_layers + layer.index_in_group;
-        RunLayer(layer, step, instance, live, context);
-        if (context.observer != nullptr) context.observer->OnHidden("layer", instance, live);
+  for (Group& group : groups_) RunGroup(group, rows, context);
+  RunHead(rows, context, logits);
+}
+
+void Model::RunGroup(Group& group, const Rows& rows, ForwardContext& context) {
+  Workspace::Scope scope(context.workspace);
+  Recurrence::Pass pass(group.recurrence, rows, context);
+  const bool may_stop = group.repeat.rows_may_stop();
+  const auto num_layers = static_cast<int32_t>(group.layers.size());
+  for (int32_t step = 0; step < group.repeat.times; ++step) {
+    const Rows live = pass.Enter(step);
+    const int32_t first = group.first_instance + step * num_layers;
+    for (Layer& layer : group.layers) {
+      const Execution at{step, first + layer.index_in_group, pass.second()};
+      if (may_stop) context.stats.CountRouted(at.instance, rows.origin, live.origin);
+      if (live.count() == 0 && at.second == nullptr) continue;  // nobody is left
+      RunLayer(layer, at, live, context);
+      if (context.observer != nullptr && at.second == nullptr) {
+        context.observer->OnHidden("layer", at.instance, live);
       }
     }
-    rows = recurrence.Finish();
+    pass.Leave();
+    // With halting it is the state of all rows that goes on.
+    if (context.observer != nullptr && pass.second() != nullptr) {
+      context.observer->OnHidden("layer", first + num_layers - 1, rows);
+    }
   }
-  RunHead(rows, context, logits);
+  pass.Finish();
 }
 
 Rows Model::Embed(ForwardContext& context) {
@@ -46,14 +58,17 @@ Rows Model::Embed(ForwardContext& context) {
     context.backend.Embed(*positions_, batch.positions, 1.0f, learned);
     context.backend.AddRows(learned, 1.0f, x, kernels::AllRows(batch.num_rows()));
   }
+  if (embedding_norm_.has_value()) {
+    embedding_norm_->Apply(x, x, batch.num_rows(), 0, context.backend);
+  }
   return {x, kernels::AllRows(batch.num_rows())};
 }
 
-void Model::RunLayer(
-    Layer& layer, int32_t step, int32_t instance, const Rows& rows, ForwardContext& context) {
+void Model::RunLayer(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context) {
+  const int32_t instance = at.instance;
   if (!layer.depth.has_value()) {
     context.stats.CountLayer(rows.origin);
-    return RunSublayers(layer, step, instance, rows, context);
+    return RunSublayers(layer, at, rows, context);
   }
   Workspace::Scope scope(context.workspace);
   const Selection chosen = layer.depth->Select(rows, context);
@@ -69,25 +84,46 @@ void Model::RunLayer(
     context.observer->OnSelection(instance,
                                   {packed.origin.index, static_cast<size_t>(packed.count())});
   }
-  RunSublayers(layer, step, instance, packed, context);
+  RunSublayers(layer, at, packed, context);
   Unpack(packed, chosen, layer.depth->spec(), rows, context);
 }
 
-void Model::RunSublayers(
-    Layer& layer, int32_t step, int32_t instance, const Rows& rows, ForwardContext& context) {
+void Model::RunSublayers(Layer& layer,
+                         const Execution& at,
+                         const Rows& rows,
+                         ForwardContext& context) {
   for (Sublayer& sublayer : layer.sublayers) {
-    const KvLayer kv = sublayer.kv.empty() ? KvLayer() : sublayer.kv[static_cast<size_t>(step)];
-    RunSublayer(sublayer, kv, instance, rows, context);
+    // Attention to a second stream stores its rows even when no row asks.
+    if (rows.count() == 0 && sublayer.kv.empty()) continue;
+    RunSublayer(sublayer, at, rows, context);
   }
 }
 
+kernels::TensorView Model::NormedSecond(const Sublayer& sublayer,
+                                        const SecondStream& second,
+                                        ForwardContext& context) {
+  const int32_t count = second.fresh.count;
+  const kernels::TensorView x = context.workspace.TakeMatrix(count, second.rows.x.cols);
+  if (count == 0) return x;
+  context.backend.Gather(second.rows.x, second.fresh, x);
+  if (sublayer.input_norm.has_value()) {
+    sublayer.input_norm->Apply(x, x, count, 0, context.backend);
+  }
+  return x;
+}
+
 void Model::RunSublayer(const Sublayer& sublayer,
-                        const KvLayer& kv,
-                        int32_t instance,
+                        const Execution& at,
                         const Rows& rows,
                         ForwardContext& context) {
   Workspace::Scope scope(context.workspace);
   const int32_t count = rows.count();
+  BlockInput input{.rows = rows, .layer_instance = at.instance};
+  if (!sublayer.kv.empty()) {
+    input.kv = sublayer.kv[static_cast<size_t>(at.step)];
+    input.second = at.second;
+    if (at.second != nullptr) input.second_normed = NormedSecond(sublayer, *at.second, context);
+  }
   const int64_t dim = rows.x.cols;
   kernels::TensorView normed = rows.x;
   if (sublayer.input_norm.has_value()) {
@@ -97,13 +133,11 @@ void Model::RunSublayer(const Sublayer& sublayer,
   // Without an output norm or scale the block adds straight to the residual stream.
   const bool direct = !sublayer.output_norm.has_value() && sublayer.residual_scale == 1.0f;
   const kernels::TensorView out = direct ? rows.x : context.workspace.TakeMatrix(count, dim);
-  sublayer.block->Forward({.rows = rows,
-                           .normed = normed,
-                           .kv = kv,
-                           .layer_instance = instance,
-                           .out = out,
-                           .accumulate = direct},
-                          context);
+  input.normed = normed;
+  input.out = out;
+  input.accumulate = direct;
+  sublayer.block->Forward(input, context);
+  if (count == 0) return;
   if (!direct) {
     if (sublayer.output_norm.has_value()) {
       sublayer.output_norm->Apply(out, out, count, 0, context.backend);

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -16,6 +17,7 @@
 #include "engine/blocks/rope_tables.h"
 #include "engine/model/depth_router.h"
 #include "engine/model/model_spec.h"
+#include "engine/model/recurrence.h"
 #include "engine/model/rows.h"
 
 namespace sluice {
@@ -27,6 +29,7 @@ using LogitsSink = absl::FunctionRef<void(int32_t index, std::span<float> logits
 struct LayerInstance {
   std::string label;  // "3", or "group.repeat.layer" in a repeated group
   bool routed = false;
+  bool may_stop = false;  // in a repeat that rows may not reach
   double capacity = 1.0;
 };
 
@@ -68,27 +71,37 @@ class Model {
     int32_t index_in_group = 0;
   };
   struct Group {
+    explicit Group(Recurrence loaded) : recurrence(std::move(loaded)) {}
     RepeatSpec repeat;
+    Recurrence recurrence;
     std::vector<Layer> layers;
     int32_t first_instance = 0;
   };
+  // One execution of a layer.
+  struct Execution {
+    int32_t step = 0;  // repeat of its group
+    int32_t instance = 0;
+    const SecondStream* second = nullptr;
+  };
 
   Rows Embed(ForwardContext& context);
-  void RunLayer(
-      Layer& layer, int32_t step, int32_t instance, const Rows& rows, ForwardContext& context);
-  void RunSublayers(
-      Layer& layer, int32_t step, int32_t instance, const Rows& rows, ForwardContext& context);
+  void RunGroup(Group& group, const Rows& rows, ForwardContext& context);
+  void RunLayer(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
+  void RunSublayers(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
   void RunSublayer(const Sublayer& sublayer,
-                   const KvLayer& kv,
-                   int32_t instance,
+                   const Execution& at,
                    const Rows& rows,
                    ForwardContext& context);
+  static kernels::TensorView NormedSecond(const Sublayer& sublayer,
+                                          const SecondStream& second,
+                                          ForwardContext& context);
   void RunHead(const Rows& rows, ForwardContext& context, LogitsSink logits);
 
   ModelSpec spec_;
   int32_t max_rows_ = 0;
   kernels::PackedMatrix embedding_;
   std::optional<kernels::PackedMatrix> positions_;
+  std::optional<Norm> embedding_norm_;
   std::optional<kernels::PackedMatrix> head_;  // none: tied to the embedding
   FloatVector head_bias_;
   std::optional<Norm> final_norm_;

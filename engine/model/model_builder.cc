@@ -5,7 +5,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/blocks/attention.h"
+#include "engine/blocks/biased_moe_ffn.h"
 #include "engine/blocks/dense_ffn.h"
+#include "engine/blocks/mixture_attention.h"
 #include "engine/blocks/moe_ffn.h"
 #include "engine/status_macros.h"
 
@@ -56,6 +58,11 @@ class ModelBuilder {
       Count(model_->positions_->n * model_->positions_->k, 1.0);
       model_->weight_bytes_ += model_->positions_->bytes();
     }
+    if (embedding.norm.has_value()) {
+      ASSIGN_OR_RETURN(model_->embedding_norm_,
+                       Norm::Load(*embedding.norm, embedding.dim, loader_));
+      Count(model_->embedding_norm_->num_parameters(), 1.0);
+    }
     const HeadSpec& head = model_->spec_.head;
     ProjectionSpec projection{
         .in = embedding.dim, .out = embedding.vocab_size, .weight = head.weight, .bias = head.bias};
@@ -74,7 +81,9 @@ class ModelBuilder {
   }
 
   absl::Status AddGroup(const LayerGroupSpec& spec) {
-    Model::Group group;
+    ASSIGN_OR_RETURN(Recurrence recurrence,
+                     Recurrence::Load(spec, stack().embedding.dim, KvWidth(spec), loader_));
+    Model::Group group(std::move(recurrence));
     group.repeat = spec.repeat;
     group.first_instance = static_cast<int32_t>(model_->instances_.size());
     const auto num_layers = static_cast<int32_t>(spec.layers.size());
@@ -86,6 +95,7 @@ class ModelBuilder {
                                                    ? absl::StrCat(number)
                                                    : absl::StrCat(spec.name, ".", step, ".", index),
                                       .routed = depth.has_value(),
+                                      .may_stop = spec.repeat.rows_may_stop(),
                                       .capacity = depth.has_value() ? depth->capacity : 1.0});
       }
     }
@@ -94,8 +104,24 @@ class ModelBuilder {
                                                      index, num_layers));
       group.layers.push_back(std::move(layer));
     }
+    Count(group.recurrence.NumParameters(), 1.0);
+    model_->weight_bytes_ += group.recurrence.WeightBytes();
+    model_->dense_flops_per_row_ += group.recurrence.FlopsPerRow() * spec.repeat.times;
+    recurrence_workspace_ =
+        std::max(recurrence_workspace_, group.recurrence.WorkspaceBytes(options_.max_rows));
     model_->groups_.push_back(std::move(group));
     return absl::OkStatus();
+  }
+
+  // Of the group's first attention; stick-breaking groups have no other.
+  static int64_t KvWidth(const LayerGroupSpec& spec) {
+    for (const LayerSpec& layer : spec.layers) {
+      for (const SublayerSpec& sublayer : layer.sublayers) {
+        const auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
+        if (attention != nullptr) return int64_t{attention->num_kv_heads} * attention->head_dim;
+      }
+    }
+    return 0;
   }
 
   absl::StatusOr<Model::Layer> MakeLayer(const LayerSpec& spec,
@@ -118,7 +144,7 @@ class ModelBuilder {
       if (const auto* attention = std::get_if<AttentionSpec>(&sublayer_spec.block)) {
         for (int32_t step = 0; step < times; ++step) {
           const int32_t instance = group.first_instance + step * num_layers + index;
-          sublayer.kv.push_back(AddKvLayer(*attention, instance));
+          sublayer.kv.push_back(AddKvLayer(*attention, ChooseKvClass(*attention, instance, step)));
         }
       }
       const Block& block = *sublayer.block;
@@ -154,6 +180,10 @@ class ModelBuilder {
   absl::StatusOr<std::unique_ptr<Block>> MakeBlock(const BlockSpec& spec) {
     const int64_t dim = stack().embedding.dim;
     if (const auto* attention = std::get_if<AttentionSpec>(&spec)) {
+      if (attention->q.experts.has_value()) {
+        expert_ids_ += attention->q.experts->top_k;
+        return MixtureAttention::Load(*attention, loader_);
+      }
       for (const auto* projection : {&attention->v, &attention->o}) {
         if (projection->experts.has_value()) {
           expert_ids_ += int64_t{attention->num_heads} * projection->experts->top_k;
@@ -163,31 +193,43 @@ class ModelBuilder {
     }
     if (const auto* moe = std::get_if<MoeFfnSpec>(&spec)) {
       expert_ids_ += moe->router.top_k;
+      if (!moe->experts.up_bias.empty() || !moe->experts.down_bias.empty())
+        return BiasedMoeFfn::Load(*moe, dim, loader_);
       return MoeFfn::Load(*moe, dim, backend_, loader_);
     }
     return DenseFfn::Load(std::get<DenseFfnSpec>(spec), loader_);
   }
 
   // Always-executed layers with the same window and geometry share a class; a routed instance has
-  // its own.
-  KvLayer AddKvLayer(const AttentionSpec& spec, int32_t instance) {
+  // its own, and so have the layers of a repeat that rows may not reach. Attention to a second
+  // stream stores every row.
+  struct KvClassChoice {
+    std::string name;
+    bool routed = false;
+  };
+  KvClassChoice ChooseKvClass(const AttentionSpec& spec, int32_t instance, int32_t step) const {
+    const LayerInstance& layer = model_->instances_[static_cast<size_t>(instance)];
+    if (layer.routed) return {absl::StrCat("layer ", layer.label), true};
+    if (layer.may_stop && spec.kv_source != KvSource::kSecondStream) {
+      return {absl::StrCat("group ", model_->groups_.size(), " repeat ", step), true};
+    }
+    return {spec.window == 0 ? "all" : absl::StrCat("window ", spec.window)};
+  }
+
+  KvLayer AddKvLayer(const AttentionSpec& spec, const KvClassChoice& chosen) {
     const kernels::KvGeometry geometry{.num_kv_heads = spec.num_kv_heads,
                                        .key_dim = spec.head_dim,
                                        .value_dim = spec.head_dim,
                                        .dtype = kv_dtype_};
-    const LayerInstance& layer = model_->instances_[static_cast<size_t>(instance)];
-    const std::string name = layer.routed       ? absl::StrCat("layer ", layer.label)
-                             : spec.window == 0 ? "all"
-                                                : absl::StrCat("window ", spec.window);
     auto& classes = model_->kv_classes_;
     for (size_t c = 0; c < classes.size(); ++c) {
-      if (classes[c].name == name && classes[c].geometry == geometry &&
+      if (classes[c].name == chosen.name && classes[c].geometry == geometry &&
           model_->kv_windows_[c] == spec.window) {
         return {static_cast<int32_t>(c), classes[c].num_layers++};
       }
     }
     classes.push_back(
-        {.name = name, .num_layers = 1, .geometry = geometry, .routed = layer.routed});
+        {.name = chosen.name, .num_layers = 1, .geometry = geometry, .routed = chosen.routed});
     model_->kv_windows_.push_back(spec.window);
     return {static_cast<int32_t>(classes.size()) - 1, 0};
   }
@@ -203,7 +245,7 @@ class ModelBuilder {
     if (layer.depth.has_value()) {
       depth = layer.depth->WorkspaceBytes(rows) + matrix + Workspace::BytesFor(rows);
     }
-    return depth + 2 * matrix + block;
+    return depth + 3 * matrix + block;  // normed, out, and the second stream normed
   }
 
   void FinishSizes() {
@@ -213,7 +255,8 @@ class ModelBuilder {
         model_->head_.has_value() ? *model_->head_ : model_->embedding_;
     const int64_t head_bytes =
         Workspace::BytesFor(64 * stack().embedding.dim) + Workspace::BytesFor(64 * head.n);
-    model_->workspace_bytes_ = 2 * matrix + std::max(layer_workspace_, head_bytes);
+    model_->workspace_bytes_ =
+        2 * matrix + std::max(recurrence_workspace_ + layer_workspace_, head_bytes);
     model_->head_flops_ = 2.0 * static_cast<double>(head.n * head.k);
     model_->num_active_parameters_ = static_cast<int64_t>(active_parameters_);
     int64_t repeats = 1;
@@ -233,6 +276,7 @@ class ModelBuilder {
   kernels::DType kv_dtype_;
   std::unique_ptr<Model> model_ = std::make_unique<Model>();
   int64_t layer_workspace_ = 0;
+  int64_t recurrence_workspace_ = 0;
   int64_t expert_ids_ = 0;
   double active_parameters_ = 0.0;
 };

@@ -1,9 +1,9 @@
 // The whole architecture as data: what the one forward loop (model.h) runs. Built by a mapping file
 // in engine/architectures from a foreign config.json, checked by ValidateSpec, printed by `sluice
-// inspect`. Grammar: Model = Embedding (Group = Repeat x (Layer = DepthRouter? (Norm? Block Norm? +
-// residual Norm?)+)+)+ Norm Head. A layer is a routed list of sublayers, so Mixture-of-Depths
-// around a whole block, its attention or its FFN is one construct. Tensor names are those of the
-// checkpoint. No weights and no behaviour here.
+// inspect`. Grammar: Model = Embedding Norm? (Group = Repeat x (Layer = DepthRouter? (Norm? Block
+// Norm? + residual Norm?)+)+ Norm?)+ Norm Head. A layer is a routed list of sublayers, so
+// Mixture-of-Depths around a whole block, its attention or its FFN is one construct. Tensor names
+// are those of the checkpoint. No weights and no behaviour here.
 #pragma once
 
 #include <cstdint>
@@ -53,6 +53,9 @@ struct RouterSpec {
   std::string weight;          // [num_experts + num_null_experts, dim]
   std::string bias;            // added to the logits; empty: none
   std::string selection_bias;  // added to the scores for the choice only; empty: none
+  // An MLP router (SUT): logits = W tanh(W1 x + b1), W1 [hidden, dim]. 0: linear.
+  int64_t hidden = 0;
+  std::string hidden_weight, hidden_bias;
   bool operator==(const RouterSpec&) const = default;
 };
 
@@ -75,6 +78,15 @@ struct ProjectionSpec {
   bool operator==(const ProjectionSpec&) const = default;
 };
 
+// Learned relative positions (Shaw et al. 2018): scale * q . R[h, :, M + clamp(j - i, 1 - M, M -
+// 1)] is added to the logit of query i and key j.
+struct RelativePositionSpec {
+  std::string weight;        // [num_kv_heads, head_dim, 2 M + 1]
+  int32_t max_distance = 0;  // M
+  float scale = 1.0f;
+  bool operator==(const RelativePositionSpec&) const = default;
+};
+
 enum class MaskKind : uint8_t { kCausal, kFull, kBlockPattern };
 enum class KvSource : uint8_t { kSelf, kEncoder, kSecondStream };
 
@@ -82,11 +94,15 @@ struct AttentionSpec {
   int32_t num_heads = 0;
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;
+  // With experts, q and o are Mixture-of-Attention (Zhang et al. 2022, arXiv 2210.05144): each row
+  // takes top_k of num_experts stacked pairs (q [dim, width], o [width, dim]) by one router, and
+  // every choice attends with all heads to the same keys and values.
   ProjectionSpec q, k, v, o;
   std::optional<NormSpec> q_norm, k_norm;
   bool norm_per_head = true;  // false: over the whole projected vector (OLMoE)
   float clip_qkv = 0.0f;      // 0: no clamp
   std::optional<RopeSpec> rope;
+  std::optional<RelativePositionSpec> relative;
   float scale = 0.0f;  // of the logits; 0 means 1 / sqrt(head_dim)
   int32_t window = 0;  // 0: full; else position p sees (p - window, p]
   MaskKind mask = MaskKind::kCausal;
@@ -110,9 +126,10 @@ struct DenseFfnSpec {
 // How one expert's matrices stand in the file. "{e}" in a name is replaced by the expert index;
 // without it the tensor is stacked [num_experts, ...].
 struct ExpertWeightsSpec {
-  std::string gate, up, down;  // gate empty when not gated
-  bool transposed = false;     // stored [in, out]
-  bool fused_gate_up = false;  // `up` holds [2 * hidden, dim]: gate rows first
+  std::string gate, up, down;      // gate empty when not gated
+  std::string up_bias, down_bias;  // [num_experts, hidden], [num_experts, dim]; empty: none
+  bool transposed = false;         // stored [in, out]
+  bool fused_gate_up = false;      // `up` holds [2 * hidden, dim]: gate rows first
   bool operator==(const ExpertWeightsSpec&) const = default;
 };
 
@@ -167,19 +184,37 @@ struct LayerSpec {
   bool operator==(const LayerSpec&) const = default;
 };
 
-enum class HaltingKind : uint8_t { kNone, kAct, kStickBreaking, kConvergence };
+// kChosenDepth: a router names the number of repeats before the first one (Mixture-of-Recursions).
+enum class HaltingKind : uint8_t { kNone, kAct, kStickBreaking, kConvergence, kChosenDepth };
 
+// The gate of kStickBreaking: out(gelu(hidden(h))) are two logits, continue and halt.
+struct HaltingGateSpec {
+  ProjectionSpec hidden, out;
+  float threshold = 0.999f;  // a row halts when its chance to go on is below 1 - threshold
+  bool operator==(const HaltingGateSpec&) const = default;
+};
+
+// How often a group runs, and for which rows: models.md sections 4 and 7, recurrence.h.
 struct RepeatSpec {
-  int32_t times = 1;
+  int32_t times = 1;  // the most, where rows may stop earlier
   HaltingKind halting = HaltingKind::kNone;
-  bool inject_input = false;
+  bool adjustable = false;  // a request may ask for fewer (routing.max_depth)
+  // state = W concat(state, input of the group) before each repeat, from a zero state (Huginn).
+  std::optional<ProjectionSpec> injection;
+  std::optional<HaltingGateSpec> gate;
+  // kChosenDepth: num_experts == times, top_k == 1; choice e runs e + 1 repeats and its weight w
+  // merges them: x = input + w state.
+  std::optional<RouterSpec> depth_router;
   bool operator==(const RepeatSpec&) const = default;
+
+  bool rows_may_stop() const { return adjustable || halting != HaltingKind::kNone; }
 };
 
 struct LayerGroupSpec {
   std::string name;
   RepeatSpec repeat;
   std::vector<LayerSpec> layers;
+  std::optional<NormSpec> output_norm;  // after the last repeat
   bool operator==(const LayerGroupSpec&) const = default;
 };
 
@@ -189,6 +224,7 @@ struct EmbeddingSpec {
   std::string weight;           // [vocab_size, dim]
   std::string position_weight;  // learned absolute positions [max_positions, dim]; empty: none
   float scale = 1.0f;
+  std::optional<NormSpec> norm;  // of the scaled rows
   bool operator==(const EmbeddingSpec&) const = default;
 };
 

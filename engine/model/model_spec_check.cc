@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/model/model_spec.h"
+#include "engine/model/repeat_check.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -69,6 +70,10 @@ absl::Status CheckRouter(const std::string& path, const RouterSpec& router) {
   RETURN_IF_ERROR(CheckFloat(path, "scale", static_cast<double>(router.scale), -1e6, 1e6));
   RETURN_IF_ERROR(CheckFloat(path, "renormalize_epsilon",
                              static_cast<double>(router.renormalize_epsilon), 0.0, 1.0));
+  RETURN_IF_ERROR(CheckRange(path, "hidden", router.hidden, 0, kMaxHidden));
+  if ((router.hidden > 0) == router.hidden_weight.empty() ||
+      (router.hidden == 0 && !router.hidden_bias.empty()))
+    return Invalid(path, "hidden_weight must be named exactly when there is a hidden layer");
   return CheckName(path, "weight", router.weight);
 }
 
@@ -131,8 +136,49 @@ absl::Status CheckRope(const std::string& path, const AttentionSpec& attention) 
   return CheckFloat(path, "linear_factor", rope.linear_factor, 1e-3, 1e6);
 }
 
+absl::Status CheckMixture(const std::string& path, const AttentionSpec& attention, int64_t dim) {
+  const int64_t width = int64_t{attention.num_heads} * attention.head_dim;
+  RETURN_IF_ERROR(CheckRouter(path + ".q.experts", *attention.q.experts));
+  if (attention.q.experts->num_null_experts != 0)
+    return NotRun(path + ".q.experts", "a null expert in a projection");
+  RETURN_IF_ERROR(CheckProjection(path + ".q", attention.q, dim, width));
+  RETURN_IF_ERROR(CheckDense(path + ".k", attention.k, dim, width));
+  RETURN_IF_ERROR(CheckDense(path + ".v", attention.v, dim, width));
+  RETURN_IF_ERROR(CheckDense(path + ".o", attention.o, width, dim));
+  if (attention.num_kv_heads != attention.num_heads)
+    return NotRun(path, "grouped heads with query experts");
+  for (const ProjectionSpec* part : {&attention.q, &attention.o}) {
+    if (!part->bias.empty() || part->row_begin != 0 || part->split_by_head)
+      return NotRun(path, "a bias, a fused or a split tensor of query experts");
+  }
+  if (attention.rope.has_value() || attention.q_norm.has_value() || attention.k_norm.has_value() ||
+      attention.clip_qkv != 0.0f || !attention.sinks.empty() || attention.value_from_residual)
+    return NotRun(path, "rope, q/k norms, clipping, sinks or residual values with query experts");
+  if (attention.kv_source == KvSource::kEncoder)
+    return NotRun(path + ".kv_source", "another source than self or the second stream");
+  if (attention.relative.has_value()) {
+    const std::string at = path + ".relative";
+    RETURN_IF_ERROR(CheckName(at, "weight", attention.relative->weight));
+    RETURN_IF_ERROR(CheckRange(at, "max_distance", attention.relative->max_distance, 1, kMaxDim));
+    RETURN_IF_ERROR(
+        CheckFloat(at, "scale", static_cast<double>(attention.relative->scale), -1e3, 1e3));
+  }
+  return absl::OkStatus();
+}
+
+// What every attention has, whatever its projections are.
+absl::Status CheckAttending(const std::string& path, const AttentionSpec& attention) {
+  RETURN_IF_ERROR(CheckFloat(path, "scale", static_cast<double>(attention.scale), 0.0, 1e3));
+  RETURN_IF_ERROR(CheckRange(path, "window", attention.window, 0, kMaxPositions));
+  if (attention.mask != MaskKind::kCausal)
+    return NotRun(path + ".mask", "a mask other than causal");
+  return absl::OkStatus();
+}
+
 absl::Status CheckAttention(const std::string& path, const AttentionSpec& attention, int64_t dim) {
   RETURN_IF_ERROR(CheckHeads(path, attention));
+  RETURN_IF_ERROR(CheckAttending(path, attention));
+  if (attention.q.experts.has_value()) return CheckMixture(path, attention, dim);
   const int64_t q_width = int64_t{attention.num_heads} * attention.head_dim;
   const int64_t kv_width = int64_t{attention.num_kv_heads} * attention.head_dim;
   RETURN_IF_ERROR(CheckDense(path + ".q", attention.q, dim, q_width));
@@ -148,11 +194,9 @@ absl::Status CheckAttention(const std::string& path, const AttentionSpec& attent
   RETURN_IF_ERROR(CheckNorm(path + ".q_norm", attention.q_norm));
   RETURN_IF_ERROR(CheckNorm(path + ".k_norm", attention.k_norm));
   RETURN_IF_ERROR(CheckRope(path + ".rope", attention));
+  if (attention.relative.has_value())
+    return NotRun(path + ".relative", "relative positions without query experts");
   RETURN_IF_ERROR(CheckFloat(path, "clip_qkv", static_cast<double>(attention.clip_qkv), 0.0, 1e6));
-  RETURN_IF_ERROR(CheckFloat(path, "scale", static_cast<double>(attention.scale), 0.0, 1e3));
-  RETURN_IF_ERROR(CheckRange(path, "window", attention.window, 0, kMaxPositions));
-  if (attention.mask != MaskKind::kCausal)
-    return NotRun(path + ".mask", "a mask other than causal");
   if (attention.kv_source != KvSource::kSelf)
     return NotRun(path + ".kv_source", "another source than self");
   return absl::OkStatus();
@@ -170,6 +214,12 @@ absl::Status CheckMoeFfn(const std::string& path, const MoeFfnSpec& ffn, int64_t
   RETURN_IF_ERROR(CheckRange(path, "hidden", ffn.hidden, 1, kMaxHidden));
   RETURN_IF_ERROR(CheckName(path + ".experts", "up", ffn.experts.up));
   RETURN_IF_ERROR(CheckName(path + ".experts", "down", ffn.experts.down));
+  if (!ffn.experts.up_bias.empty() || !ffn.experts.down_bias.empty()) {
+    const bool stacked = ffn.experts.up.find("{e}") == std::string::npos &&
+                         ffn.experts.down.find("{e}") == std::string::npos;
+    if (ffn.gated || !stacked || ffn.shared.has_value())
+      return NotRun(path + ".experts", "a bias of gated, unstacked or shared experts");
+  }
   if (ffn.experts.fused_gate_up && !ffn.gated)
     return Invalid(path + ".experts", "fused_gate_up needs a gate");
   const bool names_gate = !ffn.experts.gate.empty();
@@ -254,15 +304,37 @@ absl::Status CheckLayer(const std::string& path, const LayerSpec& layer, int64_t
   return absl::OkStatus();
 }
 
+// The sizes of a repeat; repeat_check.cc says which parts may stand together.
+absl::Status CheckRepeat(const std::string& path, const LayerGroupSpec& group, int64_t dim) {
+  RETURN_IF_ERROR(CheckRepeatParts(path, group));
+  const RepeatSpec& repeat = group.repeat;
+  if (repeat.injection.has_value())
+    RETURN_IF_ERROR(CheckDense(path + ".injection", *repeat.injection, 2 * dim, dim));
+  if (repeat.gate.has_value()) {
+    const HaltingGateSpec& gate = *repeat.gate;
+    RETURN_IF_ERROR(CheckRange(path + ".gate.hidden", "out", gate.hidden.out, 1, kMaxDim));
+    RETURN_IF_ERROR(CheckDense(path + ".gate.hidden", gate.hidden, dim, gate.hidden.out));
+    RETURN_IF_ERROR(CheckDense(path + ".gate.out", gate.out, gate.hidden.out, 2));
+    RETURN_IF_ERROR(
+        CheckFloat(path + ".gate", "threshold", static_cast<double>(gate.threshold), 0.0, 1.0));
+  }
+  if (!repeat.depth_router.has_value()) return absl::OkStatus();
+  const RouterSpec& router = *repeat.depth_router;
+  const std::string at = path + ".depth_router";
+  RETURN_IF_ERROR(CheckRouter(at, router));
+  RETURN_IF_ERROR(CheckEqual(at, "num_experts", router.num_experts, repeat.times));
+  RETURN_IF_ERROR(CheckEqual(at, "top_k", router.top_k, 1));
+  return CheckEqual(at, "num_null_experts", router.num_null_experts, 0);
+}
+
 absl::Status CheckGroup(const std::string& path, const LayerGroupSpec& group, int64_t dim) {
   RETURN_IF_ERROR(CheckRange(path, "repeat.times", group.repeat.times, 1, kMaxLayers));
-  if (group.repeat.halting != HaltingKind::kNone) return NotRun(path + ".repeat", "halting");
-  if (group.repeat.inject_input) return NotRun(path + ".repeat", "injection of the input");
+  RETURN_IF_ERROR(CheckNorm(path + ".output_norm", group.output_norm));
   if (group.layers.empty()) return Invalid(path, "has no layers");
   for (size_t i = 0; i < group.layers.size(); ++i) {
     RETURN_IF_ERROR(CheckLayer(absl::StrCat(path, ".layers[", i, "]"), group.layers[i], dim));
   }
-  return absl::OkStatus();
+  return CheckRepeat(path + ".repeat", group, dim);
 }
 
 absl::Status CheckStack(const std::string& path, const StackSpec& stack) {
@@ -273,6 +345,7 @@ absl::Status CheckStack(const std::string& path, const StackSpec& stack) {
   RETURN_IF_ERROR(CheckName(path + ".embedding", "weight", embedding.weight));
   RETURN_IF_ERROR(
       CheckFloat(path + ".embedding", "scale", static_cast<double>(embedding.scale), -1e6, 1e6));
+  RETURN_IF_ERROR(CheckNorm(path + ".embedding.norm", embedding.norm));
   RETURN_IF_ERROR(CheckNorm(path + ".final_norm", stack.final_norm));
   int64_t executions = 0;
   for (size_t i = 0; i < stack.groups.size(); ++i) {

@@ -22,7 +22,7 @@ struct EnumNames;
 
 SLUICE_ENUM_NAMES(NormKind, {"rms", "layer"});
 SLUICE_ENUM_NAMES(RopeStyle, {"half", "interleaved"});
-SLUICE_ENUM_NAMES(Activation, {"none", "silu", "relu", "gelu", "gelu_tanh"});
+SLUICE_ENUM_NAMES(Activation, {"none", "silu", "relu", "gelu", "gelu_tanh", "tanh"});
 SLUICE_ENUM_NAMES(ScoreFunction, {"softmax", "sigmoid", "softmax_over_top_k"});
 SLUICE_ENUM_NAMES(GateFunction, {"identity", "sigmoid", "one"});
 SLUICE_ENUM_NAMES(DepthCombine, {"scaled_update", "plus_block", "only_block"});
@@ -31,7 +31,7 @@ SLUICE_ENUM_NAMES(KvSource, {"self", "encoder", "second_stream"});
 SLUICE_ENUM_NAMES(DepthDecide, {"router_threshold", "predictor_threshold", "router_topk"});
 SLUICE_ENUM_NAMES(DepthKv, {"routed_only", "all_tokens", "zero_rows"});
 SLUICE_ENUM_NAMES(DepthPosition, {"absolute", "compact"});
-SLUICE_ENUM_NAMES(HaltingKind, {"none", "act", "stick_breaking", "convergence"});
+SLUICE_ENUM_NAMES(HaltingKind, {"none", "act", "stick_breaking", "convergence", "chosen_depth"});
 SLUICE_ENUM_NAMES(StackRole, {"decoder", "encoder"});
 #undef SLUICE_ENUM_NAMES
 
@@ -66,6 +66,9 @@ void Fields(Visitor& visit, RouterSpec& spec) {
   visit("weight", spec.weight);
   visit("bias", spec.bias);
   visit("selection_bias", spec.selection_bias);
+  visit("hidden", spec.hidden);
+  visit("hidden_weight", spec.hidden_weight);
+  visit("hidden_bias", spec.hidden_bias);
 }
 
 template <typename Visitor>
@@ -78,6 +81,13 @@ void Fields(Visitor& visit, ProjectionSpec& spec) {
   visit("row_begin", spec.row_begin);
   visit("experts", spec.experts);
   visit("split_by_head", spec.split_by_head);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, RelativePositionSpec& spec) {
+  visit("weight", spec.weight);
+  visit("max_distance", spec.max_distance);
+  visit("scale", spec.scale);
 }
 
 template <typename Visitor>
@@ -94,6 +104,7 @@ void Fields(Visitor& visit, AttentionSpec& spec) {
   visit("norm_per_head", spec.norm_per_head);
   visit("clip_qkv", spec.clip_qkv);
   visit("rope", spec.rope);
+  visit("relative", spec.relative);
   visit("scale", spec.scale);
   visit("window", spec.window);
   visit("mask", spec.mask);
@@ -120,6 +131,8 @@ void Fields(Visitor& visit, ExpertWeightsSpec& spec) {
   visit("down", spec.down);
   visit("transposed", spec.transposed);
   visit("fused_gate_up", spec.fused_gate_up);
+  visit("up_bias", spec.up_bias);
+  visit("down_bias", spec.down_bias);
 }
 
 template <typename Visitor>
@@ -166,10 +179,20 @@ void Fields(Visitor& visit, LayerSpec& spec) {
 }
 
 template <typename Visitor>
+void Fields(Visitor& visit, HaltingGateSpec& spec) {
+  visit("hidden", spec.hidden);
+  visit("out", spec.out);
+  visit("threshold", spec.threshold);
+}
+
+template <typename Visitor>
 void Fields(Visitor& visit, RepeatSpec& spec) {
   visit("times", spec.times);
   visit("halting", spec.halting);
-  visit("inject_input", spec.inject_input);
+  visit("adjustable", spec.adjustable);
+  visit("injection", spec.injection);
+  visit("gate", spec.gate);
+  visit("depth_router", spec.depth_router);
 }
 
 template <typename Visitor>
@@ -177,6 +200,7 @@ void Fields(Visitor& visit, LayerGroupSpec& spec) {
   visit("name", spec.name);
   visit("repeat", spec.repeat);
   visit("layers", spec.layers);
+  visit("output_norm", spec.output_norm);
 }
 
 template <typename Visitor>
@@ -186,6 +210,7 @@ void Fields(Visitor& visit, EmbeddingSpec& spec) {
   visit("weight", spec.weight);
   visit("position_weight", spec.position_weight);
   visit("scale", spec.scale);
+  visit("norm", spec.norm);
 }
 
 template <typename Visitor>

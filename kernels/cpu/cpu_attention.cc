@@ -115,6 +115,12 @@ void CpuBackend::AttendRow(const AttentionArgs& args,
       query.end = args.rows.end[row];
       query.has_sink = args.sinks != nullptr;
       query.sink = query.has_sink ? args.sinks[head] : 0.0f;
+      if (args.relative != nullptr) {
+        query.relative =
+            args.relative + (int64_t{row} * args.num_heads + head) * int64_t{args.relative_size};
+        query.relative_size = args.relative_size;
+        query.slot = args.rows.slot[row];
+      }
       task.queries[task.num_queries++] = query;
       if (task.num_queries < kMaxQueries) continue;
       selection_.vector->attend(task);

@@ -8,7 +8,7 @@
 namespace sluice::kernels::cpu {
 
 // The values of kernels::Activation, repeated because files with ISA flags do not see backend.h.
-enum class VectorActivation : uint8_t { kNone, kSilu, kRelu, kGelu, kGeluTanh };
+enum class VectorActivation : uint8_t { kNone, kSilu, kRelu, kGelu, kGeluTanh, kTanh };
 
 // out = act(acc + bias), or out += scale * act(acc + bias).
 struct EpilogueRow {
@@ -49,6 +49,9 @@ struct AttendQuery {
   int32_t end = 0;
   bool has_sink = false;
   float sink = 0.0f;
+  const float* relative = nullptr;  // added to the scores, by distance from `slot`; may be null
+  int32_t relative_size = 0;
+  int32_t slot = 0;
   float* out = nullptr;
 };
 

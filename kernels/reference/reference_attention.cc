@@ -34,6 +34,7 @@ struct HeadQuery {
   int32_t row = 0;
   int32_t kv_head = 0;
   double sink = kLowest;
+  const float* relative = nullptr;  // by distance
 };
 
 void Attend(const AttentionArgs& args, const HeadQuery& head, float* out) {
@@ -48,7 +49,12 @@ void Attend(const AttentionArgs& args, const HeadQuery& head, float* out) {
       dot += static_cast<double>(head.query[d]) *
              static_cast<double>(reference::ReadElement(at.page, shape.dtype, at.first + d));
     }
-    scores.push_back(dot * static_cast<double>(args.scale));
+    dot *= static_cast<double>(args.scale);
+    if (head.relative != nullptr) {
+      const int32_t distance = args.rows.slot[head.row] - slot;
+      dot += static_cast<double>(head.relative[std::min(distance, args.relative_size - 1)]);
+    }
+    scores.push_back(dot);
     maximum = std::max(maximum, scores.back());
   }
   std::vector<double> sum(static_cast<size_t>(shape.value_dim), 0.0);
@@ -152,6 +158,10 @@ void ReferenceBackend::PagedAttention(const AttentionArgs& args) {
     for (int32_t h = 0; h < args.num_heads; ++h) {
       HeadQuery head{args.query.Row(i) + static_cast<int64_t>(h) * shape.key_dim, i, h / group};
       if (args.sinks != nullptr) head.sink = static_cast<double>(args.sinks[h]);
+      if (args.relative != nullptr) {
+        head.relative =
+            args.relative + (int64_t{i} * args.num_heads + h) * int64_t{args.relative_size};
+      }
       Attend(args, head, args.out.Row(i) + static_cast<int64_t>(h) * shape.value_dim);
     }
   }

@@ -24,6 +24,8 @@ inline double Activate(Activation activation, double x) {
       return 0.5 * x * (1.0 + std::erf(x * 0.70710678118654752440));
     case Activation::kGeluTanh:
       return 0.5 * x * (1.0 + std::tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x)));
+    case Activation::kTanh:
+      return std::tanh(x);
   }
   return x;
 }

@@ -66,6 +66,7 @@ class AttentionTest : public BackendTest {
     Matrix query = RandomMatrix(rows, shape.heads * shape.kv.key_dim, 1);
     Matrix key = RandomMatrix(rows, shape.kv.num_kv_heads * shape.kv.key_dim, 2);
     Matrix value = RandomMatrix(rows, shape.kv.num_kv_heads * shape.kv.value_dim, 3);
+    Matrix relative = RandomMatrix(rows, shape.heads * std::max(1, relative_size_), 4);
     Matrix out(rows, shape.heads * shape.kv.value_dim);
     Cache cache(backend, shape.kv, 3, 200);
     for (int32_t first = 0; first < rows; first += chunk) {
@@ -78,6 +79,8 @@ class AttentionTest : public BackendTest {
       args.num_heads = shape.heads;
       args.scale = 0.3f;
       args.sinks = sinks_;
+      if (relative_size_ > 0) args.relative = relative.View().Row(first);
+      args.relative_size = relative_size_;
       args.out = out.View().Rows(first, count);
       backend.PagedAttention(args);
     }
@@ -85,6 +88,7 @@ class AttentionTest : public BackendTest {
   }
 
   const float* sinks_ = nullptr;
+  int32_t relative_size_ = 0;
 };
 
 RowList Interleaved(int32_t slots, int32_t window = 1 << 30) {
@@ -128,6 +132,18 @@ TEST_P(AttentionTest, TwoSlotsByHand) {
                             .out = out.View()});
   EXPECT_NEAR(out.At(0, 0), 4.0f / 5.0f, 1e-6f);
   EXPECT_NEAR(out.At(1, 0), (4.0f + 24.0f) / 8.0f, 1e-5f);
+  // By distance 0 and 1: the older slot gains what the younger one had.
+  const float relative[] = {0.0f, 9.0f, 0.0f, std::log(3.0f)};
+  backend_->PagedAttention({.kv = cache.view,
+                            .rows = list.View(0, 2),
+                            .query = query.View(),
+                            .num_heads = 1,
+                            .scale = 0.5f,
+                            .relative = relative,
+                            .relative_size = 2,
+                            .out = out.View()});
+  EXPECT_NEAR(out.At(0, 0), 4.0f, 1e-6f);
+  EXPECT_NEAR(out.At(1, 0), 6.0f, 1e-5f);
 }
 
 TEST_P(AttentionTest, MatchesReferenceAndIgnoresStaleSlots) {
@@ -172,6 +188,18 @@ TEST_P(AttentionTest, SinksMatchReference) {
     const RowList list = Interleaved(70);
     const Matrix got = Run(*backend_, shape, list, 1000);
     EXPECT_LE(NormalizedError(Run(*reference_, shape, list, 1000).values, got.values), 1e-11);
+  }
+}
+
+TEST_P(AttentionTest, RelativeLogitsMatchReferenceInAnyChunks) {
+  for (const int32_t size : {1, 17, 200}) {
+    relative_size_ = size;
+    for (const Shape& shape : kShapes) {
+      const RowList list = Interleaved(90, 70);
+      const Matrix got = Run(*backend_, shape, list, 1000);
+      EXPECT_LE(NormalizedError(Run(*reference_, shape, list, 1000).values, got.values), 1e-11);
+      EXPECT_EQ(got.values, Run(*backend_, shape, list, 7).values);
+    }
   }
 }
 

@@ -67,7 +67,7 @@ TEST_P(LinearTest, EpilogueAppliesBiasActivationScaleAndRowLists) {
   const float scale[] = {0.5f, -2.0f, 1.5f};
   for (WeightFormat format : kFormats) {
     for (Activation activation : {Activation::kNone, Activation::kSilu, Activation::kRelu,
-                                  Activation::kGelu, Activation::kGeluTanh}) {
+                                  Activation::kGelu, Activation::kGeluTanh, Activation::kTanh}) {
       for (bool accumulate : {false, true}) {
         Matrix weight = RandomMatrix(82, 100, 3, 0.1f);
         Matrix x = RandomMatrix(5, 100, 4);

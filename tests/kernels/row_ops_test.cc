@@ -108,7 +108,7 @@ TEST_P(RowOpsTest, RopeMatchesReference) {
 
 TEST_P(RowOpsTest, ActivationsMatchReferenceInPlaceAndOverTheirRange) {
   for (Activation activation : {Activation::kNone, Activation::kSilu, Activation::kRelu,
-                                Activation::kGelu, Activation::kGeluTanh}) {
+                                Activation::kGelu, Activation::kGeluTanh, Activation::kTanh}) {
     for (bool gated : {false, true}) {
       for (int64_t width : {1, 16, 82, 129}) {
         const int64_t columns = gated ? 2 * width : width;

@@ -7,6 +7,7 @@
 
 #include "engine/model/model_spec_json.h"
 #include "gmock/gmock.h"
+#include "tests/support/random_halting.h"
 #include "tests/support/random_spec.h"
 
 namespace sluice::testing {
@@ -32,6 +33,25 @@ MoeFfnSpec& MakeSparse(ModelSpec& spec) {
   ffn.hidden = 32;
   ffn.experts = {.gate = "w1.{e}", .up = "w3.{e}", .down = "w2.{e}"};
   return LayerOf(spec).sublayers[1].block.emplace<MoeFfnSpec>(ffn);
+}
+
+RepeatSpec& RepeatOf(ModelSpec& spec) { return spec.stacks[0].groups[0].repeat; }
+
+void ChooseDepth(ModelSpec& spec) {
+  RepeatOf(spec).times = 3;
+  RepeatOf(spec).halting = HaltingKind::kChosenDepth;
+  RepeatOf(spec).depth_router =
+      RouterSpec{.num_experts = 3, .top_k = 1, .weight = "depth_router.weight"};
+}
+
+// Adds a group that halts.
+LayerGroupSpec& Halting(ModelSpec& spec) {
+  auto& groups = spec.stacks[0].groups;
+  if (groups.size() == 1) groups.push_back(RandomHaltingGroup("halting", 48, 1));
+  return groups[1];
+}
+AttentionSpec& MixtureOf(ModelSpec& spec) {
+  return std::get<AttentionSpec>(Halting(spec).layers[0].sublayers[0].block);
 }
 
 void GiveHeadExperts(ModelSpec& spec) {
@@ -92,10 +112,105 @@ const BadSpec kBadSpecs[] = {
     {"RepeatZero", [](auto& s) { s.stacks[0].groups[0].repeat.times = 0; }, "repeat.times"},
     {"TooManyExecutions", [](auto& s) { s.stacks[0].groups[0].repeat.times = 4'096; },
      "layers executed"},
-    {"Halting", [](auto& s) { s.stacks[0].groups[0].repeat.halting = HaltingKind::kAct; },
-     "halting", kNotRun},
-    {"InjectInput", [](auto& s) { s.stacks[0].groups[0].repeat.inject_input = true; }, "injection",
+    {"Halting", [](auto& s) { RepeatOf(s).halting = HaltingKind::kAct; }, "halting", kNotRun},
+    {"Convergence", [](auto& s) { RepeatOf(s).halting = HaltingKind::kConvergence; }, "halting",
      kNotRun},
+    {"InjectionTooNarrow",
+     [](auto& s) { RepeatOf(s).injection = ProjectionSpec{.in = 48, .out = 48, .weight = "a"}; },
+     "repeat.injection: in is 48, must be 96"},
+    {"InjectionWithChosenDepth",
+     [](auto& s) {
+       ChooseDepth(s);
+       RepeatOf(s).injection = ProjectionSpec{.in = 96, .out = 48, .weight = "a"};
+     },
+     "repeat.injection", kNotRun},
+    {"ChosenDepthWithoutRouter", [](auto& s) { RepeatOf(s).halting = HaltingKind::kChosenDepth; },
+     "depth_router"},
+    {"DepthRouterWithoutHalting",
+     [](auto& s) {
+       ChooseDepth(s);
+       RepeatOf(s).halting = HaltingKind::kNone;
+     },
+     "depth_router"},
+    {"DepthRouterOfOtherTimes",
+     [](auto& s) {
+       ChooseDepth(s);
+       RepeatOf(s).times = 2;
+     },
+     "depth_router: num_experts is 3, must be 2"},
+    {"DepthRouterTopTwo",
+     [](auto& s) {
+       ChooseDepth(s);
+       RepeatOf(s).depth_router->top_k = 2;
+     },
+     "depth_router: top_k"},
+    {"AdjustableChosenDepth",
+     [](auto& s) {
+       ChooseDepth(s);
+       RepeatOf(s).adjustable = true;
+     },
+     "repeat.adjustable", kNotRun},
+    {"RoutedLayerWhereRowsMayStop",
+     [](auto& s) {
+       RepeatOf(s).adjustable = true;
+       Route(s);
+     },
+     "a depth-routed layer", kNotRun},
+    {"HaltingWithoutGate", [](auto& s) { Halting(s).repeat.gate.reset(); }, "repeat.gate: must be"},
+    {"GateWithoutHalting", [](auto& s) { Halting(s).repeat.halting = HaltingKind::kNone; },
+     "repeat.gate: must be"},
+    {"GateOfThree", [](auto& s) { Halting(s).repeat.gate->out.out = 3; }, "gate.out: out is 3"},
+    {"GateHiddenZero", [](auto& s) { Halting(s).repeat.gate->hidden.out = 0; }, "gate.hidden: out"},
+    {"GateThreshold", [](auto& s) { Halting(s).repeat.gate->threshold = 1.5f; }, "threshold"},
+    {"HaltingOfTwoLayers",
+     [](auto& s) {
+       LayerGroupSpec& group = Halting(s);
+       group.layers.push_back(group.layers[0]);
+     },
+     "other than one layer", kNotRun},
+    {"HaltingOnTheFirstStream", [](auto& s) { MixtureOf(s).kv_source = KvSource::kSelf; },
+     "other than one layer", kNotRun},
+    {"SecondStreamWithoutHalting",
+     [](auto& s) {
+       Halting(s).repeat.gate.reset();
+       Halting(s).repeat.halting = HaltingKind::kNone;
+     },
+     "a second stream needs"},
+    {"MixtureWithGroupedHeads",
+     [](auto& s) {
+       AttentionSpec& attention = MixtureOf(s);
+       attention.head_dim = 6;
+       attention.num_heads = attention.num_kv_heads = 2;
+       attention.q.out = attention.k.out = attention.v.out = attention.o.in = 12;
+       attention.num_kv_heads = 1;
+     },
+     "grouped heads", kNotRun},
+    {"MixtureWithRope", [](auto& s) { MixtureOf(s).rope = RopeSpec{.rotary_dim = 2}; }, "rope",
+     kNotRun},
+    {"MixtureBias", [](auto& s) { MixtureOf(s).q.bias = "b"; }, "a bias", kNotRun},
+    {"MixtureOutputTooWide", [](auto& s) { MixtureOf(s).o.out += 1; }, "o: out is"},
+    {"MixtureTopK", [](auto& s) { MixtureOf(s).q.experts->top_k = 9; }, "q.experts: top_k"},
+    {"RelativeDistanceZero",
+     [](auto& s) {
+       MixtureOf(s).relative = RelativePositionSpec{.weight = "r", .max_distance = 0};
+     },
+     "relative: max_distance"},
+    {"RelativeWithoutMixture",
+     [](auto& s) {
+       AttentionOf(s).relative = RelativePositionSpec{.weight = "r", .max_distance = 4};
+     },
+     "block.relative", kNotRun},
+    {"MlpRouterWithoutWeight", [](auto& s) { MakeSparse(s).router.hidden = 8; }, "hidden_weight"},
+    {"MlpRouterHuge", [](auto& s) { MakeSparse(s).router.hidden = int64_t{1} << 21; },
+     "router: hidden is"},
+    {"ExpertBiasOfGatedExperts", [](auto& s) { MakeSparse(s).experts.up_bias = "b"; },
+     "a bias of gated", kNotRun},
+    {"OutputNormEpsilon",
+     [](auto& s) { s.stacks[0].groups[0].output_norm = NormSpec{.epsilon = -1.0f}; },
+     "output_norm: epsilon"},
+    {"EmbeddingNormEpsilon",
+     [](auto& s) { s.stacks[0].embedding.norm = NormSpec{.epsilon = kNan}; },
+     "embedding.norm: epsilon"},
     {"HeadsZero", [](auto& s) { AttentionOf(s).num_heads = 0; }, "num_heads"},
     {"HeadsNegative", [](auto& s) { AttentionOf(s).num_heads = -4; }, "num_heads"},
     {"KvHeadsNotADivisor", [](auto& s) { AttentionOf(s).num_kv_heads = 3; },
@@ -124,7 +239,7 @@ const BadSpec kBadSpecs[] = {
        GiveHeadExperts(s);
        AttentionOf(s).q.experts = AttentionOf(s).v.experts;
      },
-     "q: an expert projection", kNotRun},
+     "v: an expert projection", kNotRun},
     {"ValueExpertsWithGroups",
      [](auto& s) {
        GiveHeadExperts(s);

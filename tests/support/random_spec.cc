@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "tests/support/random_halting.h"
 
 namespace sluice::testing {
 namespace {
@@ -160,6 +161,27 @@ DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw, bool
   return depth;
 }
 
+// How a group repeats: a fixed number of times, as often as a request asks, as often as a router
+// says; from the state alone or with the input injected.
+RepeatSpec MakeRepeat(const std::string& name, int64_t dim, Draw& draw) {
+  RepeatSpec repeat;
+  repeat.times = draw.Int(2, 3);
+  if (draw.Chance(0.3)) {
+    repeat.halting = HaltingKind::kChosenDepth;
+    repeat.depth_router =
+        RouterSpec{.score = draw.Pick({ScoreFunction::kSoftmax, ScoreFunction::kSigmoid}),
+                   .num_experts = repeat.times,
+                   .top_k = 1,
+                   .scale = draw.Chance(0.5) ? 1.0f : 0.5f,
+                   .weight = name + ".depth_router.weight"};
+    return repeat;
+  }
+  repeat.adjustable = draw.Chance(0.5);
+  if (draw.Chance(0.4))
+    repeat.injection = MakeProjection(name + ".adapter", 2 * dim, dim, draw.Chance(0.5), false);
+  return repeat;
+}
+
 // Walks a spec and adds the tensors it names.
 class Filler {
  public:
@@ -175,7 +197,10 @@ class Filler {
     }
     Vector(spec.head.bias, stack.embedding.vocab_size, 0.1f, 0.0f);
     if (stack.final_norm.has_value()) FillNorm(*stack.final_norm, dim_);
+    if (stack.embedding.norm.has_value()) FillNorm(*stack.embedding.norm, dim_);
     for (const LayerGroupSpec& group : stack.groups) {
+      FillRepeat(group, dim_, [this](const auto&... tensor) { Add(tensor...); });
+      if (group.repeat.halting == HaltingKind::kStickBreaking) continue;  // all of it
       for (const LayerSpec& layer : group.layers) FillLayer(layer);
     }
   }
@@ -292,16 +317,19 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
       .vocab_size = draw.Int(30, 70), .dim = draw.Int(9, 70), .weight = "embed.weight"};
   if (draw.Chance(0.2)) stack.embedding.position_weight = "positions.weight";
   const bool layer_norm = draw.Chance(0.3);
+  if (draw.Chance(0.1)) stack.embedding.norm = NormSpec{.kind = NormKind::kLayer};
   const int32_t num_groups = draw.Int(1, 2);
   for (int32_t g = 0; g < num_groups; ++g) {
     LayerGroupSpec group;
     group.name = absl::StrCat("group", g);
-    group.repeat.times = what.repeats && draw.Chance(0.4) ? draw.Int(2, 3) : 1;
+    if (what.repeats && draw.Chance(0.4))
+      group.repeat = MakeRepeat(group.name, stack.embedding.dim, draw);
+    if (draw.Chance(0.1)) group.output_norm = MakeNorm(group.name + ".norm", layer_norm);
     const int32_t num_layers = draw.Int(1, 3);
     for (int32_t l = 0; l < num_layers; ++l) {
       const std::string name = absl::StrCat("g", g, ".l", l);
       LayerSpec layer;
-      if (what.depth && draw.Chance(0.5))
+      if (what.depth && !group.repeat.rows_may_stop() && draw.Chance(0.5))
         layer.depth = MakeDepth(name, stack.embedding.dim, draw, what.topk_prompt);
       if (g + l == 0 || draw.Chance(0.85)) {  // a model has at least one attention
         layer.sublayers.push_back(MakeSublayer(
@@ -317,6 +345,8 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
     }
     stack.groups.push_back(std::move(group));
   }
+  if (what.repeats && draw.Chance(0.2))
+    stack.groups.push_back(RandomHaltingGroup("halting", stack.embedding.dim, seed));
   stack.final_norm = MakeNorm("final", layer_norm);
   spec.stacks.push_back(std::move(stack));
   if (draw.Chance(0.5)) spec.head.weight = "head.weight";
