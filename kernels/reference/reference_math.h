@@ -15,6 +15,7 @@ inline double Sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 inline double Activate(Activation activation, double x) {
   switch (activation) {
     case Activation::kNone:
+    case Activation::kClampedSwiglu:  // needs its other half: ClampedSwiglu
       return x;
     case Activation::kSilu:
       return x * Sigmoid(x);
@@ -26,6 +27,13 @@ inline double Activate(Activation activation, double x) {
       return 0.5 * x * (1.0 + std::tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x)));
   }
   return x;
+}
+
+inline double ClampedSwiglu(const SwigluClamp& clamp, double gate, double up) {
+  const double limit = static_cast<double>(clamp.limit);
+  const double g = gate > limit ? limit : gate;
+  const double u = up > limit ? limit : (up < -limit ? -limit : up);
+  return g * Sigmoid(static_cast<double>(clamp.alpha) * g) * (u + 1.0);
 }
 
 inline float ReadElement(const void* data, DType dtype, int64_t index) {
