@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/blocks/attention.h"
 #include "engine/blocks/dense_ffn.h"
+#include "engine/blocks/latent_attention.h"
 #include "engine/blocks/moe_ffn.h"
 #include "engine/status_macros.h"
 
@@ -115,11 +116,10 @@ class ModelBuilder {
     }
     for (const SublayerSpec& sublayer_spec : spec.sublayers) {
       ASSIGN_OR_RETURN(Model::Sublayer sublayer, MakeSublayer(sublayer_spec, share));
-      if (const auto* attention = std::get_if<AttentionSpec>(&sublayer_spec.block)) {
-        for (int32_t step = 0; step < times; ++step) {
-          const int32_t instance = group.first_instance + step * num_layers + index;
-          sublayer.kv.push_back(AddKvLayer(*attention, instance));
-        }
+      const std::optional<KvNeed> need = KvNeedOf(sublayer_spec.block);
+      for (int32_t step = 0; need.has_value() && step < times; ++step) {
+        const int32_t instance = group.first_instance + step * num_layers + index;
+        sublayer.kv.push_back(AddKvLayer(*need, instance));
       }
       const Block& block = *sublayer.block;
       model_->dense_flops_per_row_ += block.FlopsPerRow(true) * times;
@@ -165,16 +165,40 @@ class ModelBuilder {
       expert_ids_ += moe->router.top_k;
       return MoeFfn::Load(*moe, dim, backend_, loader_);
     }
+    if (const auto* latent = std::get_if<LatentAttentionSpec>(&spec)) {
+      return LatentAttention::Load(*latent, model_->rope_tables_, loader_);
+    }
     return DenseFfn::Load(std::get<DenseFfnSpec>(spec), loader_);
+  }
+
+  // What one execution of a block stores.
+  struct KvNeed {
+    kernels::KvGeometry geometry;
+    int32_t window = 0;
+  };
+  std::optional<KvNeed> KvNeedOf(const BlockSpec& block) const {
+    if (const auto* attention = std::get_if<AttentionSpec>(&block)) {
+      return KvNeed{{.num_kv_heads = attention->num_kv_heads,
+                     .key_dim = attention->head_dim,
+                     .value_dim = attention->head_dim,
+                     .dtype = kv_dtype_},
+                    attention->window};
+    }
+    if (const auto* latent = std::get_if<LatentAttentionSpec>(&block)) {
+      return KvNeed{{.num_kv_heads = 1,
+                     .key_dim = latent->rope_dim + latent->latent_dim,
+                     .value_dim = latent->latent_dim,
+                     .dtype = kv_dtype_,
+                     .value_in_key = true},
+                    0};
+    }
+    return std::nullopt;
   }
 
   // Always-executed layers with the same window and geometry share a class; a routed instance has
   // its own.
-  KvLayer AddKvLayer(const AttentionSpec& spec, int32_t instance) {
-    const kernels::KvGeometry geometry{.num_kv_heads = spec.num_kv_heads,
-                                       .key_dim = spec.head_dim,
-                                       .value_dim = spec.head_dim,
-                                       .dtype = kv_dtype_};
+  KvLayer AddKvLayer(const KvNeed& spec, int32_t instance) {
+    const kernels::KvGeometry& geometry = spec.geometry;
     const LayerInstance& layer = model_->instances_[static_cast<size_t>(instance)];
     const std::string name = layer.routed       ? absl::StrCat("layer ", layer.label)
                              : spec.window == 0 ? "all"
