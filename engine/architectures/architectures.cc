@@ -65,10 +65,18 @@ absl::Status AddGenerationEos(const std::string& directory, ModelSpec& spec) {
 
 const std::vector<Architecture>& Architectures() {
   static const std::vector<Architecture> table = {
-      {"deepseek", MapDeepseek},  {"gpt2", MapGpt2},       {"llama", MapLlama},
-      {"mistral", MapMistral},    {"mixtral", MapMixtral}, {"mod", MapMixtureOfDepths},
-      {"moeut", MapMoeut},        {"olmoe", MapOlmoe},     {"qwen2", MapQwen2},
-      {"qwen2_moe", MapQwen2Moe}, {"qwen3", MapQwen3},     {"qwen3_moe", MapQwen3Moe},
+      {"deepseek", MapDeepseek},
+      {"gpt2", MapGpt2},
+      {"llama", MapLlama},
+      {"mistral", MapMistral},
+      {"mixtral", MapMixtral},
+      {"mod", MapMixtureOfDepths},
+      {"moeut", MapMoeut},
+      {"olmoe", MapOlmoe},
+      {"qwen2", MapQwen2},
+      {"qwen2_moe", MapQwen2Moe},
+      {"qwen3", MapQwen3},
+      {"qwen3_moe", MapQwen3Moe},
   };
   return table;
 }

@@ -45,6 +45,9 @@ const Golden kFolders[] = {
     {"mod-topk", false},
     {"mode-staged"},
     {"mode-integrated"},
+    {"llama-llama3"},
+    {"llama-linear"},
+    {"qwen3-yarn"},
 };
 
 class GoldenTest : public ::testing::TestWithParam<std::tuple<Golden, std::string>> {
