@@ -77,6 +77,8 @@ const std::vector<Architecture>& Architectures() {
       {"qwen2_moe", MapQwen2Moe},
       {"qwen3", MapQwen3},
       {"qwen3_moe", MapQwen3Moe},
+      {"granite", MapGranite},
+      {"granitemoe", MapGraniteMoe},
   };
   return table;
 }

@@ -48,6 +48,9 @@ const Golden kFolders[] = {
     {"llama-llama3"},
     {"llama-linear"},
     {"qwen3-yarn"},
+    {"granite"},
+    {"granitemoe"},
+    {"granitemoe-stacked"},
 };
 
 class GoldenTest : public ::testing::TestWithParam<std::tuple<Golden, std::string>> {

@@ -95,7 +95,8 @@ const char* const kFolders[] = {"llama",         "llama-tied-bias",
                                 "deepseek",      "mod-predictor",
                                 "mode-staged",   "mode-integrated",
                                 "moeut",         "llama-llama3",
-                                "qwen3-yarn"};
+                                "qwen3-yarn",    "granite",
+                                "granitemoe"};
 
 TEST_F(ArchitecturesTest, EveryGoldenConfigLoads) {
   for (const char* folder : kFolders) {

@@ -34,6 +34,14 @@ inline const BadConfig kBadTransformersConfigs[] = {
     {"qwen3-yarn", "/rope_parameters/attention_factor", 0, "'rope_parameters.attention_factor'"},
     {"qwen3-yarn", "/rope_parameters/rope_theta", 1,
      "'rope_parameters.rope_theta' must be above 1"},
+    {"granite", "/embedding_multiplier", kRemoved, "'embedding_multiplier' is missing"},
+    {"granite", "/attention_multiplier", 0, "'attention_multiplier'"},
+    {"granite", "/residual_multiplier", "1", "'residual_multiplier'"},
+    {"granite", "/logits_scaling", 0, "'logits_scaling'"},
+    {"granite", "/logits_scaling", -8, "'logits_scaling'"},
+    {"granite", "/position_embedding_type", "nope", "'position_embedding_type'"},
+    {"granitemoe", "/num_experts_per_tok", 6, "'num_experts_per_tok'"},
+    {"granitemoe", "/intermediate_size", 16, "input_linear.weight' has shape"},
 };
 
 }  // namespace sluice::testing
