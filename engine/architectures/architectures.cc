@@ -79,6 +79,7 @@ const std::vector<Architecture>& Architectures() {
       {"qwen3_moe", MapQwen3Moe},
       {"granite", MapGranite},
       {"granitemoe", MapGraniteMoe},
+      {"gpt_oss", MapGptOss},
   };
   return table;
 }

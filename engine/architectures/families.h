@@ -10,6 +10,7 @@
 namespace sluice {
 
 absl::StatusOr<ModelSpec> MapDeepseek(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapGptOss(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapGranite(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapGraniteMoe(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapGpt2(const nlohmann::json& config, const WeightStore& weights);

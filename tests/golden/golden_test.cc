@@ -51,6 +51,8 @@ const Golden kFolders[] = {
     {"granite"},
     {"granitemoe"},
     {"granitemoe-stacked"},
+    {"gpt_oss"},
+    {"gpt_oss-mxfp4"},
 };
 
 class GoldenTest : public ::testing::TestWithParam<std::tuple<Golden, std::string>> {

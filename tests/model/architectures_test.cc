@@ -96,7 +96,8 @@ const char* const kFolders[] = {"llama",         "llama-tied-bias",
                                 "mode-staged",   "mode-integrated",
                                 "moeut",         "llama-llama3",
                                 "qwen3-yarn",    "granite",
-                                "granitemoe"};
+                                "granitemoe",    "gpt_oss",
+                                "gpt_oss-mxfp4"};
 
 TEST_F(ArchitecturesTest, EveryGoldenConfigLoads) {
   for (const char* folder : kFolders) {

@@ -42,6 +42,21 @@ inline const BadConfig kBadTransformersConfigs[] = {
     {"granite", "/position_embedding_type", "nope", "'position_embedding_type'"},
     {"granitemoe", "/num_experts_per_tok", 6, "'num_experts_per_tok'"},
     {"granitemoe", "/intermediate_size", 16, "input_linear.weight' has shape"},
+    {"gpt_oss", "/rope_parameters", kRemoved, "'rope_scaling' is missing"},
+    {"gpt_oss", "/rope_parameters/rope_theta", kRemoved, "'rope_theta' is missing"},
+    {"gpt_oss", "/swiglu_limit", 0, "'swiglu_limit'"},
+    {"gpt_oss", "/swiglu_alpha", "x", "'swiglu_alpha'"},
+    {"gpt_oss", "/hidden_act", "gelu", "'hidden_act'"},
+    {"gpt_oss", "/sliding_window", 0, "'sliding_window'"},
+    {"gpt_oss", "/layer_types", json::array({"full_attention"}), "'layer_types'"},
+    {"gpt_oss", "/layer_types", nullptr, ""},
+    {"gpt_oss", "/num_local_experts", 5, "mlp.router.weight' has shape [4, 32], expected [5, 32]"},
+    {"gpt_oss", "/quantization_config", json{{"quant_method", "gptq"}},
+     "'quantization_config.quant_method'"},
+    {"gpt_oss", "/quantization_config", 4, "'quantization_config' must be an object"},
+    {"gpt_oss-mxfp4", "/intermediate_size", 33, "mxfp4 needs sizes that are multiples of 32"},
+    {"gpt_oss-mxfp4", "/intermediate_size", 64,
+     "gate_up_proj_blocks' is u8 [4, 64, 1, 16], expected u8 [4, 128, 1, 16]"},
 };
 
 }  // namespace sluice::testing
