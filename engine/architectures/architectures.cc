@@ -80,6 +80,8 @@ const std::vector<Architecture>& Architectures() {
       {"granite", MapGranite},
       {"granitemoe", MapGraniteMoe},
       {"gpt_oss", MapGptOss},
+      {"deepseek_v2", MapDeepseekV2},
+      {"deepseek_v3", MapDeepseekV3},
   };
   return table;
 }

@@ -53,6 +53,10 @@ const Golden kFolders[] = {
     {"granitemoe-stacked"},
     {"gpt_oss"},
     {"gpt_oss-mxfp4"},
+    {"deepseek_v2"},
+    {"deepseek_v2-groups"},
+    {"deepseek_v3"},
+    {"deepseek_v3-half"},
 };
 
 class GoldenTest : public ::testing::TestWithParam<std::tuple<Golden, std::string>> {

@@ -97,7 +97,8 @@ const char* const kFolders[] = {"llama",         "llama-tied-bias",
                                 "moeut",         "llama-llama3",
                                 "qwen3-yarn",    "granite",
                                 "granitemoe",    "gpt_oss",
-                                "gpt_oss-mxfp4"};
+                                "gpt_oss-mxfp4", "deepseek_v2-groups",
+                                "deepseek_v3"};
 
 TEST_F(ArchitecturesTest, EveryGoldenConfigLoads) {
   for (const char* folder : kFolders) {
