@@ -57,6 +57,13 @@ const Golden kFolders[] = {
     {"deepseek_v2-groups"},
     {"deepseek_v3"},
     {"deepseek_v3-half"},
+    {"mixtral-window-tied"},
+    {"mistral-full"},
+    {"qwen2-window-tied"},
+    {"qwen3-bias"},
+    {"olmoe-renormalized"},
+    {"qwen2_moe-no-bias"},
+    {"qwen3_moe-plain"},
 };
 
 class GoldenTest : public ::testing::TestWithParam<std::tuple<Golden, std::string>> {
