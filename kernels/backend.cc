@@ -45,16 +45,19 @@ void RunExpertRows(Backend& backend,
     TensorView hidden = MatrixView(work.hidden, rows, experts.gated ? 2 * width : width);
     LinearArgs up{.x = args.x, .x_rows = {work.x_index, rows, nullptr}};
     up.out_rows = AllRows(rows);
+    const int64_t unit = expert * experts.hidden + s * experts.slice_hidden;
     up.weight = &slice.w1;
+    up.bias = args.biases.gate == nullptr ? nullptr : args.biases.gate + unit;
     up.out = hidden.Columns(0, width);
     backend.Linear(up);
     if (experts.gated) {
       up.weight = &slice.w3;
+      up.bias = args.biases.up == nullptr ? nullptr : args.biases.up + unit;
       up.out = hidden.Columns(width, width);
       backend.Linear(up);
     }
     const TensorView activated = hidden.Columns(0, width);
-    backend.Activate({args.activation, experts.gated, hidden, rows, activated});
+    backend.Activate({args.activation, experts.gated, hidden, rows, activated, args.clamp});
     LinearArgs down{.x = activated, .x_rows = AllRows(rows), .weight = &slice.w2};
     const int64_t assignments = static_cast<int64_t>(args.x_rows.count) * args.top_k;
     down.out = MatrixView(work.partial, assignments, experts.dim);
@@ -99,7 +102,10 @@ void Backend::MoeFfn(const MoeFfnArgs& args) {
       for (int32_t a = i * args.top_k; a < (i + 1) * args.top_k; ++a) {
         SLUICE_DCHECK(args.expert_ids[a] >= 0);
         if (args.expert_ids[a] >= experts.num_experts) continue;
-        sum += args.weights[a] * partial.Row(a)[column];
+        const float bias = args.biases.down == nullptr
+                               ? 0.0f
+                               : args.biases.down[args.expert_ids[a] * experts.dim + column];
+        sum += args.weights[a] * (partial.Row(a)[column] + bias);
       }
       out[column] += sum;
     }

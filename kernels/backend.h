@@ -25,10 +25,12 @@
 
 namespace sluice::kernels {
 
-enum class Activation : uint8_t { kNone, kSilu, kRelu, kGelu, kGeluTanh, kTanh };
+enum class Activation : uint8_t { kNone, kSilu, kRelu, kGelu, kGeluTanh, kTanh, kClampedSwiglu };
 enum class NormKind : uint8_t { kRms, kLayer };
 enum class RopeStyle : uint8_t { kHalf, kInterleaved };
 enum class ScoreFunction : uint8_t { kSoftmax, kSigmoid, kSoftmaxOverTopK };
+// How a group of experts is ranked: by its largest score, or by the sum of its two largest.
+enum class GroupScore : uint8_t { kMax, kTopTwoSum };
 enum class GateFunction : uint8_t { kIdentity, kSigmoid, kOne };
 enum class DepthCombine : uint8_t { kScaledUpdate, kPlusBlock, kOnlyBlock };
 
@@ -115,6 +117,9 @@ struct KvGeometry {
   int32_t value_dim = 0;      // per head
   DType dtype = DType::kF32;  // kF32 or kBF16
   int32_t page_tokens = 16;
+  // The value of a slot is the last value_dim numbers of its key: nothing else is stored
+  // (multi-head latent attention). AppendKvArgs::value is then not read.
+  bool value_in_key = false;
   bool operator==(const KvGeometry&) const = default;
 };
 
@@ -164,6 +169,14 @@ struct AttentionArgs {
   TensorView out;  // [count, num_heads * value_dim]
 };
 
+// Of kClampedSwiglu, which is gated only: with g = min(gate, limit) and u = up clamped to [-limit,
+// limit] it is g sigmoid(alpha g) (u + 1) (openai/gpt-oss, gpt_oss/torch/model.py, swiglu).
+struct SwigluClamp {
+  float alpha = 1.702f;
+  float limit = 7.0f;
+  bool operator==(const SwigluClamp&) const = default;
+};
+
 // out = act(x) for plain, act(x[:, :h]) * x[:, h:2h] for gated. In place allowed (out =
 // x.Columns(0, h)).
 struct ActivateArgs {
@@ -172,6 +185,7 @@ struct ActivateArgs {
   TensorView x;
   int32_t rows = 0;
   TensorView out;  // [rows, h]
+  SwigluClamp clamp;
 };
 
 // Top-k of `logits` per row, ordered by (value descending, index ascending).
@@ -179,6 +193,8 @@ struct ActivateArgs {
 //   kSigmoid: scores = sigmoid;      select on scores (+ selection_bias); weights = scores
 //   kSoftmaxOverTopK: select on logits; weights = softmax over the k selected logits
 // then, if renormalize, weights /= (sum + renormalize_epsilon); then weights *= scale.
+// With num_groups > 1 the experts stand in that many equal groups in order, and only those of the
+// top_groups best groups (of what is selected on) can be chosen (DeepSeek-V2, sec. 2.1.2).
 struct RouteArgs {
   ScoreFunction score = ScoreFunction::kSoftmax;
   int32_t top_k = 1;
@@ -190,6 +206,16 @@ struct RouteArgs {
   int32_t rows = 0;
   int32_t* experts = nullptr;  // [rows, top_k]
   float* weights = nullptr;    // [rows, top_k]
+  int32_t num_groups = 1;
+  int32_t top_groups = 1;
+  GroupScore group_score = GroupScore::kMax;
+};
+
+// Biases of all experts; any may be null.
+struct ExpertBiases {
+  const float* gate = nullptr;  // [num_experts, hidden]; of the only up-projection when not gated
+  const float* up = nullptr;    // [num_experts, hidden]
+  const float* down = nullptr;  // [num_experts, dim]: weighted with its expert
 };
 
 // out[out_rows[i]] += sum over j ascending of weights[i, j] * FFN_{experts[i, j]}(x[x_rows[i]]).
@@ -205,6 +231,8 @@ struct MoeFfnArgs {
   TensorView out;
   RowSet out_rows;
   void* workspace = nullptr;  // MoeWorkspaceBytes(...)
+  ExpertBiases biases;
+  SwigluClamp clamp;
 };
 
 // Merges the packed result of a depth-routed layer back. r = rows[i], g = gate(score[i]):

@@ -6,11 +6,14 @@
 
 namespace sluice::kernels {
 
-enum class DType : uint8_t { kF32, kBF16, kF16, kI32 };
+enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kU8 };
 
 constexpr int64_t SizeOf(DType dtype) {
+  if (dtype == DType::kU8) return 1;
   return dtype == DType::kF32 || dtype == DType::kI32 ? 4 : 2;
 }
+
+constexpr bool IsFloat(DType dtype) { return dtype != DType::kI32 && dtype != DType::kU8; }
 
 constexpr const char* Name(DType dtype) {
   switch (dtype) {
@@ -22,6 +25,8 @@ constexpr const char* Name(DType dtype) {
       return "f16";
     case DType::kI32:
       return "i32";
+    case DType::kU8:
+      return "u8";
   }
   return "?";
 }

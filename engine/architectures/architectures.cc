@@ -65,11 +65,26 @@ absl::Status AddGenerationEos(const std::string& directory, ModelSpec& spec) {
 
 const std::vector<Architecture>& Architectures() {
   static const std::vector<Architecture> table = {
-      {"deepseek", MapDeepseek},   {"gpt2", MapGpt2},          {"huginn_raven", MapHuginn},
-      {"llama", MapLlama},         {"mistral", MapMistral},    {"mixtral", MapMixtral},
-      {"mod", MapMixtureOfDepths}, {"moeut", MapMoeut},        {"mor", MapMixtureOfRecursions},
-      {"olmoe", MapOlmoe},         {"qwen2", MapQwen2},        {"qwen2_moe", MapQwen2Moe},
-      {"qwen3", MapQwen3},         {"qwen3_moe", MapQwen3Moe}, {"sut", MapSparseUniversal},
+      {"deepseek", MapDeepseek},
+      {"gpt2", MapGpt2},
+      {"huginn_raven", MapHuginn},
+      {"llama", MapLlama},
+      {"mistral", MapMistral},
+      {"mixtral", MapMixtral},
+      {"mod", MapMixtureOfDepths},
+      {"moeut", MapMoeut},
+      {"mor", MapMixtureOfRecursions},
+      {"olmoe", MapOlmoe},
+      {"qwen2", MapQwen2},
+      {"qwen2_moe", MapQwen2Moe},
+      {"qwen3", MapQwen3},
+      {"qwen3_moe", MapQwen3Moe},
+      {"sut", MapSparseUniversal},
+      {"granite", MapGranite},
+      {"granitemoe", MapGraniteMoe},
+      {"gpt_oss", MapGptOss},
+      {"deepseek_v2", MapDeepseekV2},
+      {"deepseek_v3", MapDeepseekV3},
   };
   return table;
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/architectures/rope_parts.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -22,34 +23,6 @@ void ReadHeads(ConfigReader& config, DecoderShape& shape) {
     config.Invalid("num_attention_heads", "must divide hidden_size when head_dim is absent");
   }
   shape.head_dim = config.Int32("head_dim", 1, kMaxDim, shape.dim / shape.num_heads);
-}
-
-// "rope_scaling" of older files and "rope_parameters" of newer ones.
-void ReadRopeScaling(ConfigReader& config, const char* key, RopeSpec& rope) {
-  const json* member = config.Member(key);
-  if (member == nullptr) return;
-  if (!member->is_object()) return config.Invalid(key, "must be an object");
-  ConfigReader scaling(*member, absl::StrCat(key, "."));
-  const char* type_key = scaling.Has("rope_type") ? "rope_type" : "type";
-  const std::string type = scaling.String(type_key, "default");
-  if (type == "linear") {
-    rope.linear_factor = scaling.Number("factor", 1e-3, 1e6);
-  } else if (type != "default") {
-    scaling.Unimplemented(type_key, "a scaling other than linear");
-  }
-  rope.theta = scaling.Number("rope_theta", 1.0, 1e12, rope.theta);
-  config.Merge(scaling.status());
-}
-
-void ReadRope(ConfigReader& config, DecoderShape& shape) {
-  shape.rope.theta = config.Number("rope_theta", 1.0, 1e12, 10'000.0);
-  const double share = config.Number("partial_rotary_factor", 0.0, 1.0, 1.0);
-  shape.rope.rotary_dim = static_cast<int32_t>(static_cast<double>(shape.head_dim) * share);
-  if (shape.rope.rotary_dim < 2 || shape.rope.rotary_dim % 2 != 0) {
-    config.Invalid("head_dim", "must leave an even number of rotated dimensions, at least 2");
-  }
-  ReadRopeScaling(config, "rope_scaling", shape.rope);
-  ReadRopeScaling(config, "rope_parameters", shape.rope);
 }
 
 // Newer files list the kind of each layer; older ones follow a rule of their family.
@@ -97,7 +70,7 @@ Activation ReadActivation(ConfigReader& config, const char* key, const char* fal
   return Activation::kSilu;
 }
 
-DecoderShape ReadDecoderShape(ConfigReader& config, const std::string& family) {
+DecoderShape ReadDecoderSizes(ConfigReader& config, const std::string& family) {
   DecoderShape shape;
   shape.family = family;
   shape.vocab_size = config.Int32("vocab_size", 1, kMaxVocab);
@@ -109,8 +82,13 @@ DecoderShape ReadDecoderShape(ConfigReader& config, const std::string& family) {
   shape.max_positions = config.Int32("max_position_embeddings", 1, kMaxPositions, 2'048);
   shape.attention_bias = config.Bool("attention_bias", false);
   shape.mlp_bias = config.Bool("mlp_bias", false);
+  return shape;
+}
+
+DecoderShape ReadDecoderShape(ConfigReader& config, const std::string& family) {
+  DecoderShape shape = ReadDecoderSizes(config, family);
   ReadHeads(config, shape);
-  ReadRope(config, shape);
+  shape.rope = ReadRopeConfig(config, shape.head_dim, shape.max_positions).rope;
   ReadWindows(config, shape);
   return shape;
 }

@@ -45,6 +45,8 @@ struct DecoderShape {
 // intermediate_size, hidden_act, rms_norm_eps, rope_*, sliding_window / layer_types, vocab_size,
 // max_position_embeddings.
 DecoderShape ReadDecoderShape(ConfigReader& config, const std::string& family);
+// The same without heads, rotary positions and windows.
+DecoderShape ReadDecoderSizes(ConfigReader& config, const std::string& family);
 
 // Names as PyTorch modules give them.
 Activation ReadActivation(ConfigReader& config, const char* key, const char* fallback);

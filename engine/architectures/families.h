@@ -10,6 +10,11 @@
 namespace sluice {
 
 absl::StatusOr<ModelSpec> MapDeepseek(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapDeepseekV2(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapDeepseekV3(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapGptOss(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapGranite(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapGraniteMoe(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapGpt2(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapHuginn(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapLlama(const nlohmann::json& config, const WeightStore& weights);

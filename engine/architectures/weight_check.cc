@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "engine/status_macros.h"
+#include "engine/weights/mxfp4.h"
 
 namespace sluice {
 namespace {
@@ -19,7 +20,7 @@ absl::Status CheckShape(const WeightStore& weights,
         absl::StrCat("tensor '", name, "' has shape [", absl::StrJoin(range.shape, ", "),
                      "], expected [", absl::StrJoin(expected, ", "), "]"));
   }
-  if (range.dtype == kernels::DType::kI32) {
+  if (!kernels::IsFloat(range.dtype)) {
     return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' must be F32, BF16 or F16"));
   }
   return absl::OkStatus();
@@ -33,7 +34,8 @@ absl::Status CheckVector(const WeightStore& weights, const std::string& name, in
 // Any shape with that many elements: a bias of several heads or parts.
 absl::Status CheckElements(const WeightStore& weights, const std::string& name, int64_t count) {
   ASSIGN_OR_RETURN(const TensorRange range, weights.Find(name));
-  return range.num_elements() == count ? absl::OkStatus() : CheckShape(weights, name, {count});
+  const bool fits = range.num_elements() == count && kernels::IsFloat(range.dtype);
+  return fits ? absl::OkStatus() : CheckShape(weights, name, {count});
 }
 
 absl::Status CheckNorm(const WeightStore& weights,
@@ -121,7 +123,9 @@ absl::Status CheckAttention(const WeightStore& weights, const AttentionSpec& att
       if (!part->bias.empty()) bias_rows = part->row_begin + part->out;
     }
     for (const ProjectionSpec* part : {&attention.q, &attention.k, &attention.v}) {
-      if (!part->bias.empty()) RETURN_IF_ERROR(CheckElements(weights, part->bias, bias_rows));
+      if (part->bias.empty()) continue;
+      RETURN_IF_ERROR(bias_rows < rows ? CheckElements(weights, part->bias, bias_rows)
+                                       : CheckVector(weights, part->bias, rows));
     }
   } else {
     RETURN_IF_ERROR(CheckProjection(weights, attention.q));
@@ -137,6 +141,19 @@ absl::Status CheckAttention(const WeightStore& weights, const AttentionSpec& att
   return CheckVector(weights, attention.sinks, attention.num_heads);
 }
 
+absl::Status CheckLatentAttention(const WeightStore& weights,
+                                  const LatentAttentionSpec& attention) {
+  if (attention.q_down.has_value()) {
+    RETURN_IF_ERROR(CheckProjection(weights, *attention.q_down));
+    RETURN_IF_ERROR(CheckNorm(weights, attention.q_norm, attention.q_down->out));
+  }
+  RETURN_IF_ERROR(CheckProjection(weights, attention.q));
+  RETURN_IF_ERROR(CheckProjection(weights, attention.kv_down));
+  RETURN_IF_ERROR(CheckNorm(weights, attention.kv_norm, attention.latent_dim));
+  RETURN_IF_ERROR(CheckProjection(weights, attention.kv_up));
+  return CheckProjection(weights, attention.o);
+}
+
 absl::Status CheckDenseFfn(const WeightStore& weights, const DenseFfnSpec& ffn) {
   if (ffn.gated) {  // of its own, or the first rows of one tensor
     const ProjectionSpec& last = ffn.gate.weight == ffn.up.weight ? ffn.up : ffn.gate;
@@ -144,6 +161,23 @@ absl::Status CheckDenseFfn(const WeightStore& weights, const DenseFfnSpec& ffn) 
   }
   RETURN_IF_ERROR(CheckProjection(weights, ffn.up));
   return CheckProjection(weights, ffn.down);
+}
+
+// The two tensors of stacked mxfp4 matrices [out, in].
+absl::Status CheckMxfp4(const WeightStore& weights,
+                        const std::string& name,
+                        const std::vector<int64_t>& matrices) {
+  const auto check = [&](const std::string& part, const std::vector<int64_t>& expected) {
+    const absl::StatusOr<TensorRange> range = weights.Find(part);
+    if (!range.ok()) return range.status();
+    if (range->shape == expected && range->dtype == kernels::DType::kU8) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor '", part, "' is ", kernels::Name(range->dtype), " [",
+        absl::StrJoin(range->shape, ", "), "], expected u8 [", absl::StrJoin(expected, ", "), "]"));
+  };
+  const int64_t blocks = matrices[2] / kMxfp4BlockElements;
+  RETURN_IF_ERROR(check(name + "_blocks", {matrices[0], matrices[1], blocks, kMxfp4BlockBytes}));
+  return check(name + "_scales", {matrices[0], matrices[1], blocks});
 }
 
 // A matrix [out, in] of every expert: one tensor each where the name has "{e}", else stacked.
@@ -154,6 +188,8 @@ absl::Status CheckExpertMatrix(const WeightStore& weights,
                                int64_t in) {
   const bool transposed = ffn.experts.transposed;
   const int32_t experts = ffn.router.num_experts;
+  if (ffn.experts.encoding == ExpertEncoding::kMxfp4)
+    return CheckMxfp4(weights, pattern, {experts, out, in});
   if (pattern.find("{e}") == pattern.npos) {
     return CheckShape(weights, pattern,
                       transposed ? std::vector<int64_t>{experts, in, out}
@@ -175,10 +211,13 @@ absl::Status CheckMoeFfn(const WeightStore& weights, const MoeFfnSpec& ffn, int6
   if (!ffn.experts.gate.empty()) {
     RETURN_IF_ERROR(CheckExpertMatrix(weights, ffn, ffn.experts.gate, ffn.hidden, dim));
   }
-  if (!ffn.experts.up_bias.empty())
-    RETURN_IF_ERROR(CheckShape(weights, ffn.experts.up_bias, {ffn.router.num_experts, ffn.hidden}));
-  if (!ffn.experts.down_bias.empty())
-    RETURN_IF_ERROR(CheckShape(weights, ffn.experts.down_bias, {ffn.router.num_experts, dim}));
+  const auto check_bias = [&](const std::string& name, int64_t size) {
+    return name.empty() ? absl::OkStatus()
+                        : CheckShape(weights, name, {ffn.router.num_experts, size});
+  };
+  RETURN_IF_ERROR(check_bias(ffn.experts.gate_bias, ffn.hidden));
+  RETURN_IF_ERROR(check_bias(ffn.experts.up_bias, up_rows));
+  RETURN_IF_ERROR(check_bias(ffn.experts.down_bias, dim));
   if (ffn.shared.has_value()) RETURN_IF_ERROR(CheckDenseFfn(weights, *ffn.shared));
   if (!ffn.shared_gate.empty()) RETURN_IF_ERROR(CheckShape(weights, ffn.shared_gate, {1, dim}));
   return absl::OkStatus();
@@ -191,6 +230,8 @@ absl::Status CheckSublayer(const WeightStore& weights, const SublayerSpec& subla
   if (const auto* attention = std::get_if<AttentionSpec>(&sublayer.block)) {
     return CheckAttention(weights, *attention);
   }
+  if (const auto* latent = std::get_if<LatentAttentionSpec>(&sublayer.block))
+    return CheckLatentAttention(weights, *latent);
   if (const auto* ffn = std::get_if<DenseFfnSpec>(&sublayer.block))
     return CheckDenseFfn(weights, *ffn);
   return CheckMoeFfn(weights, std::get<MoeFfnSpec>(sublayer.block), dim);

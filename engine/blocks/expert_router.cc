@@ -61,7 +61,10 @@ Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
                          .logits = kernels::MatrixView(logits.data, choices, weight_.n / groups_),
                          .rows = choices,
                          .experts = routing.experts,
-                         .weights = routing.weights});
+                         .weights = routing.weights,
+                         .num_groups = spec_.num_groups,
+                         .top_groups = spec_.top_groups,
+                         .group_score = spec_.group_score});
   if (call.kind == ExpertKind::kFfn && call.record) LimitChoices(routing, *call.rows, context);
   if (groups_ > 1) {
     // Group h owns experts [h * num_experts, (h + 1) * num_experts).

@@ -15,6 +15,7 @@ absl::StatusOr<std::unique_ptr<MoeFfn>> MoeFfn::Load(const MoeFfnSpec& spec,
   block->spec_ = spec;
   block->backend_ = &backend;
   ASSIGN_OR_RETURN(block->experts_, loader.Experts(spec, dim));
+  ASSIGN_OR_RETURN(block->biases_, loader.ExpertBiases(spec, dim));
   if (spec.shared.has_value()) {
     ASSIGN_OR_RETURN(block->shared_, DenseFfn::Load(*spec.shared, loader));
   }
@@ -49,7 +50,9 @@ void MoeFfn::Forward(const BlockInput& input, ForwardContext& context) {
                           .out = input.out,
                           .out_rows = rows,
                           .workspace = context.workspace.Take<char>(
-                              context.backend.MoeWorkspaceBytes(experts_, count, routing.top_k))});
+                              context.backend.MoeWorkspaceBytes(experts_, count, routing.top_k)),
+                          .biases = {biases_.gate.data(), biases_.up.data(), biases_.down.data()},
+                          .clamp = spec_.clamp});
   CountExpertWork(routing, input.rows, context);
   if (shared_ != nullptr) AddShared(input, context);
 }
@@ -125,6 +128,7 @@ double MoeFfn::FlopsPerRow(bool dense) const {
 int64_t MoeFfn::NumParameters() const {
   return router_.num_parameters() +
          (spec_.gated ? 3 : 2) * experts_.dim * experts_.hidden * experts_.num_experts +
+         biases_.gate.size + biases_.up.size + biases_.down.size +
          (shared_ != nullptr ? shared_->NumParameters() : 0) + shared_gate_.n * shared_gate_.k;
 }
 

@@ -35,6 +35,7 @@ class MoeFfn final : public Block {
   const kernels::Backend* backend_ = nullptr;  // for workspace sizes
   ExpertRouter router_;
   kernels::PackedExperts experts_;
+  WeightLoader::ExpertVectors biases_;
   std::unique_ptr<DenseFfn> shared_;
   kernels::PackedMatrix shared_gate_;  // n == 0: none
 };

@@ -1,10 +1,54 @@
 #include "engine/blocks/rope_tables.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/status_macros.h"
 
 namespace sluice {
+namespace {
+
+constexpr double kTwoPi = 6.283185307179586;
+
+// The (real) index of the frequency that turns `rotations` times in the original context: rotations
+// = positions * theta^(-2 i / rotary_dim) / 2 pi, solved for i.
+double IndexOf(const RopeSpec& spec, double rotations) {
+  const double positions = spec.scaling->original_positions;
+  return spec.rotary_dim * std::log(positions / (rotations * kTwoPi)) /
+         (2.0 * std::log(spec.theta));
+}
+
+// How much of frequency `index` is divided by the factor: 0 none, 1 all of it. Sources:
+// huggingface/transformers modeling_rope_utils.py, _compute_llama3_parameters and
+// _compute_yarn_parameters.
+double DividedShare(const RopeSpec& spec, int32_t index, double frequency) {
+  const RopeScalingSpec& scaling = *spec.scaling;
+  if (scaling.mix == RopeMix::kByRotations) {
+    const double rotations = scaling.original_positions * frequency / kTwoPi;
+    return std::clamp(
+        (scaling.high_rotations - rotations) / (scaling.high_rotations - scaling.low_rotations),
+        0.0, 1.0);
+  }
+  double first = IndexOf(spec, scaling.high_rotations);
+  double last = IndexOf(spec, scaling.low_rotations);
+  if (scaling.whole_indices) {
+    first = std::floor(first);
+    last = std::ceil(last);
+  }
+  first = std::max(first, 0.0);
+  last = std::min(last, spec.rotary_dim - 1.0);
+  if (first == last) last += 0.001;  // as the source does
+  return std::clamp((index - first) / (last - first), 0.0, 1.0);
+}
+
+double InverseFrequency(const RopeSpec& spec, int32_t index) {
+  const double frequency = std::pow(spec.theta, -2.0 * index / spec.rotary_dim);
+  if (!spec.scaling.has_value()) return frequency / spec.linear_factor;
+  const double share = DividedShare(spec, index, frequency);
+  return frequency * (share / spec.scaling->factor + (1.0 - share)) / spec.linear_factor;
+}
+
+}  // namespace
 
 int32_t RopeTables::Register(const RopeSpec& spec) {
   for (size_t i = 0; i < tables_.size(); ++i) {
@@ -13,8 +57,7 @@ int32_t RopeTables::Register(const RopeSpec& spec) {
   Entry entry;
   entry.spec = spec;
   for (int32_t i = 0; i < spec.rotary_dim / 2; ++i) {
-    const double exponent = -2.0 * i / spec.rotary_dim;
-    entry.inverse_frequencies.push_back(std::pow(spec.theta, exponent) / spec.linear_factor);
+    entry.inverse_frequencies.push_back(InverseFrequency(spec, i));
   }
   tables_.push_back(std::move(entry));
   return static_cast<int32_t>(tables_.size()) - 1;
@@ -36,6 +79,7 @@ void RopeTables::Compute(const Batch& batch, kernels::Backend& backend) {
                        .count = batch.num_rows(),
                        .inverse_frequencies = entry.inverse_frequencies.data(),
                        .num_frequencies = static_cast<int32_t>(entry.inverse_frequencies.size()),
+                       .factor = entry.spec.amplitude,
                        .out = entry.table});
   }
 }

@@ -53,6 +53,13 @@ class WeightLoader {
   absl::StatusOr<std::vector<kernels::PackedMatrix>> Stacked(const ProjectionSpec& part,
                                                              int32_t count);
   absl::StatusOr<kernels::PackedExperts> Experts(const MoeFfnSpec& spec, int64_t dim);
+  // Biases of all experts, gate and up apart; empty where the spec names none.
+  struct ExpertVectors {
+    FloatVector gate, up, down;
+  };
+  absl::StatusOr<ExpertVectors> ExpertBiases(const MoeFfnSpec& spec, int64_t dim);
+  // The rows of `part`, stored [out, in], as the matrix of the transposed map: `out` inputs.
+  absl::StatusOr<kernels::PackedMatrix> Turned(const ProjectionSpec& part);
 
   // A device vector of host floats.
   absl::StatusOr<FloatVector> ToDevice(const std::vector<float>& values);
@@ -63,15 +70,28 @@ class WeightLoader {
     kernels::DType dtype = kernels::DType::kF32;
   };
   // Elements [first, first + count) of a tensor that must have `total` elements of rank >= 1.
-  absl::StatusOr<Raw> ReadRaw(const std::string& name, int64_t total, int64_t first, int64_t count);
+  // Numbers are float, or with `allow_bytes` may be bytes.
+  absl::StatusOr<Raw> ReadRaw(const std::string& name,
+                              int64_t total,
+                              int64_t first,
+                              int64_t count,
+                              bool allow_bytes = false);
   absl::StatusOr<Raw> ReadProjection(const ProjectionSpec& part);
   // One matrix [out, count * in] as `count` matrices of its column ranges.
   absl::StatusOr<std::vector<kernels::PackedMatrix>> SplitColumns(const ProjectionSpec& part,
                                                                   int32_t count);
+  // A matrix [rows, cols] ([cols, rows] when the experts are transposed).
+  struct ExpertMatrix {
+    int32_t expert = 0;
+    int64_t rows = 0;
+    int64_t cols = 0;
+  };
   absl::StatusOr<Raw> ReadExpertMatrix(const std::string& pattern,
                                        const MoeFfnSpec& spec,
-                                       int32_t expert,
-                                       int64_t elements);
+                                       const ExpertMatrix& matrix);
+  absl::StatusOr<Raw> ReadMxfp4(const std::string& name,
+                                int32_t num_experts,
+                                const ExpertMatrix& matrix);
   absl::Status CheckMatrixShape(const std::string& name,
                                 int64_t rows,
                                 int64_t cols,

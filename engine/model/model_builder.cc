@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/blocks/attention.h"
-#include "engine/blocks/biased_moe_ffn.h"
 #include "engine/blocks/dense_ffn.h"
+#include "engine/blocks/latent_attention.h"
 #include "engine/blocks/mixture_attention.h"
 #include "engine/blocks/moe_ffn.h"
 #include "engine/status_macros.h"
@@ -141,11 +141,10 @@ class ModelBuilder {
     }
     for (const SublayerSpec& sublayer_spec : spec.sublayers) {
       ASSIGN_OR_RETURN(Model::Sublayer sublayer, MakeSublayer(sublayer_spec, share));
-      if (const auto* attention = std::get_if<AttentionSpec>(&sublayer_spec.block)) {
-        for (int32_t step = 0; step < times; ++step) {
-          const int32_t instance = group.first_instance + step * num_layers + index;
-          sublayer.kv.push_back(AddKvLayer(*attention, ChooseKvClass(*attention, instance, step)));
-        }
+      const std::optional<KvNeed> need = KvNeedOf(sublayer_spec.block);
+      for (int32_t step = 0; need.has_value() && step < times; ++step) {
+        const int32_t instance = group.first_instance + step * num_layers + index;
+        sublayer.kv.push_back(AddKvLayer(*need, ChooseKvClass(*need, instance, step)));
       }
       const Block& block = *sublayer.block;
       model_->dense_flops_per_row_ += block.FlopsPerRow(true) * times;
@@ -193,11 +192,37 @@ class ModelBuilder {
     }
     if (const auto* moe = std::get_if<MoeFfnSpec>(&spec)) {
       expert_ids_ += moe->router.top_k;
-      if (!moe->experts.up_bias.empty() || !moe->experts.down_bias.empty())
-        return BiasedMoeFfn::Load(*moe, dim, loader_);
       return MoeFfn::Load(*moe, dim, backend_, loader_);
     }
+    if (const auto* latent = std::get_if<LatentAttentionSpec>(&spec)) {
+      return LatentAttention::Load(*latent, model_->rope_tables_, loader_);
+    }
     return DenseFfn::Load(std::get<DenseFfnSpec>(spec), loader_);
+  }
+
+  // What one execution of a block stores.
+  struct KvNeed {
+    kernels::KvGeometry geometry;
+    int32_t window = 0;
+    bool second_stream = false;
+  };
+  std::optional<KvNeed> KvNeedOf(const BlockSpec& block) const {
+    if (const auto* attention = std::get_if<AttentionSpec>(&block)) {
+      return KvNeed{{.num_kv_heads = attention->num_kv_heads,
+                     .key_dim = attention->head_dim,
+                     .value_dim = attention->head_dim,
+                     .dtype = kv_dtype_},
+                    attention->window,
+                    attention->kv_source == KvSource::kSecondStream};
+    }
+    if (const auto* latent = std::get_if<LatentAttentionSpec>(&block)) {
+      return KvNeed{{.num_kv_heads = 1,
+                     .key_dim = latent->rope_dim + latent->latent_dim,
+                     .value_dim = latent->latent_dim,
+                     .dtype = kv_dtype_,
+                     .value_in_key = true}};
+    }
+    return std::nullopt;
   }
 
   // Always-executed layers with the same window and geometry share a class; a routed instance has
@@ -207,20 +232,17 @@ class ModelBuilder {
     std::string name;
     bool routed = false;
   };
-  KvClassChoice ChooseKvClass(const AttentionSpec& spec, int32_t instance, int32_t step) const {
+  KvClassChoice ChooseKvClass(const KvNeed& need, int32_t instance, int32_t step) const {
     const LayerInstance& layer = model_->instances_[static_cast<size_t>(instance)];
     if (layer.routed) return {absl::StrCat("layer ", layer.label), true};
-    if (layer.may_stop && spec.kv_source != KvSource::kSecondStream) {
+    if (layer.may_stop && !need.second_stream) {
       return {absl::StrCat("group ", model_->groups_.size(), " repeat ", step), true};
     }
-    return {spec.window == 0 ? "all" : absl::StrCat("window ", spec.window)};
+    return {need.window == 0 ? "all" : absl::StrCat("window ", need.window)};
   }
 
-  KvLayer AddKvLayer(const AttentionSpec& spec, const KvClassChoice& chosen) {
-    const kernels::KvGeometry geometry{.num_kv_heads = spec.num_kv_heads,
-                                       .key_dim = spec.head_dim,
-                                       .value_dim = spec.head_dim,
-                                       .dtype = kv_dtype_};
+  KvLayer AddKvLayer(const KvNeed& spec, const KvClassChoice& chosen) {
+    const kernels::KvGeometry& geometry = spec.geometry;
     auto& classes = model_->kv_classes_;
     for (size_t c = 0; c < classes.size(); ++c) {
       if (classes[c].name == chosen.name && classes[c].geometry == geometry &&

@@ -20,9 +20,11 @@ namespace sluice {
 using kernels::Activation;
 using kernels::DepthCombine;
 using kernels::GateFunction;
+using kernels::GroupScore;
 using kernels::NormKind;
 using kernels::RopeStyle;
 using kernels::ScoreFunction;
+using kernels::SwigluClamp;
 
 struct NormSpec {
   NormKind kind = NormKind::kRms;
@@ -33,11 +35,29 @@ struct NormSpec {
   bool operator==(const NormSpec&) const = default;
 };
 
+// Frequencies for contexts longer than the trained one. A frequency that turns fewer than
+// `low_rotations` times in `original_positions` is divided by `factor`, one that turns more than
+// `high_rotations` times stays, and those between are mixed: linearly in the number of rotations
+// (Llama 3.1), or in the index of the frequency (YaRN, Peng et al. 2023, eq. 17 to 23).
+enum class RopeMix : uint8_t { kByRotations, kByIndex };
+
+struct RopeScalingSpec {
+  RopeMix mix = RopeMix::kByIndex;
+  double factor = 1.0;
+  int32_t original_positions = 0;
+  double low_rotations = 1.0;
+  double high_rotations = 32.0;
+  bool whole_indices = true;  // of kByIndex: the borders are rounded outwards to whole indices
+  bool operator==(const RopeScalingSpec&) const = default;
+};
+
 struct RopeSpec {
   RopeStyle style = RopeStyle::kHalf;
   int32_t rotary_dim = 0;  // first dims of each head; even; the exponent uses rotary_dim
   double theta = 10000.0;
   double linear_factor = 1.0;  // positions are divided by it
+  std::optional<RopeScalingSpec> scaling;
+  double amplitude = 1.0;  // cosines and sines are multiplied by it (YaRN's attention factor)
   bool operator==(const RopeSpec&) const = default;
 };
 
@@ -56,6 +76,10 @@ struct RouterSpec {
   // An MLP router (SUT): logits = W tanh(W1 x + b1), W1 [hidden, dim]. 0: linear.
   int64_t hidden = 0;
   std::string hidden_weight, hidden_bias;
+  // Only experts of the best `top_groups` of `num_groups` equal groups can be chosen.
+  int32_t num_groups = 1;
+  int32_t top_groups = 1;
+  GroupScore group_score = GroupScore::kMax;
   bool operator==(const RouterSpec&) const = default;
 };
 
@@ -112,6 +136,27 @@ struct AttentionSpec {
   bool operator==(const AttentionSpec&) const = default;
 };
 
+// Multi-head latent attention, models.md 2.11 (DeepSeek-AI 2024, sec. 2.1). Per token only the
+// normed latent and one rotated key shared by all heads are cached; kv_up is absorbed into the
+// query and the output: q_nope . (W_k c) = (W_k^T q_nope) . c.
+struct LatentAttentionSpec {
+  int32_t num_heads = 0;
+  int32_t nope_dim = 0;                  // of each query and key head, not rotated, first
+  int32_t rope_dim = 0;                  // rotated, behind it
+  int32_t value_dim = 0;                 // of each head
+  int32_t latent_dim = 0;                // kv_lora_rank
+  std::optional<ProjectionSpec> q_down;  // with q_norm: dim -> its rank; none: q reads the rows
+  std::optional<NormSpec> q_norm;
+  ProjectionSpec q;        // -> num_heads * (nope_dim + rope_dim)
+  ProjectionSpec kv_down;  // dim -> latent_dim + rope_dim
+  NormSpec kv_norm;        // of the latent
+  ProjectionSpec kv_up;    // latent_dim -> num_heads * (nope_dim + value_dim), keys first per head
+  ProjectionSpec o;        // num_heads * value_dim -> dim
+  RopeSpec rope;
+  float scale = 0.0f;  // of the logits; 0 means 1 / sqrt(nope_dim + rope_dim)
+  bool operator==(const LatentAttentionSpec&) const = default;
+};
+
 struct DenseFfnSpec {
   int64_t hidden = 0;
   bool gated = true;
@@ -123,13 +168,21 @@ struct DenseFfnSpec {
   bool operator==(const DenseFfnSpec&) const = default;
 };
 
+// kMxfp4: the name stands for two stacked tensors, name_blocks [num_experts, out, in / 32, 16] of
+// 4-bit numbers, low half first, and name_scales [num_experts, out, in / 32], powers of two (OCP
+// Microscaling Formats 1.0). Decoded at load.
+enum class ExpertEncoding : uint8_t { kPlain, kMxfp4 };
+
 // How one expert's matrices stand in the file. "{e}" in a name is replaced by the expert index;
 // without it the tensor is stacked [num_experts, ...].
 struct ExpertWeightsSpec {
-  std::string gate, up, down;      // gate empty when not gated
-  std::string up_bias, down_bias;  // [num_experts, hidden], [num_experts, dim]; empty: none
-  bool transposed = false;         // stored [in, out]
-  bool fused_gate_up = false;      // `up` holds [2 * hidden, dim]: gate rows first
+  std::string gate, up, down;  // gate empty when not gated
+  bool transposed = false;     // stored [in, out]
+  bool fused_gate_up = false;  // `up` holds [2 * hidden, dim]: gate rows first
+  bool interleaved = false;    // of fused_gate_up: even rows are the gate, odd rows the other
+  // Stacked [num_experts, ...]; empty: none. `up_bias` is fused and interleaved as `up` is.
+  std::string gate_bias, up_bias, down_bias;
+  ExpertEncoding encoding = ExpertEncoding::kPlain;
   bool operator==(const ExpertWeightsSpec&) const = default;
 };
 
@@ -138,6 +191,7 @@ struct MoeFfnSpec {
   int64_t hidden = 0;
   bool gated = true;
   Activation activation = Activation::kSilu;
+  SwigluClamp clamp;  // of Activation::kClampedSwiglu
   ExpertWeightsSpec experts;
   bool input_from_residual = false;    // experts read the un-normed rows (MoEUT)
   std::optional<DenseFfnSpec> shared;  // shared experts, fused into one FFN
@@ -145,7 +199,7 @@ struct MoeFfnSpec {
   bool operator==(const MoeFfnSpec&) const = default;
 };
 
-using BlockSpec = std::variant<AttentionSpec, DenseFfnSpec, MoeFfnSpec>;
+using BlockSpec = std::variant<AttentionSpec, DenseFfnSpec, MoeFfnSpec, LatentAttentionSpec>;
 
 // x += residual_scale * output_norm(block(input_norm(x))); then x = residual_norm(x).
 struct SublayerSpec {

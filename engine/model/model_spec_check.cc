@@ -3,7 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/model/model_spec.h"
-#include "engine/model/repeat_check.h"
+#include "engine/model/model_spec_repeat.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -63,6 +63,22 @@ absl::Status CheckNorm(const std::string& path, const std::optional<NormSpec>& n
   return absl::OkStatus();
 }
 
+absl::Status CheckGroups(const std::string& path, const RouterSpec& router) {
+  RETURN_IF_ERROR(CheckRange(path, "num_groups", router.num_groups, 1, router.num_experts));
+  RETURN_IF_ERROR(CheckRange(path, "top_groups", router.top_groups, 1, router.num_groups));
+  if (router.num_groups == 1) return absl::OkStatus();
+  if (router.num_experts % router.num_groups != 0) {
+    return Invalid(path, absl::StrCat("num_experts ", router.num_experts,
+                                      " is no multiple of num_groups ", router.num_groups));
+  }
+  const int64_t size = router.num_experts / router.num_groups;
+  RETURN_IF_ERROR(CheckRange(path, "top_k", router.top_k, 1, router.top_groups * size));
+  if (router.group_score == GroupScore::kTopTwoSum && size < 2)
+    return Invalid(path, "group_score top_two_sum needs groups of two experts");
+  if (router.num_null_experts > 0) return NotRun(path, "a null expert beside groups");
+  return absl::OkStatus();
+}
+
 absl::Status CheckRouter(const std::string& path, const RouterSpec& router) {
   RETURN_IF_ERROR(CheckRange(path, "num_experts", router.num_experts, 1, kMaxExperts));
   RETURN_IF_ERROR(CheckRange(path, "num_null_experts", router.num_null_experts, 0, kMaxExperts));
@@ -74,6 +90,7 @@ absl::Status CheckRouter(const std::string& path, const RouterSpec& router) {
   if ((router.hidden > 0) == router.hidden_weight.empty() ||
       (router.hidden == 0 && !router.hidden_bias.empty()))
     return Invalid(path, "hidden_weight must be named exactly when there is a hidden layer");
+  RETURN_IF_ERROR(CheckGroups(path, router));
   return CheckName(path, "weight", router.weight);
 }
 
@@ -127,12 +144,24 @@ absl::Status CheckHeads(const std::string& path, const AttentionSpec& attention)
   return absl::OkStatus();
 }
 
-absl::Status CheckRope(const std::string& path, const AttentionSpec& attention) {
-  if (!attention.rope.has_value()) return absl::OkStatus();
-  const RopeSpec& rope = *attention.rope;
-  RETURN_IF_ERROR(CheckRange(path, "rotary_dim", rope.rotary_dim, 2, attention.head_dim));
+absl::Status CheckRopeScaling(const std::string& path, const RopeScalingSpec& scaling) {
+  RETURN_IF_ERROR(CheckFloat(path, "factor", scaling.factor, 1e-3, 1e6));
+  RETURN_IF_ERROR(
+      CheckRange(path, "original_positions", scaling.original_positions, 1, kMaxPositions));
+  RETURN_IF_ERROR(CheckFloat(path, "low_rotations", scaling.low_rotations, 1e-3, 1e6));
+  RETURN_IF_ERROR(CheckFloat(path, "high_rotations", scaling.high_rotations, 1e-3, 1e6));
+  if (scaling.high_rotations > scaling.low_rotations) return absl::OkStatus();
+  return Invalid(path, "high_rotations must be above low_rotations");
+}
+
+absl::Status CheckRope(const std::string& path, const RopeSpec& rope, int32_t most) {
+  RETURN_IF_ERROR(CheckRange(path, "rotary_dim", rope.rotary_dim, 2, most));
+  if (rope.scaling.has_value()) RETURN_IF_ERROR(CheckRopeScaling(path + ".scaling", *rope.scaling));
+  RETURN_IF_ERROR(CheckFloat(path, "amplitude", rope.amplitude, 1e-3, 1e3));
   if (rope.rotary_dim % 2 != 0) return Invalid(path, "rotary_dim must be even");
   RETURN_IF_ERROR(CheckFloat(path, "theta", rope.theta, 1.0, 1e12));
+  if (rope.scaling.has_value() && rope.theta == 1.0)
+    return Invalid(path, "theta must be above 1 with a scaling");
   return CheckFloat(path, "linear_factor", rope.linear_factor, 1e-3, 1e6);
 }
 
@@ -193,7 +222,8 @@ absl::Status CheckAttention(const std::string& path, const AttentionSpec& attent
   }
   RETURN_IF_ERROR(CheckNorm(path + ".q_norm", attention.q_norm));
   RETURN_IF_ERROR(CheckNorm(path + ".k_norm", attention.k_norm));
-  RETURN_IF_ERROR(CheckRope(path + ".rope", attention));
+  if (attention.rope.has_value())
+    RETURN_IF_ERROR(CheckRope(path + ".rope", *attention.rope, attention.head_dim));
   if (attention.relative.has_value())
     return NotRun(path + ".relative", "relative positions without query experts");
   RETURN_IF_ERROR(CheckFloat(path, "clip_qkv", static_cast<double>(attention.clip_qkv), 0.0, 1e6));
@@ -202,11 +232,65 @@ absl::Status CheckAttention(const std::string& path, const AttentionSpec& attent
   return absl::OkStatus();
 }
 
+absl::Status CheckLatentAttention(const std::string& path,
+                                  const LatentAttentionSpec& attention,
+                                  int64_t dim) {
+  RETURN_IF_ERROR(CheckRange(path, "num_heads", attention.num_heads, 1, kMaxHeads));
+  RETURN_IF_ERROR(CheckRange(path, "nope_dim", attention.nope_dim, 1, kMaxDim));
+  RETURN_IF_ERROR(CheckRange(path, "rope_dim", attention.rope_dim, 2, kMaxDim));
+  RETURN_IF_ERROR(CheckRange(path, "value_dim", attention.value_dim, 1, kMaxDim));
+  RETURN_IF_ERROR(CheckRange(path, "latent_dim", attention.latent_dim, 1, kMaxDim));
+  const int64_t heads = attention.num_heads;
+  const int64_t q_width = heads * (int64_t{attention.nope_dim} + attention.rope_dim);
+  const int64_t kv_width = heads * (int64_t{attention.nope_dim} + attention.value_dim);
+  const int64_t cached = int64_t{attention.latent_dim} + attention.rope_dim;
+  RETURN_IF_ERROR(CheckRange(path, "width of the queries", q_width, 1, kMaxHidden));
+  RETURN_IF_ERROR(CheckRange(path, "width of keys and values", kv_width, 1, kMaxHidden));
+  RETURN_IF_ERROR(
+      CheckRange(path, "num_heads * (latent_dim + rope_dim)", heads * cached, 1, 8 * kMaxHidden));
+  int64_t q_in = dim;
+  if (attention.q_down.has_value()) {
+    q_in = attention.q_down->out;
+    RETURN_IF_ERROR(CheckRange(path + ".q_down", "out", q_in, 1, kMaxDim));
+    RETURN_IF_ERROR(CheckDense(path + ".q_down", *attention.q_down, dim, q_in));
+  }
+  RETURN_IF_ERROR(CheckDense(path + ".q", attention.q, q_in, q_width));
+  RETURN_IF_ERROR(CheckDense(path + ".kv_down", attention.kv_down, dim, cached));
+  RETURN_IF_ERROR(CheckDense(path + ".kv_up", attention.kv_up, attention.latent_dim, kv_width));
+  RETURN_IF_ERROR(CheckDense(path + ".o", attention.o, heads * attention.value_dim, dim));
+  if (!attention.q.bias.empty()) return NotRun(path + ".q", "a bias");
+  if (!attention.kv_up.bias.empty()) return NotRun(path + ".kv_up", "a bias");
+  if (attention.kv_up.transposed || attention.kv_down.transposed)
+    return NotRun(path, "a transposed key or value projection");
+  RETURN_IF_ERROR(CheckNorm(path + ".q_norm", attention.q_norm));
+  RETURN_IF_ERROR(CheckNorm(path + ".kv_norm", attention.kv_norm));
+  RETURN_IF_ERROR(CheckRope(path + ".rope", attention.rope, attention.rope_dim));
+  return CheckFloat(path, "scale", static_cast<double>(attention.scale), 0.0, 1e3);
+}
+
 absl::Status CheckDenseFfn(const std::string& path, const DenseFfnSpec& ffn, int64_t dim) {
+  if (ffn.activation == Activation::kClampedSwiglu)
+    return NotRun(path + ".activation", "clamped_swiglu outside of experts");
   RETURN_IF_ERROR(CheckRange(path, "hidden", ffn.hidden, 1, kMaxHidden));
   if (ffn.gated) RETURN_IF_ERROR(CheckDense(path + ".gate", ffn.gate, dim, ffn.hidden));
   RETURN_IF_ERROR(CheckDense(path + ".up", ffn.up, dim, ffn.hidden));
   return CheckDense(path + ".down", ffn.down, ffn.hidden, dim);
+}
+
+absl::Status CheckExperts(const std::string& path, const MoeFfnSpec& ffn, int64_t dim) {
+  const ExpertWeightsSpec& experts = ffn.experts;
+  if (experts.interleaved && !experts.fused_gate_up)
+    return Invalid(path, "interleaved needs fused_gate_up");
+  if (!experts.gate_bias.empty() && experts.gate.empty())
+    return Invalid(path, "gate_bias needs a gate of its own");
+  if (experts.encoding == ExpertEncoding::kMxfp4 && experts.transposed)
+    return NotRun(path, "a transposed mxfp4 matrix");
+  if (experts.encoding == ExpertEncoding::kMxfp4 && (dim % 32 != 0 || ffn.hidden % 32 != 0))
+    return Invalid(path, "mxfp4 needs sizes that are multiples of 32");
+  if (ffn.activation != Activation::kClampedSwiglu) return absl::OkStatus();
+  if (!ffn.gated) return Invalid(path, "clamped_swiglu needs a gate");
+  RETURN_IF_ERROR(CheckFloat(path, "clamp.alpha", static_cast<double>(ffn.clamp.alpha), 1e-3, 1e3));
+  return CheckFloat(path, "clamp.limit", static_cast<double>(ffn.clamp.limit), 1e-3, 1e6);
 }
 
 absl::Status CheckMoeFfn(const std::string& path, const MoeFfnSpec& ffn, int64_t dim) {
@@ -214,12 +298,6 @@ absl::Status CheckMoeFfn(const std::string& path, const MoeFfnSpec& ffn, int64_t
   RETURN_IF_ERROR(CheckRange(path, "hidden", ffn.hidden, 1, kMaxHidden));
   RETURN_IF_ERROR(CheckName(path + ".experts", "up", ffn.experts.up));
   RETURN_IF_ERROR(CheckName(path + ".experts", "down", ffn.experts.down));
-  if (!ffn.experts.up_bias.empty() || !ffn.experts.down_bias.empty()) {
-    const bool stacked = ffn.experts.up.find("{e}") == std::string::npos &&
-                         ffn.experts.down.find("{e}") == std::string::npos;
-    if (ffn.gated || !stacked || ffn.shared.has_value())
-      return NotRun(path + ".experts", "a bias of gated, unstacked or shared experts");
-  }
   if (ffn.experts.fused_gate_up && !ffn.gated)
     return Invalid(path + ".experts", "fused_gate_up needs a gate");
   const bool names_gate = !ffn.experts.gate.empty();
@@ -227,6 +305,7 @@ absl::Status CheckMoeFfn(const std::string& path, const MoeFfnSpec& ffn, int64_t
     return Invalid(path + ".experts",
                    "gate must be named exactly when the experts are gated and not fused");
   }
+  RETURN_IF_ERROR(CheckExperts(path + ".experts", ffn, dim));
   if (ffn.shared.has_value()) RETURN_IF_ERROR(CheckDenseFfn(path + ".shared", *ffn.shared, dim));
   if (!ffn.shared.has_value() && !ffn.shared_gate.empty()) {
     return Invalid(path + ".shared_gate", "needs shared experts");
@@ -237,6 +316,8 @@ absl::Status CheckMoeFfn(const std::string& path, const MoeFfnSpec& ffn, int64_t
 absl::Status CheckBlock(const std::string& path, const BlockSpec& block, int64_t dim) {
   if (const auto* attention = std::get_if<AttentionSpec>(&block))
     return CheckAttention(path, *attention, dim);
+  if (const auto* latent = std::get_if<LatentAttentionSpec>(&block))
+    return CheckLatentAttention(path, *latent, dim);
   if (const auto* ffn = std::get_if<DenseFfnSpec>(&block)) return CheckDenseFfn(path, *ffn, dim);
   return CheckMoeFfn(path, std::get<MoeFfnSpec>(block), dim);
 }
@@ -304,7 +385,7 @@ absl::Status CheckLayer(const std::string& path, const LayerSpec& layer, int64_t
   return absl::OkStatus();
 }
 
-// The sizes of a repeat; repeat_check.cc says which parts may stand together.
+// The sizes of a repeat; model_spec_repeat.cc says which parts may stand together.
 absl::Status CheckRepeat(const std::string& path, const LayerGroupSpec& group, int64_t dim) {
   RETURN_IF_ERROR(CheckRepeatParts(path, group));
   const RepeatSpec& repeat = group.repeat;

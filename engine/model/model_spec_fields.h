@@ -22,8 +22,12 @@ struct EnumNames;
 
 SLUICE_ENUM_NAMES(NormKind, {"rms", "layer"});
 SLUICE_ENUM_NAMES(RopeStyle, {"half", "interleaved"});
-SLUICE_ENUM_NAMES(Activation, {"none", "silu", "relu", "gelu", "gelu_tanh", "tanh"});
+SLUICE_ENUM_NAMES(Activation,
+                  {"none", "silu", "relu", "gelu", "gelu_tanh", "tanh", "clamped_swiglu"});
 SLUICE_ENUM_NAMES(ScoreFunction, {"softmax", "sigmoid", "softmax_over_top_k"});
+SLUICE_ENUM_NAMES(GroupScore, {"max", "top_two_sum"});
+SLUICE_ENUM_NAMES(RopeMix, {"by_rotations", "by_index"});
+SLUICE_ENUM_NAMES(ExpertEncoding, {"plain", "mxfp4"});
 SLUICE_ENUM_NAMES(GateFunction, {"identity", "sigmoid", "one"});
 SLUICE_ENUM_NAMES(DepthCombine, {"scaled_update", "plus_block", "only_block"});
 SLUICE_ENUM_NAMES(MaskKind, {"causal", "full", "block_pattern"});
@@ -47,11 +51,23 @@ void Fields(Visitor& visit, NormSpec& spec) {
 }
 
 template <typename Visitor>
+void Fields(Visitor& visit, RopeScalingSpec& spec) {
+  visit("mix", spec.mix);
+  visit("factor", spec.factor);
+  visit("original_positions", spec.original_positions);
+  visit("low_rotations", spec.low_rotations);
+  visit("high_rotations", spec.high_rotations);
+  visit("whole_indices", spec.whole_indices);
+}
+
+template <typename Visitor>
 void Fields(Visitor& visit, RopeSpec& spec) {
   visit("style", spec.style);
   visit("rotary_dim", spec.rotary_dim);
   visit("theta", spec.theta);
   visit("linear_factor", spec.linear_factor);
+  visit("scaling", spec.scaling);
+  visit("amplitude", spec.amplitude);
 }
 
 template <typename Visitor>
@@ -69,6 +85,9 @@ void Fields(Visitor& visit, RouterSpec& spec) {
   visit("hidden", spec.hidden);
   visit("hidden_weight", spec.hidden_weight);
   visit("hidden_bias", spec.hidden_bias);
+  visit("num_groups", spec.num_groups);
+  visit("top_groups", spec.top_groups);
+  visit("group_score", spec.group_score);
 }
 
 template <typename Visitor>
@@ -114,6 +133,24 @@ void Fields(Visitor& visit, AttentionSpec& spec) {
 }
 
 template <typename Visitor>
+void Fields(Visitor& visit, LatentAttentionSpec& spec) {
+  visit("num_heads", spec.num_heads);
+  visit("nope_dim", spec.nope_dim);
+  visit("rope_dim", spec.rope_dim);
+  visit("value_dim", spec.value_dim);
+  visit("latent_dim", spec.latent_dim);
+  visit("q_down", spec.q_down);
+  visit("q_norm", spec.q_norm);
+  visit("q", spec.q);
+  visit("kv_down", spec.kv_down);
+  visit("kv_norm", spec.kv_norm);
+  visit("kv_up", spec.kv_up);
+  visit("o", spec.o);
+  visit("rope", spec.rope);
+  visit("scale", spec.scale);
+}
+
+template <typename Visitor>
 void Fields(Visitor& visit, DenseFfnSpec& spec) {
   visit("hidden", spec.hidden);
   visit("gated", spec.gated);
@@ -131,8 +168,17 @@ void Fields(Visitor& visit, ExpertWeightsSpec& spec) {
   visit("down", spec.down);
   visit("transposed", spec.transposed);
   visit("fused_gate_up", spec.fused_gate_up);
+  visit("interleaved", spec.interleaved);
+  visit("gate_bias", spec.gate_bias);
   visit("up_bias", spec.up_bias);
   visit("down_bias", spec.down_bias);
+  visit("encoding", spec.encoding);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, SwigluClamp& spec) {
+  visit("alpha", spec.alpha);
+  visit("limit", spec.limit);
 }
 
 template <typename Visitor>
@@ -141,6 +187,7 @@ void Fields(Visitor& visit, MoeFfnSpec& spec) {
   visit("hidden", spec.hidden);
   visit("gated", spec.gated);
   visit("activation", spec.activation);
+  visit("clamp", spec.clamp);
   visit("experts", spec.experts);
   visit("input_from_residual", spec.input_from_residual);
   visit("shared", spec.shared);

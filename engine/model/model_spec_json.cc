@@ -18,7 +18,8 @@ using nlohmann::json;
 using spec_fields::EnumNames;
 using spec_fields::Fields;
 
-constexpr std::array<const char*, 3> kBlockNames = {"attention", "dense_ffn", "moe_ffn"};
+constexpr std::array<const char*, 4> kBlockNames = {"attention", "dense_ffn", "moe_ffn",
+                                                    "latent_attention"};
 
 // The shortest decimal that reads back as the same float.
 double ShortestDecimal(float value) {
@@ -137,7 +138,9 @@ class Reader {
     if (kind == kBlockNames[0]) return Read(*value.begin(), path, field.emplace<AttentionSpec>());
     if (kind == kBlockNames[1]) return Read(*value.begin(), path, field.emplace<DenseFfnSpec>());
     if (kind == kBlockNames[2]) return Read(*value.begin(), path, field.emplace<MoeFfnSpec>());
-    Fail(path, "must be attention, dense_ffn or moe_ffn");
+    if (kind == kBlockNames[3])
+      return Read(*value.begin(), path, field.emplace<LatentAttentionSpec>());
+    Fail(path, "must be attention, dense_ffn, moe_ffn or latent_attention");
   }
   template <typename T>
   void Read(const json& value, const std::string& path, std::optional<T>& field) {

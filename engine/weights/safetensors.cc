@@ -23,10 +23,11 @@ struct StoredType {
   int64_t bytes;
 };
 
-constexpr std::array<StoredType, 5> kStoredTypes = {{{"F32", DType::kF32, 4},
+constexpr std::array<StoredType, 6> kStoredTypes = {{{"F32", DType::kF32, 4},
                                                      {"BF16", DType::kBF16, 2},
                                                      {"F16", DType::kF16, 2},
                                                      {"I32", DType::kI32, 4},
+                                                     {"U8", DType::kU8, 1},
                                                      {"I64", std::nullopt, 8}}};
 
 absl::Status TensorError(std::string_view name, absl::string_view what) {

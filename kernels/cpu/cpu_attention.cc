@@ -1,6 +1,6 @@
 // KV pages and paged attention of the CPU backend. A page holds, per KV head, keys
 // [key_dim][page_tokens] (one query element meets 16 slots at once) and values
-// [page_tokens][value_dim rounded up to 16].
+// [page_tokens][value_dim rounded up to 16]; values that are the end of the key are not stored.
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/packed_layout.h"
@@ -25,7 +25,9 @@ HeadLayout LayoutOf(const KvGeometry& geometry) {
   const int64_t size = SizeOf(geometry.dtype);
   layout.value_stride = RoundUp(geometry.value_dim, kVector);
   layout.key_bytes = geometry.key_dim * geometry.page_tokens * size;
-  layout.value_bytes = geometry.page_tokens * layout.value_stride * size;
+  if (!geometry.value_in_key)
+    layout.value_bytes = geometry.page_tokens * layout.value_stride * size;
+  SLUICE_CHECK(!geometry.value_in_key || geometry.value_dim <= geometry.key_dim);
   return layout;
 }
 
@@ -51,7 +53,7 @@ void WriteSlot(const KvGeometry& shape,
   auto* values = static_cast<Element*>(static_cast<void*>(at.value)) +
                  at.slot * RoundUp(shape.value_dim, kVector);
   Scatter(key, shape.key_dim, shape.page_tokens, keys, convert);
-  Scatter(value, shape.value_dim, 1, values, convert);
+  if (!shape.value_in_key) Scatter(value, shape.value_dim, 1, values, convert);
 }
 
 }  // namespace
@@ -73,7 +75,9 @@ void CpuBackend::AppendKv(const AppendKvArgs& args) {
     for (int32_t h = 0; h < shape.num_kv_heads; ++h) {
       const SlotWrite at{head, head + layout.key_bytes, slot % shape.page_tokens};
       const float* key = args.key.Row(i) + static_cast<int64_t>(h) * shape.key_dim;
-      const float* value = args.value.Row(i) + static_cast<int64_t>(h) * shape.value_dim;
+      const float* value = shape.value_in_key
+                               ? nullptr
+                               : args.value.Row(i) + static_cast<int64_t>(h) * shape.value_dim;
       if (shape.dtype == DType::kF32) {
         WriteSlot<float>(shape, at, key, value, [](float x) { return x; });
       } else {
@@ -98,6 +102,9 @@ void CpuBackend::AttendRow(const AttentionArgs& args,
   task.block_stride = args.kv.block_stride;
   task.key_offset = unit.kv_head * (layout.key_bytes + layout.value_bytes);
   task.value_offset = task.key_offset + layout.key_bytes;
+  task.value_in_key = shape.value_in_key;
+  if (shape.value_in_key)
+    task.value_offset -= int64_t{shape.value_dim} * shape.page_tokens * SizeOf(shape.dtype);
   task.key_dim = shape.key_dim;
   task.value_dim = shape.value_dim;
   task.value_stride = static_cast<int32_t>(layout.value_stride);

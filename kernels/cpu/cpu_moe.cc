@@ -30,9 +30,10 @@ struct MoePlan {
 // The rows of one task.
 struct MoeRows {
   int32_t expert = 0;
-  GemmInput input;         // [rows, dim]
-  char* hidden = nullptr;  // [rows, slice_hidden padded]
-  TensorView partial;      // rows by assignment
+  int64_t first_hidden = 0;  // of the slice
+  GemmInput input;           // [rows, dim]
+  char* hidden = nullptr;    // [rows, slice_hidden padded]
+  TensorView partial;        // rows by assignment
   RowSet assignments;
 };
 
@@ -143,6 +144,10 @@ void CpuBackend::RunMoeUp(const MoeFfnArgs& args,
   tile.a_stride = rows.input.stride;
   tile.k = slice.w1.format == WeightFormat::kF32 ? slice.w1.k : slice.w1.k_padded;
   const int64_t offset = column * slice.w1.k_padded * weight_bytes;
+  const int64_t columns = std::min(kBlockColumns, slice.w1.n - column);
+  const int64_t unit = rows.expert * args.experts->hidden + rows.first_hidden + column;
+  const float* gate_bias = args.biases.gate == nullptr ? nullptr : args.biases.gate + unit;
+  const float* up_bias = args.biases.up == nullptr ? nullptr : args.biases.up + unit;
   for (int32_t begin = 0; begin < rows.assignments.count; begin += family.max_rows) {
     tile.a = static_cast<const char*>(rows.input.data) + begin * tile.a_stride * input_bytes;
     tile.rows = std::min(family.max_rows, rows.assignments.count - begin);
@@ -156,9 +161,11 @@ void CpuBackend::RunMoeUp(const MoeFfnArgs& args,
     }
     for (int32_t r = 0; r < tile.rows; ++r) {
       float* values = gate + r * kBlockColumns;
-      const float* factor = args.experts->gated ? up + r * kBlockColumns : nullptr;
-      selection_.vector->activate(
-          {static_cast<VectorActivation>(args.activation), values, factor, values, kBlockColumns});
+      float* factor = args.experts->gated ? up + r * kBlockColumns : nullptr;
+      if (gate_bias != nullptr) selection_.vector->add_scaled(gate_bias, 1.0f, columns, values);
+      if (up_bias != nullptr) selection_.vector->add_scaled(up_bias, 1.0f, columns, factor);
+      selection_.vector->activate({static_cast<VectorActivation>(args.activation), values, factor,
+                                   values, kBlockColumns, args.clamp.alpha, args.clamp.limit});
       char* out = rows.hidden + ((begin + r) * stride + column) * input_bytes;
       PrepareRow(values, slice.w1.format, kBlockColumns, out);
     }
@@ -166,9 +173,11 @@ void CpuBackend::RunMoeUp(const MoeFfnArgs& args,
 }
 
 void CpuBackend::RunMoeSlice(const MoeFfnArgs& args,
-                             const MoeRows& rows,
+                             const MoeRows& all_rows,
                              int32_t slice_index,
                              bool accumulate) const {
+  MoeRows rows = all_rows;
+  rows.first_hidden = slice_index * args.experts->slice_hidden;
   const PackedExperts::Slice& slice = args.experts->At(rows.expert, slice_index);
   for (int64_t column = 0; column < slice.w1.n; column += kBlockColumns) {
     RunMoeUp(args, rows, slice, column);
@@ -230,6 +239,10 @@ void CpuBackend::SumExperts(const MoeFfnArgs& args,
     float* partial = plan.partial + a * plan.partials * experts.dim + at.column;
     for (int64_t s = 1; s < plan.partials; ++s) {
       selection_.vector->add_scaled(partial + s * experts.dim, 1.0f, at.columns, partial);
+    }
+    if (args.biases.down != nullptr) {
+      const float* bias = args.biases.down + args.expert_ids[a] * experts.dim + at.column;
+      selection_.vector->add_scaled(bias, 1.0f, at.columns, partial);
     }
     selection_.vector->add_scaled(partial, args.weights[a], at.columns, sum);
   }

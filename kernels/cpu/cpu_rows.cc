@@ -78,10 +78,11 @@ void CpuBackend::Rope(const RopeArgs& args) {
 void CpuBackend::Activate(const ActivateArgs& args) {
   const int64_t width = args.gated ? args.x.cols / 2 : args.x.cols;
   const auto activation = static_cast<VectorActivation>(args.activation);
+  SLUICE_CHECK(args.gated || args.activation != Activation::kClampedSwiglu);
   ForRows(args.rows, args.x.cols * 4, [&](int64_t i) {
     const float* x = args.x.Row(i);
-    selection_.vector->activate(
-        {activation, x, args.gated ? x + width : nullptr, args.out.Row(i), width});
+    selection_.vector->activate({activation, x, args.gated ? x + width : nullptr, args.out.Row(i),
+                                 width, args.clamp.alpha, args.clamp.limit});
   });
 }
 

@@ -65,6 +65,7 @@ void PackPart(const WeightSource& source, const SourcePart& part, const PackedMa
     case DType::kF16:
       return PackRows<Half>(source, part, matrix);
     case DType::kI32:
+    case DType::kU8:
       break;
   }
   SLUICE_CHECK(false) << Name(source.dtype);

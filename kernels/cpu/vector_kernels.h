@@ -8,7 +8,15 @@
 namespace sluice::kernels::cpu {
 
 // The values of kernels::Activation, repeated because files with ISA flags do not see backend.h.
-enum class VectorActivation : uint8_t { kNone, kSilu, kRelu, kGelu, kGeluTanh, kTanh };
+enum class VectorActivation : uint8_t {
+  kNone,
+  kSilu,
+  kRelu,
+  kGelu,
+  kGeluTanh,
+  kTanh,
+  kClampedSwiglu
+};
 
 // out = act(acc + bias), or out += scale * act(acc + bias).
 struct EpilogueRow {
@@ -38,6 +46,8 @@ struct ActivateRow {
   const float* gate = nullptr;
   float* out = nullptr;
   int64_t columns = 0;
+  float alpha = 0.0f;  // of kClampedSwiglu, as kernels::SwigluClamp
+  float limit = 0.0f;
 };
 
 // Query heads are attended in groups of at most this many, all of one sequence and one KV head.
@@ -68,6 +78,7 @@ struct AttendTask {
   int32_t value_stride = 0;  // value_dim rounded up to 16
   int32_t page_tokens = 0;   // a multiple of 16
   bool bf16 = false;
+  bool value_in_key = false;  // the value offset points into the keys: [value_dim][page_tokens]
   float scale = 1.0f;
   AttendQuery queries[kMaxQueries];
   int32_t num_queries = 0;

@@ -1,7 +1,8 @@
 // KV pages, attention and routing of the reference backend. Page: [page_tokens][kv_heads][key_dim +
-// value_dim].
+// value_dim], or without the values when they are the end of the key.
 #include <algorithm>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernels/check.h"
@@ -12,6 +13,11 @@ namespace sluice::kernels {
 namespace {
 
 constexpr double kLowest = -std::numeric_limits<double>::infinity();
+
+// Numbers stored per slot and head.
+int64_t SlotElements(const KvGeometry& shape) {
+  return shape.key_dim + (shape.value_in_key ? 0 : shape.value_dim);
+}
 
 // Element offset of (slot, head) inside the pool of one KV layer.
 struct SlotAddress {
@@ -24,8 +30,7 @@ SlotAddress Find(const KvLayerView& kv, int32_t sequence, int32_t slot, int32_t 
   const int64_t block = slot / shape.page_tokens;
   const int32_t page = kv.page_table[sequence * kv.sequence_stride + block * kv.block_stride];
   const int64_t entry = static_cast<int64_t>(slot % shape.page_tokens) * shape.num_kv_heads + head;
-  return {static_cast<const char*>(kv.pool) + page * kv.page_bytes,
-          entry * (shape.key_dim + shape.value_dim)};
+  return {static_cast<const char*>(kv.pool) + page * kv.page_bytes, entry * SlotElements(shape)};
 }
 
 // One query head over the visible slots of its row.
@@ -65,7 +70,7 @@ void Attend(const AttentionArgs& args, const HeadQuery& head, float* out) {
     const int32_t slot = args.rows.begin[head.row] + static_cast<int32_t>(i);
     const SlotAddress at = Find(args.kv, sequence, slot, head.kv_head);
     for (int32_t d = 0; d < shape.value_dim; ++d) {
-      const int64_t index = at.first + shape.key_dim + d;
+      const int64_t index = at.first + SlotElements(shape) - shape.value_dim + d;
       sum[static_cast<size_t>(d)] +=
           weight * static_cast<double>(reference::ReadElement(at.page, shape.dtype, index));
     }
@@ -88,6 +93,26 @@ std::vector<double> Softmax(const std::vector<double>& logits) {
   return out;
 }
 
+// Which experts stand in one of the best groups.
+std::vector<bool> OfferedExperts(const RouteArgs& args, const std::vector<double>& keys) {
+  const auto groups = static_cast<size_t>(args.num_groups);
+  const size_t size = keys.size() / groups;
+  std::vector<std::pair<double, size_t>> ranked;  // (-score, group)
+  for (size_t g = 0; g < groups; ++g) {
+    std::vector<double> own(keys.begin() + static_cast<std::ptrdiff_t>(g * size),
+                            keys.begin() + static_cast<std::ptrdiff_t>((g + 1) * size));
+    std::sort(own.rbegin(), own.rend());
+    const bool two = args.group_score == GroupScore::kTopTwoSum && size > 1;
+    ranked.emplace_back(-(two ? own[0] + own[1] : own[0]), g);
+  }
+  std::sort(ranked.begin(), ranked.end());
+  std::vector<bool> offered(keys.size(), groups == 1);
+  for (size_t i = 0; groups > 1 && i < static_cast<size_t>(args.top_groups); ++i) {
+    for (size_t e = 0; e < size; ++e) offered[ranked[i].second * size + e] = true;
+  }
+  return offered;
+}
+
 void RouteRow(const RouteArgs& args, int32_t row) {
   const float* begin = args.logits.Row(row);
   const std::vector<double> logits(begin, begin + args.logits.cols);
@@ -102,8 +127,11 @@ void RouteRow(const RouteArgs& args, int32_t row) {
     keys.push_back(
         Rankable(scores[e] + (biased ? static_cast<double>(args.selection_bias[e]) : 0.0)));
   }
-  std::vector<int32_t> order(scores.size());
-  for (size_t e = 0; e < order.size(); ++e) order[e] = static_cast<int32_t>(e);
+  const std::vector<bool> offered = OfferedExperts(args, keys);
+  std::vector<int32_t> order;
+  for (size_t e = 0; e < keys.size(); ++e) {
+    if (offered[e]) order.push_back(static_cast<int32_t>(e));
+  }
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
     return keys[static_cast<size_t>(a)] > keys[static_cast<size_t>(b)];
   });
@@ -127,8 +155,7 @@ void RouteRow(const RouteArgs& args, int32_t row) {
 }  // namespace
 
 int64_t ReferenceBackend::KvPageBytes(const KvGeometry& geometry) const {
-  const int64_t per_token =
-      static_cast<int64_t>(geometry.num_kv_heads) * (geometry.key_dim + geometry.value_dim);
+  const int64_t per_token = static_cast<int64_t>(geometry.num_kv_heads) * SlotElements(geometry);
   return per_token * geometry.page_tokens * SizeOf(geometry.dtype);
 }
 
@@ -139,10 +166,11 @@ void ReferenceBackend::AppendKv(const AppendKvArgs& args) {
       const SlotAddress at = Find(args.kv, args.rows.sequence[i], args.rows.slot[i], h);
       void* page = const_cast<void*>(at.page);
       const float* key = args.key.Row(i) + static_cast<int64_t>(h) * shape.key_dim;
-      const float* value = args.value.Row(i) + static_cast<int64_t>(h) * shape.value_dim;
       for (int32_t d = 0; d < shape.key_dim; ++d) {
         reference::WriteElement(page, shape.dtype, at.first + d, key[d]);
       }
+      if (shape.value_in_key) continue;
+      const float* value = args.value.Row(i) + static_cast<int64_t>(h) * shape.value_dim;
       for (int32_t d = 0; d < shape.value_dim; ++d) {
         reference::WriteElement(page, shape.dtype, at.first + shape.key_dim + d, value[d]);
       }
@@ -169,6 +197,10 @@ void ReferenceBackend::PagedAttention(const AttentionArgs& args) {
 
 void ReferenceBackend::Route(const RouteArgs& args) {
   SLUICE_CHECK(args.top_k <= args.logits.cols) << args.top_k;
+  SLUICE_CHECK(args.num_groups >= 1 && args.logits.cols % args.num_groups == 0) << args.num_groups;
+  SLUICE_CHECK(args.num_groups == 1 ||
+               args.top_k <= args.top_groups * (args.logits.cols / args.num_groups))
+      << args.top_k;
   for (int32_t row = 0; row < args.rows; ++row) RouteRow(args, row);
 }
 

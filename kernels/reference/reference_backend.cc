@@ -118,13 +118,18 @@ void ReferenceBackend::Rope(const RopeArgs& args) {
 }
 
 void ReferenceBackend::Activate(const ActivateArgs& args) {
+  SLUICE_CHECK(args.gated || args.activation != Activation::kClampedSwiglu);
   const int64_t width = args.gated ? args.x.cols / 2 : args.x.cols;
   for (int32_t i = 0; i < args.rows; ++i) {
     const float* x = args.x.Row(i);
     float* out = args.out.Row(i);
     for (int64_t c = 0; c < width; ++c) {
       double y = reference::Activate(args.activation, static_cast<double>(x[c]));
-      if (args.gated) y *= static_cast<double>(x[width + c]);
+      if (args.activation == Activation::kClampedSwiglu) {
+        y = reference::ClampedSwiglu(args.clamp, y, static_cast<double>(x[width + c]));
+      } else if (args.gated) {
+        y *= static_cast<double>(x[width + c]);
+      }
       out[c] = static_cast<float>(y);
     }
   }

@@ -15,6 +15,7 @@ inline double Sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 inline double Activate(Activation activation, double x) {
   switch (activation) {
     case Activation::kNone:
+    case Activation::kClampedSwiglu:  // needs its other half: ClampedSwiglu
       return x;
     case Activation::kSilu:
       return x * Sigmoid(x);
@@ -28,6 +29,13 @@ inline double Activate(Activation activation, double x) {
       return std::tanh(x);
   }
   return x;
+}
+
+inline double ClampedSwiglu(const SwigluClamp& clamp, double gate, double up) {
+  const double limit = static_cast<double>(clamp.limit);
+  const double g = gate > limit ? limit : gate;
+  const double u = up > limit ? limit : (up < -limit ? -limit : up);
+  return g * Sigmoid(static_cast<double>(clamp.alpha) * g) * (u + 1.0);
 }
 
 inline float ReadElement(const void* data, DType dtype, int64_t index) {

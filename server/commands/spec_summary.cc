@@ -50,6 +50,14 @@ BlockSize SizeOf(const BlockSpec& block, int64_t dim) {
     AddFfn(*ffn, size);
     return size;
   }
+  if (const auto* latent = std::get_if<LatentAttentionSpec>(&block)) {
+    if (latent->q_down.has_value()) AddProjection(*latent->q_down, 1, size);
+    for (const ProjectionSpec* projection :
+         {&latent->q, &latent->kv_down, &latent->kv_up, &latent->o}) {
+      AddProjection(*projection, latent->num_heads, size);
+    }
+    return size;
+  }
   const auto& moe = std::get<MoeFfnSpec>(block);
   const int64_t choices = moe.router.num_experts + moe.router.num_null_experts;
   size.Add(choices * dim);
@@ -132,11 +140,14 @@ class Summarizer {
     const BlockSize size = SizeOf(sublayer.block, summary_.dim);
     summary_.parameters_total += size.total;
     summary_.parameters_active += share * size.active;
-    if (const auto* attention = std::get_if<AttentionSpec>(&sublayer.block)) {
-      const int64_t bytes = 2 * kKvBytesPerNumber * attention->num_kv_heads * attention->head_dim;
-      summary_.kv_bytes_per_token_bf16 += bytes * times;
-      summary_.expected_kv_bytes_per_token += share * static_cast<double>(bytes * times);
-    }
+    int64_t stored = 0;
+    if (const auto* attention = std::get_if<AttentionSpec>(&sublayer.block))
+      stored = 2 * int64_t{attention->num_kv_heads} * attention->head_dim;
+    if (const auto* latent = std::get_if<LatentAttentionSpec>(&sublayer.block))
+      stored = int64_t{latent->latent_dim} + latent->rope_dim;
+    const int64_t bytes = stored * kKvBytesPerNumber;
+    summary_.kv_bytes_per_token_bf16 += bytes * times;
+    summary_.expected_kv_bytes_per_token += share * static_cast<double>(bytes * times);
     if (const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block)) {
       summary_.moe_instances += times;
       summary_.experts_per_layer =

@@ -53,9 +53,14 @@ struct Shape {
 };
 
 const Shape kShapes[] = {
-    {{1, 8, 8, DType::kF32, 16}, 1},    {{2, 82, 82, DType::kF32, 16}, 6},
-    {{2, 64, 64, DType::kBF16, 32}, 4}, {{1, 33, 17, DType::kBF16, 16}, 16},
+    {{1, 8, 8, DType::kF32, 16}, 1},
+    {{2, 82, 82, DType::kF32, 16}, 6},
+    {{2, 64, 64, DType::kBF16, 32}, 4},
+    {{1, 33, 17, DType::kBF16, 16}, 16},
     {{3, 16, 80, DType::kF32, 64}, 3},
+    // The value is the end of the key.
+    {{1, 44, 40, DType::kF32, 16, true}, 9},
+    {{2, 23, 17, DType::kBF16, 32, true}, 4},
 };
 
 class AttentionTest : public BackendTest {

@@ -94,6 +94,36 @@ TEST_P(MoeTest, MatchesReference) {
   }
 }
 
+TEST_P(MoeTest, BiasesAndTheClampMatchReference) {
+  const MoeShape shape{.experts = 5, .dim = 70, .hidden = 600};
+  constexpr int32_t kRows = 40;
+  Matrix gate = RandomMatrix(shape.experts, shape.hidden, 21);
+  Matrix up = RandomMatrix(shape.experts, shape.hidden, 22);
+  Matrix down = RandomMatrix(shape.experts, shape.dim, 23);
+  const Choice choice = Choose(shape, kRows, 7);
+  Matrix x = RandomMatrix(kRows, shape.dim, 8);
+  for (WeightFormat format : kFormats) {
+    const PackedExperts ours = PackAll(*backend_, shape, format);
+    const PackedExperts theirs = PackAll(*reference_, shape, format);
+    for (Activation activation : {Activation::kSilu, Activation::kClampedSwiglu}) {
+      Matrix got = RandomMatrix(kRows, shape.dim, 9);
+      Matrix wanted = got;
+      MoeFfnArgs args = ArgsFor(x, got, ours, shape);
+      args.activation = activation;
+      args.clamp = {.alpha = 1.702f, .limit = 0.7f};
+      args.biases = {gate.values.data(), up.values.data(), down.values.data()};
+      args.expert_ids = choice.ids.data();
+      args.weights = choice.weights.data();
+      RunMoe(*backend_, args);
+      args.experts = &theirs;
+      args.out = wanted.View();
+      RunMoe(*reference_, args);
+      const double tolerance = format == WeightFormat::kF32 ? 1e-11 : 1e-6;
+      EXPECT_LE(NormalizedError(wanted.values, got.values), tolerance) << Name(format);
+    }
+  }
+}
+
 TEST_P(MoeTest, BitsOfARowDoNotDependOnTheBatch) {
   const MoeShape shape{.experts = 4, .dim = 70, .hidden = 520, .top_k = 2};
   constexpr int32_t kRows = 300;  // enough for the regime with one partial result per assignment

@@ -64,6 +64,62 @@ TEST_P(RouteTest, SelectionBiasChangesTheChoiceNotTheWeight) {
   EXPECT_NEAR(weights[1], 0.9525741f, 1e-6f);
 }
 
+TEST_P(RouteTest, OnlyTheBestGroupsAreOffered) {
+  Matrix logits(1, 6);
+  logits.values = {3.0f, -4.0f, 2.0f, 1.5f, 2.5f, -3.0f};
+  int32_t experts[2];
+  float weights[2];
+  RouteArgs args{.score = ScoreFunction::kSoftmaxOverTopK,
+                 .top_k = 2,
+                 .logits = logits.View(),
+                 .rows = 1,
+                 .experts = experts,
+                 .weights = weights,
+                 .num_groups = 3,
+                 .top_groups = 1};
+  backend_->Route(args);
+  EXPECT_EQ(std::vector<int32_t>(experts, experts + 2), (std::vector<int32_t>{0, 1}));
+  args.group_score = GroupScore::kTopTwoSum;
+  backend_->Route(args);
+  EXPECT_EQ(std::vector<int32_t>(experts, experts + 2), (std::vector<int32_t>{2, 3}));
+  logits.values = {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f};  // a tie goes to the lower groups
+  args.top_groups = 2;
+  backend_->Route(args);
+  EXPECT_EQ(std::vector<int32_t>(experts, experts + 2), (std::vector<int32_t>{0, 1}));
+}
+
+TEST_P(RouteTest, GroupsMatchReference) {
+  constexpr int32_t kRows = 37;
+  constexpr int32_t kTopK = 5;
+  Matrix logits = RandomMatrix(kRows, 24, 4, 2.0f);
+  Matrix bias = RandomMatrix(1, 24, 5, 0.3f);
+  for (const int32_t groups : {2, 4, 8}) {
+    for (GroupScore score : {GroupScore::kMax, GroupScore::kTopTwoSum}) {
+      Matrix got(kRows, kTopK);
+      Matrix wanted(kRows, kTopK);
+      std::vector<int32_t> got_ids(kRows * kTopK);
+      std::vector<int32_t> wanted_ids(got_ids);
+      RouteArgs args{.score = ScoreFunction::kSigmoid,
+                     .top_k = kTopK,
+                     .renormalize = true,
+                     .selection_bias = bias.values.data(),
+                     .logits = logits.View(),
+                     .rows = kRows,
+                     .experts = got_ids.data(),
+                     .weights = got.values.data(),
+                     .num_groups = groups,
+                     .top_groups = groups / 2,
+                     .group_score = score};
+      backend_->Route(args);
+      args.experts = wanted_ids.data();
+      args.weights = wanted.values.data();
+      reference_->Route(args);
+      EXPECT_EQ(got_ids, wanted_ids) << groups;
+      EXPECT_LE(NormalizedError(wanted.values, got.values), 1e-12) << groups;
+    }
+  }
+}
+
 TEST_P(RouteTest, NotANumberRanksLast) {
   Matrix logits(1, 5);
   logits.values = {NAN, 1.0f, NAN, 3.0f, 2.0f};

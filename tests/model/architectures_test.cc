@@ -8,13 +8,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "tests/model/bad_transformers_configs.h"
 #include "tests/model/spec_stores.h"
 #include "tests/weights/file_fixture.h"
 
 namespace sluice::testing {
 namespace {
 
-using nlohmann::json;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -87,10 +87,18 @@ class ArchitecturesTest : public DirectoryTest {
   }
 };
 
-const char* const kFolders[] = {
-    "llama",    "llama-tied-bias", "mistral",     "qwen2",           "qwen3",
-    "gpt2",     "mixtral",         "olmoe",       "qwen2_moe",       "qwen3_moe",
-    "deepseek", "mod-predictor",   "mode-staged", "mode-integrated", "moeut"};
+const char* const kFolders[] = {"llama",         "llama-tied-bias",
+                                "mistral",       "qwen2",
+                                "qwen3",         "gpt2",
+                                "mixtral",       "olmoe",
+                                "qwen2_moe",     "qwen3_moe",
+                                "deepseek",      "mod-predictor",
+                                "mode-staged",   "mode-integrated",
+                                "moeut",         "llama-llama3",
+                                "qwen3-yarn",    "granite",
+                                "granitemoe",    "gpt_oss",
+                                "gpt_oss-mxfp4", "deepseek_v2-groups",
+                                "deepseek_v3"};
 
 TEST_F(ArchitecturesTest, EveryGoldenConfigLoads) {
   for (const char* folder : kFolders) {
@@ -98,20 +106,6 @@ TEST_F(ArchitecturesTest, EveryGoldenConfigLoads) {
     EXPECT_TRUE(spec.ok()) << folder << ": " << spec.status();
   }
 }
-
-struct BadConfig {
-  const char* folder;
-  const char* pointer;  // JSON pointer of the value to change
-  json value;           // discarded: remove the key
-  const char* message;
-};
-
-void PrintTo(const BadConfig& bad, std::ostream* out) {
-  *out << bad.folder << " " << bad.pointer << " = "
-       << (bad.value.is_discarded() ? "removed" : bad.value.dump());
-}
-
-const json kRemoved(json::value_t::discarded);
 
 const BadConfig kBadConfigs[] = {
     {"llama", "/model_type", "mystery",
@@ -146,7 +140,7 @@ const BadConfig kBadConfigs[] = {
     {"llama", "/max_position_embeddings", 0, "'max_position_embeddings'"},
     {"llama", "/rope_parameters", 3, "'rope_parameters' must be an object"},
     {"llama", "/rope_parameters/rope_theta", 0, "'rope_parameters.rope_theta'"},
-    {"llama", "/rope_parameters/rope_type", "yarn", "'rope_parameters.rope_type'"},
+    {"llama", "/rope_parameters/rope_type", "yarn", "'rope_parameters.factor' is missing"},
     {"llama", "/rope_scaling", json{{"type", "linear"}}, "'rope_scaling.factor' is missing"},
     {"llama", "/rope_scaling", json{{"type", "linear"}, {"factor", 0}}, "'rope_scaling.factor'"},
     {"llama", "/attention_bias", 1, "'attention_bias' must be true or false"},
@@ -249,6 +243,7 @@ TEST_P(BadConfigTest, GivesOneLineNamingKeyAndFile) {
 }
 
 INSTANTIATE_TEST_SUITE_P(HandMade, BadConfigTest, ::testing::ValuesIn(kBadConfigs));
+INSTANTIATE_TEST_SUITE_P(Transformers, BadConfigTest, ::testing::ValuesIn(kBadTransformersConfigs));
 
 TEST_F(ArchitecturesTest, BrokenConfigFilesAreRefused) {
   const auto weights = WeightsOf("llama");

@@ -54,6 +54,26 @@ AttentionSpec& MixtureOf(ModelSpec& spec) {
   return std::get<AttentionSpec>(Halting(spec).layers[0].sublayers[0].block);
 }
 
+RopeScalingSpec& ScaleRope(ModelSpec& spec) {
+  return AttentionOf(spec).rope->scaling.emplace(
+      RopeScalingSpec{.factor = 4.0, .original_positions = 32});
+}
+
+LatentAttentionSpec& MakeLatent(ModelSpec& spec) {
+  LatentAttentionSpec attention{
+      .num_heads = 3, .nope_dim = 6, .rope_dim = 4, .value_dim = 5, .latent_dim = 7};
+  const auto linear = [](int64_t in, int64_t out) {
+    return ProjectionSpec{.in = in, .out = out, .weight = "w"};
+  };
+  attention.q_down = linear(48, 9);
+  attention.q = linear(9, 30);
+  attention.kv_down = linear(48, 11);
+  attention.kv_up = linear(7, 33);
+  attention.o = linear(15, 48);
+  attention.rope.rotary_dim = 4;
+  return LayerOf(spec).sublayers[0].block.emplace<LatentAttentionSpec>(attention);
+}
+
 void GiveHeadExperts(ModelSpec& spec) {
   AttentionSpec& attention = AttentionOf(spec);
   attention.num_kv_heads = attention.num_heads;
@@ -70,6 +90,8 @@ TEST(ModelSpec, ValidSpecsPass) {
   Route(spec);
   EXPECT_TRUE(ValidateSpec(spec).ok()) << ValidateSpec(spec);
   GiveHeadExperts(spec);
+  EXPECT_TRUE(ValidateSpec(spec).ok()) << ValidateSpec(spec);
+  MakeLatent(spec);
   EXPECT_TRUE(ValidateSpec(spec).ok()) << ValidateSpec(spec);
 }
 
@@ -203,8 +225,6 @@ const BadSpec kBadSpecs[] = {
     {"MlpRouterWithoutWeight", [](auto& s) { MakeSparse(s).router.hidden = 8; }, "hidden_weight"},
     {"MlpRouterHuge", [](auto& s) { MakeSparse(s).router.hidden = int64_t{1} << 21; },
      "router: hidden is"},
-    {"ExpertBiasOfGatedExperts", [](auto& s) { MakeSparse(s).experts.up_bias = "b"; },
-     "a bias of gated", kNotRun},
     {"OutputNormEpsilon",
      [](auto& s) { s.stacks[0].groups[0].output_norm = NormSpec{.epsilon = -1.0f}; },
      "output_norm: epsilon"},
@@ -228,6 +248,85 @@ const BadSpec kBadSpecs[] = {
     {"ThetaNan", [](auto& s) { AttentionOf(s).rope->theta = std::nan(""); }, "theta"},
     {"ThetaZero", [](auto& s) { AttentionOf(s).rope->theta = 0.0; }, "theta"},
     {"FactorZero", [](auto& s) { AttentionOf(s).rope->linear_factor = 0.0; }, "linear_factor"},
+    {"AmplitudeZero", [](auto& s) { AttentionOf(s).rope->amplitude = 0.0; }, "amplitude"},
+    {"ScalingFactorZero", [](auto& s) { ScaleRope(s).factor = 0.0; }, "rope.scaling: factor"},
+    {"ScalingPositionsZero", [](auto& s) { ScaleRope(s).original_positions = 0; },
+     "original_positions"},
+    {"ScalingRotationsEqual", [](auto& s) { ScaleRope(s).high_rotations = 1.0; },
+     "must be above low_rotations"},
+    {"ScalingLowRotationsNan", [](auto& s) { ScaleRope(s).low_rotations = std::nan(""); },
+     "low_rotations"},
+    {"ScalingOfNothing",
+     [](auto& s) {
+       ScaleRope(s);
+       AttentionOf(s).rope->theta = 1.0;
+     },
+     "theta must be above 1"},
+    {"LatentHeadsZero", [](auto& s) { MakeLatent(s).num_heads = 0; }, "num_heads"},
+    {"LatentRopeOdd", [](auto& s) { MakeLatent(s).rope.rotary_dim = 3; }, "must be even"},
+    {"LatentRopeAboveItsPart", [](auto& s) { MakeLatent(s).rope.rotary_dim = 6; }, "rotary_dim"},
+    {"LatentWidthZero", [](auto& s) { MakeLatent(s).latent_dim = 0; }, "latent_dim"},
+    {"LatentKeysTooWide", [](auto& s) { MakeLatent(s).kv_up.out += 1; }, "kv_up: out is"},
+    {"LatentDownTooNarrow", [](auto& s) { MakeLatent(s).kv_down.out -= 1; }, "kv_down: out is"},
+    {"LatentQueryRankDisagrees", [](auto& s) { MakeLatent(s).q_down->out += 1; }, "q: in is"},
+    {"LatentQueryBias", [](auto& s) { MakeLatent(s).q.bias = "b"; }, "q: a bias", kNotRun},
+    {"LatentUpBias", [](auto& s) { MakeLatent(s).kv_up.bias = "b"; }, "kv_up: a bias", kNotRun},
+    {"LatentUpTransposed", [](auto& s) { MakeLatent(s).kv_up.transposed = true; }, "transposed",
+     kNotRun},
+    {"LatentScaleNegative", [](auto& s) { MakeLatent(s).scale = -1.0f; }, "scale"},
+    {"GroupsZero", [](auto& s) { MakeSparse(s).router.num_groups = 0; }, "num_groups"},
+    {"GroupsNotADivisor", [](auto& s) { MakeSparse(s).router.num_groups = 3; },
+     "multiple of num_groups"},
+    {"TopGroupsAboveGroups",
+     [](auto& s) {
+       MakeSparse(s).router.num_groups = 2;
+       std::get<MoeFfnSpec>(LayerOf(s).sublayers[1].block).router.top_groups = 3;
+     },
+     "top_groups"},
+    {"GroupsOfferTooFew", [](auto& s) { MakeSparse(s).router.num_groups = 4; }, "top_k"},
+    {"GroupsBesideNullExperts",
+     [](auto& s) {
+       RouterSpec& router = MakeSparse(s).router;
+       router.num_groups = 2;
+       router.num_null_experts = 1;
+     },
+     "null expert beside groups", kNotRun},
+    {"InterleavedAlone", [](auto& s) { MakeSparse(s).experts.interleaved = true; },
+     "interleaved needs fused_gate_up"},
+    {"GateBiasWithoutGate",
+     [](auto& s) {
+       MoeFfnSpec& ffn = MakeSparse(s);
+       ffn.experts.gate.clear();
+       ffn.experts.fused_gate_up = true;
+       ffn.experts.gate_bias = "b";
+     },
+     "gate_bias needs a gate"},
+    {"Mxfp4OddSize", [](auto& s) { MakeSparse(s).experts.encoding = ExpertEncoding::kMxfp4; },
+     "multiples of 32"},
+    {"Mxfp4Transposed",
+     [](auto& s) {
+       MoeFfnSpec& ffn = MakeSparse(s);
+       ffn.experts.encoding = ExpertEncoding::kMxfp4;
+       ffn.experts.transposed = true;
+     },
+     "transposed mxfp4", kNotRun},
+    {"ClampWithoutGate",
+     [](auto& s) {
+       MoeFfnSpec& ffn = MakeSparse(s);
+       ffn.activation = Activation::kClampedSwiglu;
+       ffn.gated = false;
+       ffn.experts.gate.clear();
+     },
+     "clamped_swiglu needs a gate"},
+    {"ClampLimitZero",
+     [](auto& s) {
+       MoeFfnSpec& ffn = MakeSparse(s);
+       ffn.activation = Activation::kClampedSwiglu;
+       ffn.clamp.limit = 0.0f;
+     },
+     "clamp.limit"},
+    {"ClampOutsideOfExperts", [](auto& s) { FfnOf(s).activation = Activation::kClampedSwiglu; },
+     "clamped_swiglu outside", kNotRun},
     {"ScaleInfinite", [](auto& s) { AttentionOf(s).scale = kInfinity; }, "scale"},
     {"ClipNegative", [](auto& s) { AttentionOf(s).clip_qkv = -1.0f; }, "clip_qkv"},
     {"WindowNegative", [](auto& s) { AttentionOf(s).window = -1; }, "window"},

@@ -4,7 +4,6 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "tests/support/random_halting.h"
 
 namespace sluice::testing {
@@ -45,6 +44,49 @@ ProjectionSpec MakeProjection(
   return projection;
 }
 
+void ScaleRope(RopeSpec& rope, Draw& draw) {
+  if (draw.Chance(0.2)) rope.linear_factor = 2.0;
+  if (!draw.Chance(0.3)) return;
+  RopeScalingSpec scaling;
+  scaling.mix = draw.Pick({RopeMix::kByRotations, RopeMix::kByIndex});
+  scaling.factor = 4.0;
+  scaling.original_positions = 32;
+  scaling.high_rotations = 4.0;
+  scaling.whole_indices = draw.Chance(0.5);
+  rope.scaling = scaling;
+  rope.amplitude = 1.2;
+}
+
+LatentAttentionSpec MakeLatentAttention(const std::string& name, int64_t dim, Draw& draw) {
+  LatentAttentionSpec attention;
+  attention.num_heads = draw.Int(1, 4);
+  attention.nope_dim = draw.Int(1, 9);
+  attention.rope_dim = 2 * draw.Int(1, 4);
+  attention.value_dim = draw.Int(1, 20);
+  attention.latent_dim = draw.Int(1, 40);
+  const int64_t heads = attention.num_heads;
+  const int64_t q_width = heads * (attention.nope_dim + attention.rope_dim);
+  const bool bias = draw.Chance(0.3);
+  int64_t q_in = dim;
+  if (draw.Chance(0.5)) {
+    q_in = draw.Int(1, 12);
+    attention.q_down = MakeProjection(name + ".q_down", dim, q_in, bias, false);
+    attention.q_norm = MakeNorm(name + ".q_norm", false);
+  }
+  attention.q = MakeProjection(name + ".q", q_in, q_width, false, draw.Chance(0.2));
+  attention.kv_down = MakeProjection(name + ".kv_down", dim,
+                                     attention.latent_dim + attention.rope_dim, bias, false);
+  attention.kv_norm = MakeNorm(name + ".kv_norm", false);
+  attention.kv_up =
+      MakeProjection(name + ".kv_up", attention.latent_dim,
+                     heads * (attention.nope_dim + attention.value_dim), false, false);
+  attention.o = MakeProjection(name + ".o", heads * attention.value_dim, dim, bias, false);
+  attention.rope.style = draw.Pick({RopeStyle::kHalf, RopeStyle::kInterleaved});
+  attention.rope.rotary_dim = attention.rope_dim;
+  ScaleRope(attention.rope, draw);
+  return attention;
+}
+
 AttentionSpec MakeAttention(const std::string& name, int64_t dim, Draw& draw, bool experts) {
   AttentionSpec attention;
   attention.num_kv_heads = draw.Int(1, 2);
@@ -82,6 +124,7 @@ AttentionSpec MakeAttention(const std::string& name, int64_t dim, Draw& draw, bo
     rope.rotary_dim = draw.Chance(0.5) ? attention.head_dim : 2;
     attention.rope = rope;
   }
+  if (attention.rope.has_value()) ScaleRope(*attention.rope, draw);
   if (draw.Chance(0.3)) attention.window = draw.Int(1, 12);
   if (draw.Chance(0.2)) attention.sinks = name + ".sinks";
   attention.value_from_residual = draw.Chance(0.2);
@@ -103,6 +146,37 @@ DenseFfnSpec MakeDense(const std::string& name, int64_t dim, Draw& draw) {
   return ffn;
 }
 
+// Fused and interleaved files, biases, the clamped activation.
+void BendExperts(const std::string& name, Draw& draw, MoeFfnSpec& moe) {
+  if (moe.gated && draw.Chance(0.4)) {
+    moe.experts.gate.clear();
+    moe.experts.up = name + ".experts.gate_up";
+    moe.experts.down = name + ".experts.down";
+    moe.experts.fused_gate_up = true;
+    moe.experts.interleaved = draw.Chance(0.5);
+  }
+  if (draw.Chance(0.3)) {
+    moe.experts.up_bias = name + ".experts.up_bias";
+    moe.experts.down_bias = name + ".experts.down_bias";
+    if (!moe.experts.gate.empty()) moe.experts.gate_bias = name + ".experts.gate_bias";
+  }
+  if (moe.gated && draw.Chance(0.3)) {
+    moe.activation = Activation::kClampedSwiglu;
+    moe.clamp = {.alpha = 1.7f, .limit = 0.5f};
+  }
+}
+
+void GroupExperts(const std::string& name, Draw& draw, RouterSpec& router) {
+  if (draw.Chance(0.2)) router.selection_bias = name + ".router.selection_bias";
+  if (router.num_null_experts > 0 || !draw.Chance(0.4)) return;
+  const int32_t size = draw.Int(2, 3);
+  router.num_groups = draw.Int(2, 4);
+  router.top_groups = draw.Int(1, router.num_groups);
+  router.num_experts = router.num_groups * size;
+  router.top_k = std::min(router.top_k, router.top_groups * size);
+  router.group_score = draw.Pick({GroupScore::kMax, GroupScore::kTopTwoSum});
+}
+
 MoeFfnSpec MakeMoe(const std::string& name, int64_t dim, Draw& draw) {
   MoeFfnSpec moe;
   moe.router.score = draw.Pick(
@@ -121,6 +195,8 @@ MoeFfnSpec MakeMoe(const std::string& name, int64_t dim, Draw& draw) {
   if (moe.gated) moe.experts.gate = name + ".experts.{e}.gate";
   moe.experts.transposed = draw.Chance(0.3);
   moe.input_from_residual = draw.Chance(0.2);
+  BendExperts(name, draw, moe);
+  GroupExperts(name, draw, moe.router);
   if (draw.Chance(0.3)) {
     moe.shared = MakeDense(name + ".shared", dim, draw);
     moe.shared->input_from_residual = false;
@@ -182,128 +258,6 @@ RepeatSpec MakeRepeat(const std::string& name, int64_t dim, Draw& draw) {
   return repeat;
 }
 
-// Walks a spec and adds the tensors it names.
-class Filler {
- public:
-  Filler(uint32_t seed, MemoryWeightStore& store) : engine_(seed), store_(store) {}
-
-  void Fill(const ModelSpec& spec) {
-    const StackSpec& stack = spec.decoder();
-    dim_ = stack.embedding.dim;
-    Matrix(stack.embedding.weight, stack.embedding.vocab_size, dim_, 1.0f);
-    Matrix(stack.embedding.position_weight, spec.max_positions, dim_, 0.3f);
-    if (!spec.head.weight.empty()) {
-      Matrix(spec.head.weight, stack.embedding.vocab_size, dim_, 1.0f / std::sqrt(Float(dim_)));
-    }
-    Vector(spec.head.bias, stack.embedding.vocab_size, 0.1f, 0.0f);
-    if (stack.final_norm.has_value()) FillNorm(*stack.final_norm, dim_);
-    if (stack.embedding.norm.has_value()) FillNorm(*stack.embedding.norm, dim_);
-    for (const LayerGroupSpec& group : stack.groups) {
-      FillRepeat(group, dim_, [this](const auto&... tensor) { Add(tensor...); });
-      if (group.repeat.halting == HaltingKind::kStickBreaking) continue;  // all of it
-      for (const LayerSpec& layer : group.layers) FillLayer(layer);
-    }
-  }
-
- private:
-  static float Float(int64_t value) { return static_cast<float>(value); }
-
-  void Add(const std::string& name, std::vector<int64_t> shape, float scale, float mean) {
-    if (name.empty() || store_.Contains(name)) return;
-    int64_t count = 1;
-    for (const int64_t size : shape) count *= size;
-    std::vector<float> values(static_cast<size_t>(count));
-    std::normal_distribution<float> normal(mean, scale);
-    for (float& value : values) value = normal(engine_);
-    store_.Add(name, std::move(shape), std::move(values));
-  }
-  void Matrix(const std::string& name, int64_t rows, int64_t cols, float scale) {
-    Add(name, {rows, cols}, scale, 0.0f);
-  }
-  void Vector(const std::string& name, int64_t size, float scale, float mean) {
-    Add(name, {size}, scale, mean);
-  }
-  void FillNorm(const NormSpec& norm, int64_t size) {
-    Vector(norm.weight, size, 0.1f, 1.0f);
-    Vector(norm.bias, size, 0.1f, 0.0f);
-  }
-  void FillProjection(const ProjectionSpec& projection) {
-    const float scale = 1.0f / std::sqrt(Float(projection.in));
-    const bool turned = projection.transposed;
-    Matrix(projection.weight, turned ? projection.in : projection.out,
-           turned ? projection.out : projection.in, scale);
-    Vector(projection.bias, projection.out, 0.1f, 0.0f);
-  }
-  void FillRouter(const RouterSpec& router, int32_t groups) {
-    const int64_t outputs = int64_t{groups} * (router.num_experts + router.num_null_experts);
-    Matrix(router.weight, outputs, dim_, 1.0f / std::sqrt(Float(dim_)));
-    Vector(router.bias, outputs, 0.1f, 0.0f);
-  }
-  void FillAttention(const AttentionSpec& attention) {
-    for (const auto* projection : {&attention.q, &attention.k}) FillProjection(*projection);
-    for (const auto* projection : {&attention.v, &attention.o}) {
-      if (!projection->experts.has_value()) {
-        FillProjection(*projection);
-        continue;
-      }
-      FillRouter(*projection->experts, attention.num_heads);
-      const int64_t in = projection == &attention.v ? dim_ : attention.head_dim;
-      const int64_t out = projection == &attention.v ? attention.head_dim : dim_;
-      Add(projection->weight, {attention.num_heads * projection->experts->num_experts, in, out},
-          1.0f / std::sqrt(Float(in)), 0.0f);
-    }
-    const auto width = [&](int32_t heads) {
-      return attention.norm_per_head ? attention.head_dim : heads * attention.head_dim;
-    };
-    if (attention.q_norm.has_value()) FillNorm(*attention.q_norm, width(attention.num_heads));
-    if (attention.k_norm.has_value()) FillNorm(*attention.k_norm, width(attention.num_kv_heads));
-    Vector(attention.sinks, attention.num_heads, 0.5f, 0.0f);
-  }
-  void FillDense(const DenseFfnSpec& ffn) {
-    if (ffn.gated) FillProjection(ffn.gate);
-    FillProjection(ffn.up);
-    FillProjection(ffn.down);
-  }
-  void FillMoe(const MoeFfnSpec& moe) {
-    FillRouter(moe.router, 1);
-    for (int32_t e = 0; e < moe.router.num_experts; ++e) {
-      const auto named = [e](const std::string& pattern) {
-        return absl::StrReplaceAll(pattern, {{"{e}", absl::StrCat(e)}});
-      };
-      const bool turned = moe.experts.transposed;
-      for (const std::string& up : {moe.experts.gate, moe.experts.up}) {
-        Matrix(named(up), turned ? dim_ : moe.hidden, turned ? moe.hidden : dim_,
-               1.0f / std::sqrt(Float(dim_)));
-      }
-      Matrix(named(moe.experts.down), turned ? moe.hidden : dim_, turned ? dim_ : moe.hidden,
-             1.0f / std::sqrt(Float(moe.hidden)));
-    }
-    if (moe.shared.has_value()) FillDense(*moe.shared);
-    Matrix(moe.shared_gate, 1, dim_, 0.2f);
-  }
-  void FillLayer(const LayerSpec& layer) {
-    if (layer.depth.has_value()) {
-      Matrix(layer.depth->weight, 1, dim_, 1.0f / std::sqrt(Float(dim_)));
-      Vector(layer.depth->bias, 1, 0.3f, 0.0f);
-      for (const ProjectionSpec& projection : layer.depth->predictor) FillProjection(projection);
-    }
-    for (const SublayerSpec& sublayer : layer.sublayers) {
-      for (const auto* norm :
-           {&sublayer.input_norm, &sublayer.output_norm, &sublayer.residual_norm}) {
-        if (norm->has_value()) FillNorm(**norm, dim_);
-      }
-      if (const auto* attention = std::get_if<AttentionSpec>(&sublayer.block))
-        FillAttention(*attention);
-      if (const auto* ffn = std::get_if<DenseFfnSpec>(&sublayer.block)) FillDense(*ffn);
-      if (const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block)) FillMoe(*moe);
-    }
-  }
-
-  std::mt19937 engine_;
-  MemoryWeightStore& store_;
-  int64_t dim_ = 0;
-};
-
 }  // namespace
 
 ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
@@ -332,10 +286,11 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
       if (what.depth && !group.repeat.rows_may_stop() && draw.Chance(0.5))
         layer.depth = MakeDepth(name, stack.embedding.dim, draw, what.topk_prompt);
       if (g + l == 0 || draw.Chance(0.85)) {  // a model has at least one attention
-        layer.sublayers.push_back(MakeSublayer(
-            name + ".attention",
-            MakeAttention(name + ".attention", stack.embedding.dim, draw, what.experts), draw,
-            layer_norm));
+        const std::string attention = name + ".attention";
+        const int64_t dim = stack.embedding.dim;
+        BlockSpec block = MakeAttention(attention, dim, draw, what.experts);
+        if (draw.Chance(0.2)) block = MakeLatentAttention(attention, dim, draw);
+        layer.sublayers.push_back(MakeSublayer(attention, std::move(block), draw, layer_norm));
       }
       const bool moe = what.experts && draw.Chance(0.5);
       BlockSpec ffn = moe ? BlockSpec(MakeMoe(name + ".moe", stack.embedding.dim, draw))
@@ -388,10 +343,6 @@ ModelSpec PlainSpec(int32_t layers) {
   stack.final_norm = MakeNorm("final", false);
   spec.stacks.push_back(std::move(stack));
   return spec;
-}
-
-void FillWeights(const ModelSpec& spec, uint32_t seed, MemoryWeightStore& store) {
-  Filler(seed, store).Fill(spec);
 }
 
 }  // namespace sluice::testing

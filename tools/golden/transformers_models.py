@@ -21,6 +21,11 @@ BASE = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_l
             num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2,
             pad_token_id=0, tie_word_embeddings=False)
 MOE = dict(BASE, num_hidden_layers=2)
+# Latent attention; a query head is 6 + 4 wide, a value head 8, the cached latent 12.
+MLA = dict(MOE, num_key_value_heads=4, q_lora_rank=10, kv_lora_rank=12, qk_nope_head_dim=6, qk_rope_head_dim=4,
+           v_head_dim=8, first_k_dense_replace=1, moe_intermediate_size=12)
+YARN_MSCALE = dict(rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=32, beta_fast=8.0,
+                   mscale=0.8, mscale_all_dim=1.2)
 MODELS = {
     "llama": ("llama", dict(BASE, rope_theta=500.0)),
     "llama-tied-bias": ("llama", dict(BASE, num_hidden_layers=2, tie_word_embeddings=True, attention_bias=True,
@@ -40,6 +45,58 @@ MODELS = {
         shared_expert_intermediate_size=20, norm_topk_prob=True, mlp_only_layers=[0])),
     "qwen3_moe": ("qwen3_moe", dict(MOE, num_experts=7, num_experts_per_tok=3, moe_intermediate_size=12,
                                     norm_topk_prob=True, head_dim=12)),
+    "llama-llama3": ("llama", dict(BASE, num_hidden_layers=2, head_dim=16, rope_parameters=dict(
+        rope_type="llama3", rope_theta=100.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=32))),
+    "llama-linear": ("llama", dict(BASE, num_hidden_layers=2, rope_parameters=dict(
+        rope_type="linear", rope_theta=100.0, factor=4.0))),
+    "qwen3-yarn": ("qwen3", dict(BASE, num_hidden_layers=2, head_dim=16, rope_parameters=dict(
+        rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=32, beta_fast=8.0))),
+    "granite": ("granite", dict(BASE, num_hidden_layers=2, attention_bias=True, tie_word_embeddings=True,
+                                embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.4,
+                                logits_scaling=2.5)),
+    "granitemoe": ("granitemoe", dict(MOE, num_local_experts=5, num_experts_per_tok=2, intermediate_size=12,
+                                      embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.4,
+                                      logits_scaling=2.5)),
+    "gpt_oss": ("gpt_oss", dict(
+        MOE, num_hidden_layers=3, num_local_experts=4, num_experts_per_tok=2, intermediate_size=12, head_dim=8,
+        sliding_window=6, swiglu_limit=0.8, rope_parameters=dict(
+            rope_type="yarn", rope_theta=150.0, factor=8.0, beta_fast=8.0, beta_slow=1.0, truncate=False,
+            original_max_position_embeddings=32))),
+    "gpt_oss-mxfp4": ("gpt_oss", dict(
+        MOE, num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2, intermediate_size=32, head_dim=8,
+        sliding_window=6, rope_parameters=dict(rope_type="default", rope_theta=150.0))),
+    "granitemoe-stacked": ("granitemoe", dict(MOE, num_local_experts=4, num_experts_per_tok=3, intermediate_size=12,
+                                              attention_bias=True, tie_word_embeddings=True, embedding_multiplier=0.5,
+                                              attention_multiplier=0.5, residual_multiplier=1.0, logits_scaling=0.5)),
+    "deepseek_v2": ("deepseek_v2", dict(
+        MLA, q_lora_rank=None, n_routed_experts=5, num_experts_per_tok=2, n_shared_experts=2,
+        topk_method="greedy", routed_scaling_factor=1.3, rope_parameters=YARN_MSCALE)),
+    "deepseek_v2-groups": ("deepseek_v2", dict(
+        MLA, q_lora_rank=10, n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=1, attention_bias=True,
+        topk_method="group_limited_greedy", n_group=4, topk_group=2, routed_scaling_factor=2.0)),
+    "deepseek_v3": ("deepseek_v3", dict(
+        MLA, n_routed_experts=8, num_experts_per_tok=3, n_shared_experts=1,
+        n_group=4, topk_group=2, routed_scaling_factor=2.5, norm_topk_prob=True, rope_parameters=YARN_MSCALE)),
+    "deepseek_v3-half": ("deepseek_v3", dict(
+        MLA, q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1, n_group=2,
+        topk_group=1, routed_scaling_factor=1.0, norm_topk_prob=False, rope_interleave=False)),
+    # The switches of families above, turned.
+    "mixtral-window-tied": ("mixtral", dict(MOE, num_local_experts=4, num_experts_per_tok=1, intermediate_size=12,
+                                            sliding_window=5, tie_word_embeddings=True)),
+    "mistral-full": ("mistral", dict(BASE, num_hidden_layers=2, sliding_window=None, head_dim=12)),
+    "qwen2-window-tied": ("qwen2", dict(BASE, use_sliding_window=True, sliding_window=5, max_window_layers=1,
+                                        tie_word_embeddings=True)),
+    "qwen3-bias": ("qwen3", dict(BASE, num_hidden_layers=2, head_dim=8, attention_bias=True,
+                                 use_sliding_window=True, sliding_window=6, max_window_layers=1)),
+    "olmoe-renormalized": ("olmoe", dict(MOE, num_experts=4, num_experts_per_tok=2, norm_topk_prob=True,
+                                         intermediate_size=12, attention_bias=True, tie_word_embeddings=True)),
+    "qwen2_moe-no-bias": ("qwen2_moe", dict(
+        MOE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12, shared_expert_intermediate_size=12,
+        norm_topk_prob=True, qkv_bias=False, decoder_sparse_step=2, tie_word_embeddings=True)),
+    "qwen3_moe-plain": ("qwen3_moe", dict(
+        MOE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12, norm_topk_prob=False, head_dim=8,
+        attention_bias=True, mlp_only_layers=[1], tie_word_embeddings=True)),
     # As above with the experts as they are in memory: experts.gate_up_proj [E, 2I, D], experts.down_proj [E, D, I].
     "mixtral-stacked": ("mixtral", dict(MOE, num_local_experts=4, num_experts_per_tok=2, intermediate_size=16)),
 }
@@ -74,18 +131,57 @@ def smallest_margin(model, ids: torch.Tensor) -> float:
     """The smallest gap between the k-th and the next router logit: near ties would make the test depend on rounding."""
     gaps = [float("inf")]
 
-    def hook(module, inputs, _output):
-        values = torch.nn.functional.linear(inputs[0].reshape(-1, inputs[0].shape[-1]), module.weight)
-        values = values.sort(-1, descending=True).values
-        k = model.config.num_experts_per_tok
-        gaps.append((values[:, k - 1] - values[:, k]).min().item())
+    def gap(values: torch.Tensor, k: int) -> None:
+        if k < values.shape[-1]:
+            values = values.sort(-1, descending=True).values
+            gaps.append((values[:, k - 1] - values[:, k]).min().item())
 
-    handles = [m.register_forward_hook(hook) for n, m in model.named_modules() if n.endswith("mlp.gate")]
+    def hook(module, inputs, _output):
+        x = inputs[0].reshape(-1, inputs[0].shape[-1])
+        values = torch.nn.functional.linear(x, module.weight, getattr(module, "bias", None))
+        if hasattr(module, "e_score_correction_bias"):
+            values = values.sigmoid() + module.e_score_correction_bias
+        groups = getattr(module, "num_group", None) or 1
+        if groups > 1:
+            grouped = values.view(len(values), groups, -1)
+            two = hasattr(module, "e_score_correction_bias")
+            best = grouped.topk(2 if two else 1, dim=-1).values.sum(-1)
+            gap(best, module.topk_group)
+            kept = torch.zeros_like(best).scatter_(1, best.topk(module.topk_group).indices, 1.0)
+            values = grouped.masked_fill(kept[..., None] == 0, -1e9).view_as(values)
+        gap(values, model.config.num_experts_per_tok)
+
+    routers = ("mlp.gate", "mlp.router", "block_sparse_moe.router")
+    handles = [m.register_forward_hook(hook) for n, m in model.named_modules()
+               if n.endswith(routers) and hasattr(m, "weight")]
     with torch.no_grad():
         model(ids[None], use_cache=False)
     for handle in handles:
         handle.remove()
     return min(gaps)
+
+
+MXFP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
+
+
+@torch.no_grad()
+def quantize_experts(model, seed: int) -> dict[str, torch.Tensor]:
+    """Draws mxfp4 experts (blocks and scales as in the published files), gives the model their values, and returns
+    its state with the two tensors in place of each matrix."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            state[name] = tensor
+            continue
+        experts, inputs, outputs = tensor.shape  # in memory [E, in, out]
+        blocks = torch.randint(256, (experts, outputs, inputs // 32, 16), generator=generator, dtype=torch.uint8)
+        scales = torch.randint(122, 127, (experts, outputs, inputs // 32), generator=generator, dtype=torch.uint8)
+        pairs = torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2).long()  # the low half is first
+        values = torch.tensor(MXFP4)[pairs] * 2.0 ** (scales[..., None].float() - 127)
+        tensor.copy_(values.view(experts, outputs, inputs).transpose(1, 2))
+        state[name + "_blocks"], state[name + "_scales"] = blocks, scales
+    return state
 
 
 def build(name: str) -> None:
@@ -94,7 +190,9 @@ def build(name: str) -> None:
     for seed in range(100, 140):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
         parameters = [(n, p) for n, p in model.named_parameters()]
+        parameters += [(n, b) for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
         randomize(parameters, seed)
+        quantized = quantize_experts(model, seed) if name.endswith("-mxfp4") else None
         ids = input_ids(VOCAB, LENGTH, seed + 1000)
         margin = smallest_margin(model, ids)
         if margin > 2e-3:
@@ -103,7 +201,11 @@ def build(name: str) -> None:
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     config = json.loads((folder / "config.json").read_text())
-    stacked = dict(model.state_dict()) if name.endswith("-stacked") else None
+    stacked = dict(model.state_dict()) if name.endswith("-stacked") else quantized
+    if stacked is not None and config.get("tie_word_embeddings"):
+        del stacked["lm_head.weight"]
+    if quantized is not None:
+        config["quantization_config"] = {"quant_method": "mxfp4"}
     source = (f"# {name}\nOur own random weights (seed {seed}), run by huggingface/transformers "
               f"{transformers.__version__} (`{type(model).__name__}`, eager attention, fp32, CPU) with torch "
               f"{torch.__version__.split('+')[0]}.\nMade by tools/golden/transformers_models.py; tensors are "

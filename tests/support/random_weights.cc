@@ -1,0 +1,165 @@
+// The weights of a random spec: every tensor it names, in the shape of the spec.
+#include <cmath>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "tests/support/random_halting.h"
+#include "tests/support/random_spec.h"
+
+namespace sluice::testing {
+namespace {
+
+// Walks a spec and adds the tensors it names.
+class Filler {
+ public:
+  Filler(uint32_t seed, MemoryWeightStore& store) : engine_(seed), store_(store) {}
+
+  void Fill(const ModelSpec& spec) {
+    const StackSpec& stack = spec.decoder();
+    dim_ = stack.embedding.dim;
+    Matrix(stack.embedding.weight, stack.embedding.vocab_size, dim_, 1.0f);
+    Matrix(stack.embedding.position_weight, spec.max_positions, dim_, 0.3f);
+    if (!spec.head.weight.empty()) {
+      Matrix(spec.head.weight, stack.embedding.vocab_size, dim_, 1.0f / std::sqrt(Float(dim_)));
+    }
+    Vector(spec.head.bias, stack.embedding.vocab_size, 0.1f, 0.0f);
+    if (stack.final_norm.has_value()) FillNorm(*stack.final_norm, dim_);
+    if (stack.embedding.norm.has_value()) FillNorm(*stack.embedding.norm, dim_);
+    for (const LayerGroupSpec& group : stack.groups) {
+      FillRepeat(group, dim_, [this](const auto&... tensor) { Add(tensor...); });
+      if (group.repeat.halting == HaltingKind::kStickBreaking) continue;  // all of it
+      for (const LayerSpec& layer : group.layers) FillLayer(layer);
+    }
+  }
+
+ private:
+  static float Float(int64_t value) { return static_cast<float>(value); }
+
+  void Add(const std::string& name, std::vector<int64_t> shape, float scale, float mean) {
+    if (name.empty() || store_.Contains(name)) return;
+    int64_t count = 1;
+    for (const int64_t size : shape) count *= size;
+    std::vector<float> values(static_cast<size_t>(count));
+    std::normal_distribution<float> normal(mean, scale);
+    for (float& value : values) value = normal(engine_);
+    store_.Add(name, std::move(shape), std::move(values));
+  }
+  void Matrix(const std::string& name, int64_t rows, int64_t cols, float scale) {
+    Add(name, {rows, cols}, scale, 0.0f);
+  }
+  void Vector(const std::string& name, int64_t size, float scale, float mean) {
+    Add(name, {size}, scale, mean);
+  }
+  void FillNorm(const NormSpec& norm, int64_t size) {
+    Vector(norm.weight, size, 0.1f, 1.0f);
+    Vector(norm.bias, size, 0.1f, 0.0f);
+  }
+  void FillProjection(const ProjectionSpec& projection) {
+    const float scale = 1.0f / std::sqrt(Float(projection.in));
+    const bool turned = projection.transposed;
+    Matrix(projection.weight, turned ? projection.in : projection.out,
+           turned ? projection.out : projection.in, scale);
+    Vector(projection.bias, projection.out, 0.1f, 0.0f);
+  }
+  void FillRouter(const RouterSpec& router, int32_t groups) {
+    const int64_t outputs = int64_t{groups} * (router.num_experts + router.num_null_experts);
+    Matrix(router.weight, outputs, dim_, 1.0f / std::sqrt(Float(dim_)));
+    Vector(router.bias, outputs, 0.1f, 0.0f);
+    Vector(router.selection_bias, outputs, 0.3f, 0.0f);
+  }
+  void FillAttention(const AttentionSpec& attention) {
+    for (const auto* projection : {&attention.q, &attention.k}) FillProjection(*projection);
+    for (const auto* projection : {&attention.v, &attention.o}) {
+      if (!projection->experts.has_value()) {
+        FillProjection(*projection);
+        continue;
+      }
+      FillRouter(*projection->experts, attention.num_heads);
+      const int64_t in = projection == &attention.v ? dim_ : attention.head_dim;
+      const int64_t out = projection == &attention.v ? attention.head_dim : dim_;
+      Add(projection->weight, {attention.num_heads * projection->experts->num_experts, in, out},
+          1.0f / std::sqrt(Float(in)), 0.0f);
+    }
+    const auto width = [&](int32_t heads) {
+      return attention.norm_per_head ? attention.head_dim : heads * attention.head_dim;
+    };
+    if (attention.q_norm.has_value()) FillNorm(*attention.q_norm, width(attention.num_heads));
+    if (attention.k_norm.has_value()) FillNorm(*attention.k_norm, width(attention.num_kv_heads));
+    Vector(attention.sinks, attention.num_heads, 0.5f, 0.0f);
+  }
+  void FillLatentAttention(const LatentAttentionSpec& attention) {
+    if (attention.q_down.has_value()) FillProjection(*attention.q_down);
+    if (attention.q_norm.has_value()) FillNorm(*attention.q_norm, attention.q.in);
+    FillNorm(attention.kv_norm, attention.latent_dim);
+    for (const auto* projection :
+         {&attention.q, &attention.kv_down, &attention.kv_up, &attention.o}) {
+      FillProjection(*projection);
+    }
+  }
+  void FillDense(const DenseFfnSpec& ffn) {
+    if (ffn.gated) FillProjection(ffn.gate);
+    FillProjection(ffn.up);
+    FillProjection(ffn.down);
+  }
+  void FillMoe(const MoeFfnSpec& moe) {
+    FillRouter(moe.router, 1);
+    const int32_t experts = moe.router.num_experts;
+    const int64_t up_rows = moe.hidden * (moe.experts.fused_gate_up ? 2 : 1);
+    Matrix(moe.experts.gate_bias, experts, moe.hidden, 0.1f);
+    Matrix(moe.experts.up_bias, experts, up_rows, 0.1f);
+    Matrix(moe.experts.down_bias, experts, dim_, 0.1f);
+    if (moe.experts.fused_gate_up) {
+      const bool turned = moe.experts.transposed;
+      Add(moe.experts.up, {experts, turned ? dim_ : up_rows, turned ? up_rows : dim_},
+          1.0f / std::sqrt(Float(dim_)), 0.0f);
+      Add(moe.experts.down, {experts, turned ? moe.hidden : dim_, turned ? dim_ : moe.hidden},
+          1.0f / std::sqrt(Float(moe.hidden)), 0.0f);
+    }
+    for (int32_t e = 0; e < moe.router.num_experts && !moe.experts.fused_gate_up; ++e) {
+      const auto named = [e](const std::string& pattern) {
+        return absl::StrReplaceAll(pattern, {{"{e}", absl::StrCat(e)}});
+      };
+      const bool turned = moe.experts.transposed;
+      for (const std::string& up : {moe.experts.gate, moe.experts.up}) {
+        Matrix(named(up), turned ? dim_ : moe.hidden, turned ? moe.hidden : dim_,
+               1.0f / std::sqrt(Float(dim_)));
+      }
+      Matrix(named(moe.experts.down), turned ? moe.hidden : dim_, turned ? dim_ : moe.hidden,
+             1.0f / std::sqrt(Float(moe.hidden)));
+    }
+    if (moe.shared.has_value()) FillDense(*moe.shared);
+    Matrix(moe.shared_gate, 1, dim_, 0.2f);
+  }
+  void FillLayer(const LayerSpec& layer) {
+    if (layer.depth.has_value()) {
+      Matrix(layer.depth->weight, 1, dim_, 1.0f / std::sqrt(Float(dim_)));
+      Vector(layer.depth->bias, 1, 0.3f, 0.0f);
+      for (const ProjectionSpec& projection : layer.depth->predictor) FillProjection(projection);
+    }
+    for (const SublayerSpec& sublayer : layer.sublayers) {
+      for (const auto* norm :
+           {&sublayer.input_norm, &sublayer.output_norm, &sublayer.residual_norm}) {
+        if (norm->has_value()) FillNorm(**norm, dim_);
+      }
+      if (const auto* attention = std::get_if<AttentionSpec>(&sublayer.block))
+        FillAttention(*attention);
+      if (const auto* latent = std::get_if<LatentAttentionSpec>(&sublayer.block))
+        FillLatentAttention(*latent);
+      if (const auto* ffn = std::get_if<DenseFfnSpec>(&sublayer.block)) FillDense(*ffn);
+      if (const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block)) FillMoe(*moe);
+    }
+  }
+
+  std::mt19937 engine_;
+  MemoryWeightStore& store_;
+  int64_t dim_ = 0;
+};
+
+}  // namespace
+
+void FillWeights(const ModelSpec& spec, uint32_t seed, MemoryWeightStore& store) {
+  Filler(seed, store).Fill(spec);
+}
+
+}  // namespace sluice::testing
