@@ -158,7 +158,9 @@ struct AttentionArgs {
   int32_t num_heads = 0;
   float scale = 1.0f;
   const float* sinks = nullptr;  // [num_heads] extra logits without value; may be null
-  TensorView out;                // [count, num_heads * value_dim]
+  // [count] the same for every head of a row, -inf for none; may be null. Not together with sinks.
+  const float* row_sinks = nullptr;
+  TensorView out;  // [count, num_heads * value_dim]
 };
 
 // out = act(x) for plain, act(x[:, :h]) * x[:, h:2h] for gated. In place allowed (out =
