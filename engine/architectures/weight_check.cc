@@ -81,7 +81,9 @@ absl::Status CheckHeadProjection(const WeightStore& weights,
 
 absl::Status CheckAttention(const WeightStore& weights, const AttentionSpec& attention) {
   if (attention.q.weight == attention.k.weight) {  // one fused tensor, the values last
-    const int64_t rows = attention.v.row_begin + attention.v.out;
+    const bool by_head = attention.q.row_run > 0;
+    const int64_t rows = by_head ? attention.q.out / attention.q.row_run * attention.q.row_stride
+                                 : attention.v.row_begin + attention.v.out;
     for (const ProjectionSpec* part : {&attention.q, &attention.k, &attention.v}) {
       RETURN_IF_ERROR(CheckProjection(weights, *part, rows));
     }

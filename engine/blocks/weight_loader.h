@@ -65,6 +65,7 @@ class WeightLoader {
   // Elements [first, first + count) of a tensor that must have `total` elements of rank >= 1.
   absl::StatusOr<Raw> ReadRaw(const std::string& name, int64_t total, int64_t first, int64_t count);
   absl::StatusOr<Raw> ReadProjection(const ProjectionSpec& part);
+  absl::StatusOr<Raw> ReadRuns(const ProjectionSpec& part);
   // One matrix [out, count * in] as `count` matrices of its column ranges.
   absl::StatusOr<std::vector<kernels::PackedMatrix>> SplitColumns(const ProjectionSpec& part,
                                                                   int32_t count);

@@ -53,7 +53,7 @@ void Model::RunLayer(
     Layer& layer, int32_t step, int32_t instance, const Rows& rows, ForwardContext& context) {
   if (!layer.depth.has_value()) {
     context.stats.CountLayer(rows.origin);
-    return RunSublayers(layer, step, instance, rows, context);
+    return RunSublayers(layer, {step, instance, nullptr}, rows, context);
   }
   Workspace::Scope scope(context.workspace);
   const Selection chosen = layer.depth->Select(rows, context);
@@ -69,21 +69,22 @@ void Model::RunLayer(
     context.observer->OnSelection(instance,
                                   {packed.origin.index, static_cast<size_t>(packed.count())});
   }
-  RunSublayers(layer, step, instance, packed, context);
+  RunSublayers(layer, {step, instance, &chosen}, packed, context);
   Unpack(packed, chosen, layer.depth->spec(), rows, context);
 }
 
-void Model::RunSublayers(
-    Layer& layer, int32_t step, int32_t instance, const Rows& rows, ForwardContext& context) {
-  for (Sublayer& sublayer : layer.sublayers) {
-    const KvLayer kv = sublayer.kv.empty() ? KvLayer() : sublayer.kv[static_cast<size_t>(step)];
-    RunSublayer(sublayer, kv, instance, rows, context);
+void Model::RunSublayers(Layer& layer,
+                         const Execution& execution,
+                         const Rows& rows,
+                         ForwardContext& context) {
+  for (const Sublayer& sublayer : layer.sublayers) {
+    RunSublayer(layer, sublayer, execution, rows, context);
   }
 }
 
-void Model::RunSublayer(const Sublayer& sublayer,
-                        const KvLayer& kv,
-                        int32_t instance,
+void Model::RunSublayer(const Layer& layer,
+                        const Sublayer& sublayer,
+                        const Execution& execution,
                         const Rows& rows,
                         ForwardContext& context) {
   Workspace::Scope scope(context.workspace);
@@ -94,21 +95,30 @@ void Model::RunSublayer(const Sublayer& sublayer,
     normed = context.workspace.TakeMatrix(count, dim);
     sublayer.input_norm->Apply(rows.x, normed, count, 0, context.backend);
   }
-  // Without an output norm or scale the block adds straight to the residual stream.
-  const bool direct = !sublayer.output_norm.has_value() && sublayer.residual_scale == 1.0f;
+  const bool gated = execution.chosen != nullptr &&
+                     layer.depth->spec().gate_place == DepthGatePlace::kLastSublayer &&
+                     &sublayer == &layer.sublayers.back();
+  // Without an output norm, scale or gate the block adds straight to the residual stream.
+  const bool direct =
+      !gated && !sublayer.output_norm.has_value() && sublayer.residual_scale == 1.0f;
   const kernels::TensorView out = direct ? rows.x : context.workspace.TakeMatrix(count, dim);
-  sublayer.block->Forward({.rows = rows,
-                           .normed = normed,
-                           .kv = kv,
-                           .layer_instance = instance,
-                           .out = out,
-                           .accumulate = direct},
-                          context);
+  sublayer.block->Forward(
+      {.rows = rows,
+       .normed = normed,
+       .kv = sublayer.kv.empty() ? KvLayer() : sublayer.kv[static_cast<size_t>(execution.step)],
+       .layer_instance = execution.instance,
+       .out = out,
+       .accumulate = direct},
+      context);
   if (!direct) {
     if (sublayer.output_norm.has_value()) {
       sublayer.output_norm->Apply(out, out, count, 0, context.backend);
     }
-    context.backend.AddRows(out, sublayer.residual_scale, rows.x, kernels::AllRows(count));
+    if (gated) {
+      AddGated(out, *execution.chosen, layer.depth->spec(), rows, context);
+    } else {
+      context.backend.AddRows(out, sublayer.residual_scale, rows.x, kernels::AllRows(count));
+    }
   }
   if (sublayer.residual_norm.has_value()) {
     sublayer.residual_norm->Apply(rows.x, rows.x, count, 0, context.backend);

@@ -118,7 +118,7 @@ class ModelBuilder {
       if (const auto* attention = std::get_if<AttentionSpec>(&sublayer_spec.block)) {
         for (int32_t step = 0; step < times; ++step) {
           const int32_t instance = group.first_instance + step * num_layers + index;
-          sublayer.kv.push_back(AddKvLayer(*attention, instance));
+          sublayer.kv.push_back(AddKvLayer(*attention, instance, RuleOf(*attention, spec.depth)));
         }
       }
       const Block& block = *sublayer.block;
@@ -168,9 +168,17 @@ class ModelBuilder {
     return DenseFfn::Load(std::get<DenseFfnSpec>(spec), loader_);
   }
 
+  static KvRule RuleOf(const AttentionSpec& spec, const std::optional<DepthRouterSpec>& depth) {
+    KvRule rule{.window = spec.window};
+    if (!depth.has_value()) return rule;
+    rule.compact = depth->position == DepthPosition::kCompact;
+    rule.zero_rows = depth->kv == DepthKv::kZeroRows;
+    return rule;
+  }
+
   // Always-executed layers with the same window and geometry share a class; a routed instance has
   // its own.
-  KvLayer AddKvLayer(const AttentionSpec& spec, int32_t instance) {
+  KvLayer AddKvLayer(const AttentionSpec& spec, int32_t instance, const KvRule& rule) {
     const kernels::KvGeometry geometry{.num_kv_heads = spec.num_kv_heads,
                                        .key_dim = spec.head_dim,
                                        .value_dim = spec.head_dim,
@@ -182,13 +190,13 @@ class ModelBuilder {
     auto& classes = model_->kv_classes_;
     for (size_t c = 0; c < classes.size(); ++c) {
       if (classes[c].name == name && classes[c].geometry == geometry &&
-          model_->kv_windows_[c] == spec.window) {
+          model_->kv_rules_[c] == rule) {
         return {static_cast<int32_t>(c), classes[c].num_layers++};
       }
     }
     classes.push_back(
         {.name = name, .num_layers = 1, .geometry = geometry, .routed = layer.routed});
-    model_->kv_windows_.push_back(spec.window);
+    model_->kv_rules_.push_back(rule);
     return {static_cast<int32_t>(classes.size()) - 1, 0};
   }
 

@@ -199,8 +199,6 @@ const BadConfig kBadConfigs[] = {
     {"mod-predictor", "/mod/threshold", nullptr, ""},
     {"mod-predictor", "/mod/capacity", -0.5, "'mod.capacity'"},
     {"mod-predictor", "/mod/capacity", 8, "'mod.capacity'"},
-    {"mod-predictor", "/mod/pos", "compact", "position"},
-    {"mod-predictor", "/mod/kv", "zero_rows", "kv"},
     {"mod-predictor", "/mod/force_first", true, "'mod.force_first'"},
     {"mod-predictor", "/mod/strict", true, "'mod.strict'"},
     {"mod-predictor", "/mod/score_quantiles", json::array({json::array({0})}),
