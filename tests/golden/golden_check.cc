@@ -207,6 +207,7 @@ std::vector<std::vector<int32_t>> GoldenTokens(const ExpectedTensors& expected,
   const auto ids = expected.find("input_ids");
   const auto logits = expected.find(prefix + "logits");
   if (ids == expected.end() || logits == expected.end()) return {};
+  if (ids->second.shape.empty()) return {};
   const auto length = static_cast<size_t>(ids->second.shape.back());
   const auto& shape = logits->second.shape;
   if (shape.size() < 2) return {};

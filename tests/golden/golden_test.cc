@@ -98,6 +98,21 @@ TEST(GoldenCheck, ABrokenFolderIsOneLine) {
   }
 }
 
+TEST(GoldenCheck, IdsThatDoNotFitTheLogitsAreNoSequences) {
+  const auto tokens = [](ExpectedTensor ids, std::vector<int64_t> logits) {
+    return GoldenTokens({{"input_ids", std::move(ids)}, {"logits", {std::move(logits), {}, {}}}},
+                        "");
+  };
+  EXPECT_EQ(tokens({{2, 2}, {}, {1, 2, 3, 4}}, {2, 1, 9}),
+            (std::vector<std::vector<int32_t>>{{1}, {3}}));
+  EXPECT_EQ(tokens({{3}, {}, {1, 2, 3}}, {3, 9}), (std::vector<std::vector<int32_t>>{{1, 2, 3}}));
+  EXPECT_TRUE(tokens({{}, {}, {1}}, {1, 9}).empty());
+  EXPECT_TRUE(tokens({{0}, {}, {}}, {0, 9}).empty());
+  EXPECT_TRUE(tokens({{3}, {}, {1, 2, 3}}, {4, 9}).empty());
+  EXPECT_TRUE(tokens({{3}, {}, {1, 2, 3}}, {2, 3, 9}).empty());
+  EXPECT_TRUE(tokens({{3}, {}, {1, 2, 3}}, {9}).empty());
+}
+
 void Register(const char* suite, const std::vector<Folder>& folders, bool own) {
   for (const Folder& folder : folders) {
     for (const Variant& variant : kVariants) {
