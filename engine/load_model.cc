@@ -40,7 +40,7 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
       any = true;
       table &= !layer.depth->score_quantiles.empty();
       predictor &= !layer.depth->predictor.empty();
-      capacity &= layer.depth->capacity > 0.0;
+      capacity &= layer.depth->capacity > 0.0 || layer.depth->capacity_rows > 0;
       switch (layer.depth->prefill_decide) {
         case DepthDecide::kRouterThreshold:
           first = "threshold";

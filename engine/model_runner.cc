@@ -45,7 +45,7 @@ absl::Status RealModelRunner::Load(const EngineConfig& config,
   backend_->ReserveScratch(config.max_batch_tokens);
   ASSIGN_OR_RETURN(Workspace workspace, Workspace::Create(*backend_, model_->WorkspaceBytes()));
   workspace_ = std::make_unique<Workspace>(std::move(workspace));
-  placements_ = std::make_unique<KvPlacements>(model_->kv_windows(), config.max_batch_tokens);
+  placements_ = std::make_unique<KvPlacements>(model_->kv_rules(), config.max_batch_tokens);
   stats_.Reserve(config.max_batch_tokens, static_cast<int32_t>(model_->instances().size()),
                  model_->max_expert_ids_per_row() * config.max_batch_tokens);
   return absl::OkStatus();

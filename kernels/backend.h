@@ -163,7 +163,9 @@ struct AttentionArgs {
   TensorView query;  // [count, num_heads * key_dim]
   int32_t num_heads = 0;
   float scale = 1.0f;
-  const float* sinks = nullptr;     // [num_heads] extra logits without value; may be null
+  const float* sinks = nullptr;  // [num_heads] extra logits without value; may be null
+  // [count] the same for every head of a row, -inf for none; may be null. Not together with sinks.
+  const float* row_sinks = nullptr;
   const float* relative = nullptr;  // [count, num_heads, relative_size]; may be null
   int32_t relative_size = 0;
   TensorView out;  // [count, num_heads * value_dim]

@@ -114,7 +114,9 @@ absl::Status CheckMixture(const WeightStore& weights, const AttentionSpec& atten
 absl::Status CheckAttention(const WeightStore& weights, const AttentionSpec& attention) {
   if (attention.q.experts.has_value()) return CheckMixture(weights, attention);
   if (attention.q.weight == attention.k.weight) {  // one fused tensor, the values last
-    const int64_t rows = attention.v.row_begin + attention.v.out;
+    const bool by_head = attention.q.row_run > 0;
+    const int64_t rows = by_head ? attention.q.out / attention.q.row_run * attention.q.row_stride
+                                 : attention.v.row_begin + attention.v.out;
     int64_t bias_rows = 0;  // the bias may end before the values (Huginn's qk_bias)
     for (const ProjectionSpec* part : {&attention.q, &attention.k, &attention.v}) {
       ProjectionSpec plain = *part;

@@ -79,13 +79,13 @@ absl::StatusOr<std::unique_ptr<Attention>> Attention::Load(const AttentionSpec& 
 void Attention::Forward(const BlockInput& input, ForwardContext& context) {
   const int32_t count = input.rows.count();
   Workspace::Scope scope(context.workspace);
+  const kernels::KvRows& rows =
+      context.placements.Place(input.kv.kv_class, context.batch, input.rows.origin, context.cache);
   const Heads heads = Project(input, context);
-  NormAndRotate(heads, input.rows, context);
+  NormAndRotate(heads, input.rows, context.placements.Positions(input.kv.kv_class), context);
 
   const kernels::KvLayerView kv =
       context.cache.LayerView(input.kv.kv_class, input.kv.layer_in_class);
-  const kernels::KvRows& rows =
-      context.placements.Place(input.kv.kv_class, context.batch, input.rows.origin, context.cache);
   context.backend.AppendKv({.kv = kv, .rows = rows, .key = heads.k, .value = heads.v});
   const TensorView attended =
       context.workspace.TakeMatrix(count, int64_t{spec_.num_heads} * spec_.head_dim);
@@ -95,6 +95,7 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
                                   .num_heads = spec_.num_heads,
                                   .scale = spec_.scale,
                                   .sinks = sinks_.data(),
+                                  .row_sinks = context.placements.Sinks(input.kv.kv_class),
                                   .out = attended});
   for (int32_t i = 0; i < count; ++i) {
     const int32_t visible = rows.end[i] - rows.begin[i];
@@ -135,7 +136,10 @@ Attention::Heads Attention::Project(const BlockInput& input, ForwardContext& con
   return heads;
 }
 
-void Attention::NormAndRotate(const Heads& heads, const Rows& rows, ForwardContext& context) {
+void Attention::NormAndRotate(const Heads& heads,
+                              const Rows& rows,
+                              const int32_t* positions,
+                              ForwardContext& context) {
   const int64_t group = spec_.norm_per_head ? spec_.head_dim : 0;
   if (q_norm_.has_value()) q_norm_->Apply(heads.q, heads.q, rows.count(), group, context.backend);
   if (k_norm_.has_value()) k_norm_->Apply(heads.k, heads.k, rows.count(), group, context.backend);
@@ -143,14 +147,20 @@ void Attention::NormAndRotate(const Heads& heads, const Rows& rows, ForwardConte
     for (const TensorView& part : {heads.q, heads.k, heads.v}) Clip(part, spec_.clip_qkv);
   }
   if (rope_table_ < 0) return;
-  const TensorView table = tables_->Table(rope_table_);
+  TensorView table = tables_->Table(rope_table_);
+  RowSet table_rows = rows.origin;
+  if (positions != nullptr) {  // not the positions of the batch
+    table = context.workspace.TakeMatrix(rows.count(), table.cols);
+    table_rows = AllRows(rows.count());
+    tables_->ComputeAt(rope_table_, positions, table, context.backend);
+  }
   const auto rotate = [&](TensorView x, int32_t num_heads) {
     context.backend.Rope({.x = x,
                           .num_heads = num_heads,
                           .head_dim = spec_.head_dim,
                           .style = spec_.rope->style,
                           .table = table,
-                          .table_rows = rows.origin});
+                          .table_rows = table_rows});
   };
   rotate(heads.q, spec_.num_heads);
   rotate(heads.k, spec_.num_kv_heads);
@@ -253,6 +263,8 @@ int64_t Attention::WorkspaceBytes(int32_t max_rows) const {
   const int64_t kv_width = int64_t{spec_.num_kv_heads} * spec_.head_dim;
   int64_t bytes = Workspace::BytesFor(max_rows * qkv_.n) + Workspace::BytesFor(max_rows * q_width) +
                   Workspace::BytesFor(max_rows * kv_width);
+  if (spec_.rope.has_value())
+    bytes += Workspace::BytesFor(int64_t{max_rows} * spec_.rope->rotary_dim);
   for (const auto* experts : {&value_experts_, &output_experts_}) {
     if (!experts->has_value()) continue;
     const int64_t total = int64_t{max_rows} * spec_.num_heads * (*experts)->router.spec().top_k;

@@ -45,7 +45,10 @@ class Attention final : public Block {
   void ProjectExpertValues(const BlockInput& input,
                            kernels::TensorView values,
                            ForwardContext& context);
-  void NormAndRotate(const Heads& heads, const Rows& rows, ForwardContext& context);
+  void NormAndRotate(const Heads& heads,
+                     const Rows& rows,
+                     const int32_t* positions,
+                     ForwardContext& context);
   void ProjectOutput(const BlockInput& input,
                      kernels::TensorView attended,
                      ForwardContext& context);

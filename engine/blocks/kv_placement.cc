@@ -1,17 +1,19 @@
 #include "engine/blocks/kv_placement.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "engine/blocks/forward_context.h"
 #include "kernels/check.h"
 
 namespace sluice {
 
-KvPlacements::KvPlacements(std::vector<int32_t> windows, int32_t max_rows)
-    : classes_(windows.size()) {
+KvPlacements::KvPlacements(std::vector<KvRule> rules, int32_t max_rows) : classes_(rules.size()) {
   const auto room = static_cast<size_t>(max_rows);
-  for (size_t c = 0; c < windows.size(); ++c) {
-    classes_[c].window = windows[c];
+  for (size_t c = 0; c < rules.size(); ++c) {
+    classes_[c].rule = rules[c];
+    if (rules[c].zero_rows) classes_[c].sinks.resize(room);
     for (auto* list : {&classes_[c].sequence, &classes_[c].slot, &classes_[c].begin,
                        &classes_[c].end, &classes_[c].position}) {
       list->resize(room);
@@ -21,6 +23,22 @@ KvPlacements::KvPlacements(std::vector<int32_t> windows, int32_t max_rows)
 
 void KvPlacements::Reset() {
   for (PerClass& kv : classes_) kv.placed = false;
+}
+
+// The slots [begin, end) that a row sees, and the weight of the zero rows between them: n keys of
+// zeros are n logits of 0 without a value, together one sink of log n.
+void KvPlacements::SetVisible(PerClass& kv, size_t row, const KvCache& cache, int32_t kv_class) {
+  const int32_t window = kv.rule.window;
+  const int32_t place = kv.rule.compact ? kv.slot[row] : kv.position[row];
+  const int32_t oldest = window > 0 ? std::max(0, place - window + 1) : 0;
+  kv.begin[row] = oldest == 0 || kv.rule.compact
+                      ? oldest
+                      : cache.LowerBound(KvSequence{kv.sequence[row]}, kv_class, oldest);
+  kv.end[row] = kv.slot[row] + 1;
+  if (!kv.rule.zero_rows) return;
+  const int32_t skipped = place - oldest + 1 - (kv.end[row] - kv.begin[row]);
+  kv.sinks[row] = skipped > 0 ? static_cast<float>(std::log(static_cast<double>(skipped)))
+                              : -std::numeric_limits<float>::infinity();
 }
 
 const kernels::KvRows& KvPlacements::Place(int32_t kv_class,
@@ -49,16 +67,20 @@ const kernels::KvRows& KvPlacements::Place(int32_t kv_class,
                  std::span(kv.slot).subspan(begin, length));
     first = last;
   }
-  for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
-    const int32_t oldest = kv.position[i] - kv.window + 1;
-    kv.begin[i] = kv.window > 0 && oldest > 0
-                      ? cache.LowerBound(KvSequence{kv.sequence[i]}, kv_class, oldest)
-                      : 0;
-    kv.end[i] = kv.slot[i] + 1;
-  }
+  for (size_t i = 0; i < static_cast<size_t>(count); ++i) SetVisible(kv, i, cache, kv_class);
   kv.rows = {kv.sequence.data(), kv.slot.data(), kv.begin.data(), kv.end.data(), count};
   kv.placed = true;
   return kv.rows;
+}
+
+const int32_t* KvPlacements::Positions(int32_t kv_class) const {
+  const PerClass& kv = classes_[static_cast<size_t>(kv_class)];
+  return kv.rule.compact ? kv.slot.data() : nullptr;
+}
+
+const float* KvPlacements::Sinks(int32_t kv_class) const {
+  const PerClass& kv = classes_[static_cast<size_t>(kv_class)];
+  return kv.rule.zero_rows ? kv.sinks.data() : nullptr;
 }
 
 }  // namespace sluice

@@ -12,10 +12,21 @@ namespace sluice {
 
 struct Batch;
 
+// What the rows of a KV class see of it.
+struct KvRule {
+  int32_t window = 0;  // 0: everything
+  // Positions count the rows of the class: the rotary position of a row is its slot
+  // (models.md 1.2).
+  bool compact = false;
+  // A position that the class skipped is seen as a zero key and a zero value.
+  bool zero_rows = false;
+  bool operator==(const KvRule&) const = default;
+};
+
 class KvPlacements {
  public:
-  // `windows`: per KV class, 0 for none. Room for `max_rows` rows in every class.
-  KvPlacements(std::vector<int32_t> windows, int32_t max_rows);
+  // `rules`: per KV class. Room for `max_rows` rows in every class.
+  KvPlacements(std::vector<KvRule> rules, int32_t max_rows);
 
   // Forgets the last step.
   void Reset();
@@ -25,14 +36,21 @@ class KvPlacements {
                                const Batch& batch,
                                const kernels::RowSet& origin,
                                KvCache& cache);
+  // Of the placed rows of a class: their rotary positions, null for those of the batch, and what
+  // AttentionArgs::row_sinks takes.
+  const int32_t* Positions(int32_t kv_class) const;
+  const float* Sinks(int32_t kv_class) const;
 
  private:
   struct PerClass {
     bool placed = false;
-    int32_t window = 0;
+    KvRule rule;
     std::vector<int32_t> sequence, slot, begin, end, position;
+    std::vector<float> sinks;  // where skipped rows are seen as zeros
     kernels::KvRows rows;
   };
+  static void SetVisible(PerClass& kv, size_t row, const KvCache& cache, int32_t kv_class);
+
   std::vector<PerClass> classes_;
 };
 

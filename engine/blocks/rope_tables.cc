@@ -74,14 +74,23 @@ absl::Status RopeTables::Allocate(kernels::Backend& backend, int32_t max_rows) {
 }
 
 void RopeTables::Compute(const Batch& batch, kernels::Backend& backend) {
-  for (Entry& entry : tables_) {
-    backend.RopeTable({.positions = batch.positions.data(),
-                       .count = batch.num_rows(),
-                       .inverse_frequencies = entry.inverse_frequencies.data(),
-                       .num_frequencies = static_cast<int32_t>(entry.inverse_frequencies.size()),
-                       .factor = entry.spec.amplitude,
-                       .out = entry.table});
+  for (size_t i = 0; i < tables_.size(); ++i) {
+    ComputeAt(static_cast<int32_t>(i), batch.positions.data(),
+              tables_[i].table.Rows(0, batch.num_rows()), backend);
   }
+}
+
+void RopeTables::ComputeAt(int32_t index,
+                           const int32_t* positions,
+                           kernels::TensorView out,
+                           kernels::Backend& backend) const {
+  const Entry& entry = tables_[static_cast<size_t>(index)];
+  backend.RopeTable({.positions = positions,
+                     .count = static_cast<int32_t>(out.rows),
+                     .inverse_frequencies = entry.inverse_frequencies.data(),
+                     .num_frequencies = static_cast<int32_t>(entry.inverse_frequencies.size()),
+                     .factor = entry.spec.amplitude,
+                     .out = out});
 }
 
 }  // namespace sluice

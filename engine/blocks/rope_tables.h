@@ -22,6 +22,11 @@ class RopeTables {
   kernels::TensorView Table(int32_t index) const {
     return tables_[static_cast<size_t>(index)].table;
   }
+  // The same for positions of the caller's own, into out [rows, rotary_dim].
+  void ComputeAt(int32_t index,
+                 const int32_t* positions,
+                 kernels::TensorView out,
+                 kernels::Backend& backend) const;
 
  private:
   struct Entry {

@@ -107,7 +107,25 @@ absl::Status WeightLoader::CheckMatrixShape(const std::string& name,
   return WrongShape(name, range, absl::StrCat("[", rows, ", ", cols, "]"));
 }
 
+absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadRuns(const ProjectionSpec& part) {
+  const int64_t runs = part.out / part.row_run;
+  const int64_t total = runs * part.row_stride * part.in;
+  ASSIGN_OR_RETURN(const Raw whole, ReadRaw(part.weight, total, 0, total));
+  Raw raw;
+  raw.dtype = whole.dtype;
+  const int64_t row_bytes = part.in * kernels::SizeOf(raw.dtype);
+  const int64_t run_bytes = part.row_run * row_bytes;
+  raw.bytes.resize(static_cast<size_t>(runs * run_bytes));
+  for (int64_t run = 0; run < runs; ++run) {
+    std::memcpy(raw.bytes.data() + run * run_bytes,
+                whole.bytes.data() + (part.row_begin + run * part.row_stride) * row_bytes,
+                static_cast<size_t>(run_bytes));
+  }
+  return raw;
+}
+
 absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadProjection(const ProjectionSpec& part) {
+  if (part.row_run > 0) return ReadRuns(part);
   ASSIGN_OR_RETURN(const TensorRange range, store_.Find(part.weight));
   const int64_t total = range.num_elements();
   if (!part.transposed) {

@@ -77,6 +77,7 @@ class WeightLoader {
                               int64_t count,
                               bool allow_bytes = false);
   absl::StatusOr<Raw> ReadProjection(const ProjectionSpec& part);
+  absl::StatusOr<Raw> ReadRuns(const ProjectionSpec& part);
   // One matrix [out, count * in] as `count` matrices of its column ranges.
   absl::StatusOr<std::vector<kernels::PackedMatrix>> SplitColumns(const ProjectionSpec& part,
                                                                   int32_t count);

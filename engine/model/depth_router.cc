@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/status_macros.h"
+#include "kernels/check.h"
 
 namespace sluice {
 namespace {
@@ -93,7 +94,9 @@ Selection DepthRouter::Select(const Rows& rows, ForwardContext& context) const {
     deciding[i] = decide == DepthDecide::kPredictorThreshold ? predicted[i] : scores[i];
     any_top_k |= decide == DepthDecide::kRouterTopK;
     // NaN marks the rows that the top-k pass below decides.
+    const bool forced = spec_.force_first && context.batch.positions[row] == 0;
     thresholds[i] = decide == DepthDecide::kRouterTopK ? std::numeric_limits<float>::quiet_NaN()
+                    : forced                           ? kAlways
                                                        : Threshold(routing);
   }
   if (any_top_k) SelectTopKPrompt(rows, scores, thresholds, context);
@@ -107,9 +110,12 @@ Selection DepthRouter::Select(const Rows& rows, ForwardContext& context) const {
                                .count = &num_selected});
   float* selected_scores = context.workspace.Take<float>(count);
   for (int32_t i = 0; i < num_selected; ++i) selected_scores[i] = scores[selected[i]];
+  const RowSet chosen{selected, num_selected, nullptr};
+  if (spec_.softmax_over_selected)
+    SoftmaxOverSelected(rows, chosen, context.batch, selected_scores);
   context.stats.AddFlops(rows.origin, FlopsPerRow());
   context.stats.AddWeightBytes(WeightBytes());
-  return {{selected, num_selected, nullptr}, selected_scores};
+  return {chosen, selected_scores};
 }
 
 float* DepthRouter::PredictorScores(const Rows& rows, ForwardContext& context) const {
@@ -130,8 +136,21 @@ float* DepthRouter::PredictorScores(const Rows& rows, ForwardContext& context) c
   return x.Row(0);
 }
 
-// The k largest scores of each request's prompt, k = max(1, floor(capacity * prompt rows)); ties by
-// position. The scheduler has put the whole prompt into this step.
+bool DepthRouter::TakesTopK(int32_t row, const Batch& batch) const {
+  const auto r = static_cast<size_t>(row);
+  return Decide(batch.routing[r], batch.is_prompt[r] != 0) == DepthDecide::kRouterTopK;
+}
+
+// `capacity`: what the request asks for, below 0 for the model's own.
+int32_t DepthRouter::NumTaken(float capacity, int32_t rows) const {
+  if (capacity < 0.0f && spec_.capacity_rows > 0) return std::min(rows, spec_.capacity_rows);
+  const double share = capacity >= 0.0f ? static_cast<double>(capacity) : spec_.capacity;
+  if (share <= 0.0) return 0;
+  return std::min(rows, std::max(spec_.min_rows, static_cast<int32_t>(share * rows)));
+}
+
+// The largest scores of each request's prompt; ties by position. The scheduler has put the whole
+// prompt into this step.
 void DepthRouter::SelectTopKPrompt(const Rows& rows,
                                    const float* scores,
                                    float* thresholds,
@@ -147,14 +166,48 @@ void DepthRouter::SelectTopKPrompt(const Rows& rows,
     }
     first = next;
     if (count == 0) continue;
-    const float asked = context.batch.routing[static_cast<size_t>(rows.origin[order[0]])].capacity;
-    const double capacity = asked >= 0.0f ? static_cast<double>(asked) : spec_.capacity;
-    const auto share = static_cast<int32_t>(capacity * count);
-    const int32_t k = capacity <= 0.0 ? 0 : std::min(count, std::max(1, share));
+    const auto begin = static_cast<size_t>(rows.origin[order[0]]);
+    SLUICE_CHECK(context.batch.positions[begin] == 0) << "top-k over a part of a prompt";
+    const int32_t k = NumTaken(context.batch.routing[begin].capacity, count);
     std::sort(order, order + count, [scores](int32_t a, int32_t b) {
       return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
     });
-    for (int32_t i = 0; i < count; ++i) thresholds[order[i]] = i < k ? kAlways : kNever;
+    // astramind-ai/Mixture-of-depths MoD.py keeps w > the k-th value, but for k = 1 the largest.
+    const bool strict = spec_.strict_top_k && k > 1;
+    for (int32_t i = 0; i < count; ++i) {
+      const bool taken = i < k && (!strict || scores[order[i]] > scores[order[k - 1]]);
+      thresholds[order[i]] = taken ? kAlways : kNever;
+    }
+  }
+}
+
+// kyegomez/Mixture-of-Depths main.py: the weights are the softmax of the selected logits over the
+// selected rows of the sequence. A row that was not part of a top-k is alone with itself.
+void DepthRouter::SoftmaxOverSelected(const Rows& rows,
+                                      const RowSet& selected,
+                                      const Batch& batch,
+                                      float* scores) const {
+  const auto sequence = [&](int32_t i) {
+    return batch.sequences[static_cast<size_t>(rows.origin[selected[i]])];
+  };
+  for (int32_t first = 0; first < selected.count;) {
+    int32_t next = first;
+    float largest = kAlways;
+    for (; next < selected.count && sequence(next) == sequence(first); ++next) {
+      if (!TakesTopK(rows.origin[selected[next]], batch)) break;
+      largest = std::max(largest, scores[next]);
+    }
+    if (next == first) {
+      scores[first++] = 1.0f;
+      continue;
+    }
+    double total = 0.0;
+    for (int32_t i = first; i < next; ++i)
+      total += std::exp(static_cast<double>(scores[i] - largest));
+    for (int32_t i = first; i < next; ++i) {
+      scores[i] = static_cast<float>(std::exp(static_cast<double>(scores[i] - largest)) / total);
+    }
+    first = next;
   }
 }
 

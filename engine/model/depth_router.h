@@ -30,10 +30,16 @@ class DepthRouter {
   float Threshold(const RowRouting& routing) const;
   DepthDecide Decide(const RowRouting& routing, bool is_prompt) const;
   float* PredictorScores(const Rows& rows, ForwardContext& context) const;
+  bool TakesTopK(int32_t row, const Batch& batch) const;
+  int32_t NumTaken(float capacity, int32_t rows) const;
   void SelectTopKPrompt(const Rows& rows,
                         const float* scores,
                         float* thresholds,
                         ForwardContext& context) const;
+  void SoftmaxOverSelected(const Rows& rows,
+                           const kernels::RowSet& selected,
+                           const Batch& batch,
+                           float* scores) const;
 
   DepthRouterSpec spec_;
   kernels::PackedMatrix router_;

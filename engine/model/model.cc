@@ -84,7 +84,7 @@ void Model::RunLayer(Layer& layer, const Execution& at, const Rows& rows, Forwar
     context.observer->OnSelection(instance,
                                   {packed.origin.index, static_cast<size_t>(packed.count())});
   }
-  RunSublayers(layer, at, packed, context);
+  RunSublayers(layer, {at.step, instance, at.second, &chosen}, packed, context);
   Unpack(packed, chosen, layer.depth->spec(), rows, context);
 }
 
@@ -92,10 +92,10 @@ void Model::RunSublayers(Layer& layer,
                          const Execution& at,
                          const Rows& rows,
                          ForwardContext& context) {
-  for (Sublayer& sublayer : layer.sublayers) {
+  for (const Sublayer& sublayer : layer.sublayers) {
     // Attention to a second stream stores its rows even when no row asks.
     if (rows.count() == 0 && sublayer.kv.empty()) continue;
-    RunSublayer(sublayer, at, rows, context);
+    RunSublayer(layer, sublayer, at, rows, context);
   }
 }
 
@@ -112,7 +112,8 @@ kernels::TensorView Model::NormedSecond(const Sublayer& sublayer,
   return x;
 }
 
-void Model::RunSublayer(const Sublayer& sublayer,
+void Model::RunSublayer(const Layer& layer,
+                        const Sublayer& sublayer,
                         const Execution& at,
                         const Rows& rows,
                         ForwardContext& context) {
@@ -130,8 +131,12 @@ void Model::RunSublayer(const Sublayer& sublayer,
     normed = context.workspace.TakeMatrix(count, dim);
     sublayer.input_norm->Apply(rows.x, normed, count, 0, context.backend);
   }
-  // Without an output norm or scale the block adds straight to the residual stream.
-  const bool direct = !sublayer.output_norm.has_value() && sublayer.residual_scale == 1.0f;
+  const bool gated = at.chosen != nullptr &&
+                     layer.depth->spec().gate_place == DepthGatePlace::kLastSublayer &&
+                     &sublayer == &layer.sublayers.back();
+  // Without an output norm, scale or gate the block adds straight to the residual stream.
+  const bool direct =
+      !gated && !sublayer.output_norm.has_value() && sublayer.residual_scale == 1.0f;
   const kernels::TensorView out = direct ? rows.x : context.workspace.TakeMatrix(count, dim);
   input.normed = normed;
   input.out = out;
@@ -142,7 +147,11 @@ void Model::RunSublayer(const Sublayer& sublayer,
     if (sublayer.output_norm.has_value()) {
       sublayer.output_norm->Apply(out, out, count, 0, context.backend);
     }
-    context.backend.AddRows(out, sublayer.residual_scale, rows.x, kernels::AllRows(count));
+    if (gated) {
+      AddGated(out, *at.chosen, layer.depth->spec(), rows, context);
+    } else {
+      context.backend.AddRows(out, sublayer.residual_scale, rows.x, kernels::AllRows(count));
+    }
   }
   if (sublayer.residual_norm.has_value()) {
     sublayer.residual_norm->Apply(rows.x, rows.x, count, 0, context.backend);

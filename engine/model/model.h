@@ -41,7 +41,7 @@ class Model {
   const ModelSpec& spec() const { return spec_; }
   const std::vector<LayerInstance>& instances() const { return instances_; }
   const std::vector<KvClassSpec>& kv_classes() const { return kv_classes_; }
-  const std::vector<int32_t>& kv_windows() const { return kv_windows_; }
+  const std::vector<KvRule>& kv_rules() const { return kv_rules_; }
   int64_t WorkspaceBytes() const { return workspace_bytes_; }
   int64_t weight_bytes() const { return weight_bytes_; }
   int64_t num_parameters() const { return num_parameters_; }
@@ -82,13 +82,15 @@ class Model {
     int32_t step = 0;  // repeat of its group
     int32_t instance = 0;
     const SecondStream* second = nullptr;
+    const Selection* chosen = nullptr;  // of a routed layer: the rows it was given
   };
 
   Rows Embed(ForwardContext& context);
   void RunGroup(Group& group, const Rows& rows, ForwardContext& context);
   void RunLayer(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
   void RunSublayers(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
-  void RunSublayer(const Sublayer& sublayer,
+  void RunSublayer(const Layer& layer,
+                   const Sublayer& sublayer,
                    const Execution& at,
                    const Rows& rows,
                    ForwardContext& context);
@@ -109,7 +111,7 @@ class Model {
   std::vector<Group> groups_;
   std::vector<LayerInstance> instances_;
   std::vector<KvClassSpec> kv_classes_;
-  std::vector<int32_t> kv_windows_;  // per KV class
+  std::vector<KvRule> kv_rules_;  // per KV class
   int64_t workspace_bytes_ = 0, weight_bytes_ = 0, num_parameters_ = 0, num_active_parameters_ = 0;
   int64_t max_expert_ids_per_row_ = 0;
   double dense_flops_per_row_ = 0.0, dense_flops_per_slot_ = 0.0, head_flops_ = 0.0;

@@ -141,7 +141,7 @@ class ModelBuilder {
     }
     for (const SublayerSpec& sublayer_spec : spec.sublayers) {
       ASSIGN_OR_RETURN(Model::Sublayer sublayer, MakeSublayer(sublayer_spec, share));
-      const std::optional<KvNeed> need = KvNeedOf(sublayer_spec.block);
+      const std::optional<KvNeed> need = KvNeedOf(sublayer_spec.block, spec.depth);
       for (int32_t step = 0; need.has_value() && step < times; ++step) {
         const int32_t instance = group.first_instance + step * num_layers + index;
         sublayer.kv.push_back(AddKvLayer(*need, ChooseKvClass(*need, instance, step)));
@@ -203,16 +203,17 @@ class ModelBuilder {
   // What one execution of a block stores.
   struct KvNeed {
     kernels::KvGeometry geometry;
-    int32_t window = 0;
+    KvRule rule;
     bool second_stream = false;
   };
-  std::optional<KvNeed> KvNeedOf(const BlockSpec& block) const {
+  std::optional<KvNeed> KvNeedOf(const BlockSpec& block,
+                                 const std::optional<DepthRouterSpec>& depth) const {
     if (const auto* attention = std::get_if<AttentionSpec>(&block)) {
       return KvNeed{{.num_kv_heads = attention->num_kv_heads,
                      .key_dim = attention->head_dim,
                      .value_dim = attention->head_dim,
                      .dtype = kv_dtype_},
-                    attention->window,
+                    RuleOf(*attention, depth),
                     attention->kv_source == KvSource::kSecondStream};
     }
     if (const auto* latent = std::get_if<LatentAttentionSpec>(&block)) {
@@ -223,6 +224,13 @@ class ModelBuilder {
                      .value_in_key = true}};
     }
     return std::nullopt;
+  }
+  static KvRule RuleOf(const AttentionSpec& spec, const std::optional<DepthRouterSpec>& depth) {
+    KvRule rule{.window = spec.window};
+    if (!depth.has_value()) return rule;
+    rule.compact = depth->position == DepthPosition::kCompact;
+    rule.zero_rows = depth->kv == DepthKv::kZeroRows;
+    return rule;
   }
 
   // Always-executed layers with the same window and geometry share a class; a routed instance has
@@ -238,21 +246,21 @@ class ModelBuilder {
     if (layer.may_stop && !need.second_stream) {
       return {absl::StrCat("group ", model_->groups_.size(), " repeat ", step), true};
     }
-    return {need.window == 0 ? "all" : absl::StrCat("window ", need.window)};
+    return {need.rule.window == 0 ? "all" : absl::StrCat("window ", need.rule.window)};
   }
 
-  KvLayer AddKvLayer(const KvNeed& spec, const KvClassChoice& chosen) {
-    const kernels::KvGeometry& geometry = spec.geometry;
+  KvLayer AddKvLayer(const KvNeed& need, const KvClassChoice& chosen) {
+    const kernels::KvGeometry& geometry = need.geometry;
     auto& classes = model_->kv_classes_;
     for (size_t c = 0; c < classes.size(); ++c) {
       if (classes[c].name == chosen.name && classes[c].geometry == geometry &&
-          model_->kv_windows_[c] == spec.window) {
+          model_->kv_rules_[c] == need.rule) {
         return {static_cast<int32_t>(c), classes[c].num_layers++};
       }
     }
     classes.push_back(
         {.name = chosen.name, .num_layers = 1, .geometry = geometry, .routed = chosen.routed});
-    model_->kv_windows_.push_back(spec.window);
+    model_->kv_rules_.push_back(need.rule);
     return {static_cast<int32_t>(classes.size()) - 1, 0};
   }
 

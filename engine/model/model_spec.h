@@ -91,6 +91,10 @@ struct ProjectionSpec {
   std::string bias;         // empty: none
   bool transposed = false;  // stored [in, out] (GPT-2 Conv1D, sigma-MoE)
   int64_t row_begin = 0;    // first output of a fused tensor
+  // Where a fused tensor has q, k and v head by head: output r is its row row_begin + r / row_run *
+  // row_stride + r % row_run. 0: the outputs are consecutive rows.
+  int64_t row_run = 0;
+  int64_t row_stride = 0;
   // SwitchHead / MoA: top-k experts per head. in and out stay those of the whole projection; head
   // h's expert e is matrix h * num_experts + e of the stacked weight, [dim, head_dim] for v,
   // [head_dim, dim] for o
@@ -213,19 +217,33 @@ struct SublayerSpec {
 enum class DepthDecide : uint8_t { kRouterThreshold, kPredictorThreshold, kRouterTopK };
 enum class DepthKv : uint8_t { kRoutedOnly, kAllTokens, kZeroRows };
 enum class DepthPosition : uint8_t { kAbsolute, kCompact };
+enum class DepthGatePlace : uint8_t { kMerge, kLastSublayer };
 
 struct DepthRouterSpec {
   std::string weight;                     // [1, dim]
   std::string bias;                       // [1]; empty: none
   std::vector<ProjectionSpec> predictor;  // none, or 1-2 linear layers with SiLU between
   GateFunction gate = GateFunction::kSigmoid;
+  // What g multiplies. kLastSublayer: the output of the layer's last block; the merge then takes 1.
+  DepthGatePlace gate_place = DepthGatePlace::kMerge;
+  // The gate reads softmax weights over the rows that top-k took of one prompt; a row that was
+  // decided by itself has weight 1.
+  bool softmax_over_selected = false;
   DepthCombine combine = DepthCombine::kScaledUpdate;
   DepthDecide decide = DepthDecide::kRouterThreshold;
   DepthDecide prefill_decide = DepthDecide::kRouterThreshold;
+  // kCompact: rotary positions and windows count the rows of the sequence that this layer took.
   DepthPosition position = DepthPosition::kAbsolute;
+  // kZeroRows: a row that skipped the layer is seen by later rows as a zero key and a zero value.
   DepthKv kv = DepthKv::kRoutedOnly;
-  float threshold = 0.5f;  // on sigmoid(logit): taken iff sigmoid(logit) > threshold
-  double capacity = 0.0;   // trained share of rows; also k = max(1, floor(capacity * n)) for top-k
+  bool force_first = false;  // the threshold rules take position 0 whatever its score
+  float threshold = 0.5f;    // on sigmoid(logit): taken iff sigmoid(logit) > threshold
+  double capacity = 0.0;     // trained share of rows
+  // Of the n rows of a prompt top-k takes k = max(min_rows, floor(capacity * n)), or min(n,
+  // capacity_rows) where that is set; `strict_top_k`, for k > 1: only those above the k-th score.
+  int32_t capacity_rows = 0;
+  int32_t min_rows = 1;
+  bool strict_top_k = false;
   // Percentiles 0..100 of the router logit on calibration text; empty: the capacity knob is
   // refused.
   std::vector<float> score_quantiles;

@@ -94,6 +94,20 @@ absl::Status CheckRouter(const std::string& path, const RouterSpec& router) {
   return CheckName(path, "weight", router.weight);
 }
 
+// Outputs in runs of a fused tensor: of a plain [out, in] matrix only.
+absl::Status CheckRuns(const std::string& path, const ProjectionSpec& projection) {
+  if (projection.row_run == 0) return CheckEqual(path, "row_stride", projection.row_stride, 0);
+  RETURN_IF_ERROR(CheckRange(path, "row_run", projection.row_run, 1, projection.out));
+  if (projection.out % projection.row_run != 0) return Invalid(path, "row_run must divide out");
+  RETURN_IF_ERROR(
+      CheckRange(path, "row_stride", projection.row_stride, projection.row_run, kMaxHidden));
+  RETURN_IF_ERROR(CheckRange(path, "row_begin", projection.row_begin, 0,
+                             projection.row_stride - projection.row_run));
+  if (projection.transposed || projection.experts.has_value() || !projection.bias.empty())
+    return NotRun(path, "row_run beside a bias, experts or a transposed tensor");
+  return absl::OkStatus();
+}
+
 absl::Status CheckProjection(const std::string& path,
                              const ProjectionSpec& projection,
                              int64_t in,
@@ -101,6 +115,7 @@ absl::Status CheckProjection(const std::string& path,
   RETURN_IF_ERROR(CheckEqual(path, "in", projection.in, in));
   RETURN_IF_ERROR(CheckEqual(path, "out", projection.out, out));
   RETURN_IF_ERROR(CheckRange(path, "row_begin", projection.row_begin, 0, kMaxRowBegin));
+  RETURN_IF_ERROR(CheckRuns(path, projection));
   RETURN_IF_ERROR(CheckName(path, "weight", projection.weight));
   if (projection.split_by_head && !projection.experts.has_value()) {
     return Invalid(path, "split_by_head needs experts");
@@ -356,21 +371,49 @@ absl::Status CheckQuantiles(const std::string& path, const std::vector<float>& q
   return absl::OkStatus();
 }
 
+// How many rows of a prompt top-k takes, and what their scores become.
+absl::Status CheckTopK(const std::string& path, const DepthRouterSpec& depth) {
+  RETURN_IF_ERROR(CheckFloat(path, "capacity", depth.capacity, 0.0, 1.0));
+  RETURN_IF_ERROR(CheckRange(path, "capacity_rows", depth.capacity_rows, 0, kMaxPositions));
+  RETURN_IF_ERROR(CheckRange(path, "min_rows", depth.min_rows, 0, kMaxPositions));
+  if (depth.decide == DepthDecide::kRouterTopK) {
+    return NotRun(path + ".decide", "router_topk while generating (it may be prefill_decide)");
+  }
+  const bool top_k = depth.prefill_decide == DepthDecide::kRouterTopK;
+  if (top_k && depth.capacity <= 0.0 && depth.capacity_rows == 0)
+    return Invalid(path, "router_topk needs a capacity above 0");
+  if (top_k && depth.force_first) return NotRun(path + ".force_first", "with router_topk it");
+  if (!depth.softmax_over_selected) return absl::OkStatus();
+  if (!top_k) return Invalid(path, "softmax_over_selected needs router_topk as prefill_decide");
+  if (depth.gate != GateFunction::kIdentity)
+    return Invalid(path, "softmax_over_selected needs the identity as gate");
+  return absl::OkStatus();
+}
+
 absl::Status CheckDepth(const std::string& path, const DepthRouterSpec& depth, int64_t dim) {
   RETURN_IF_ERROR(CheckName(path, "weight", depth.weight));
   RETURN_IF_ERROR(CheckPredictor(path + ".predictor", depth, dim));
   RETURN_IF_ERROR(CheckFloat(path, "threshold", static_cast<double>(depth.threshold), 0.0, 1.0));
-  RETURN_IF_ERROR(CheckFloat(path, "capacity", depth.capacity, 0.0, 1.0));
+  RETURN_IF_ERROR(CheckTopK(path, depth));
   RETURN_IF_ERROR(CheckQuantiles(path + ".score_quantiles", depth.score_quantiles));
-  if (depth.decide == DepthDecide::kRouterTopK) {
-    return NotRun(path + ".decide", "router_topk while generating (it may be prefill_decide)");
+  if (depth.kv == DepthKv::kAllTokens)
+    return NotRun(path + ".kv", "keeping keys and values of skipped rows");
+  if (depth.kv == DepthKv::kZeroRows && depth.position == DepthPosition::kCompact)
+    return NotRun(path + ".kv", "zero_rows at compact positions");
+  return absl::OkStatus();
+}
+
+// What the router asks of the sublayers that it routes.
+absl::Status CheckRoutedSublayers(const std::string& path, const LayerSpec& layer) {
+  if (layer.depth->gate_place == DepthGatePlace::kLastSublayer &&
+      layer.sublayers.back().residual_scale != 1.0f)
+    return NotRun(path + ".depth.gate_place", "a gated last sublayer with a residual_scale");
+  for (const SublayerSpec& sublayer : layer.sublayers) {
+    const auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
+    if (attention == nullptr || attention->sinks.empty()) continue;
+    if (layer.depth->kv == DepthKv::kZeroRows)
+      return NotRun(path + ".depth.kv", "zero_rows beside attention sinks");
   }
-  if (depth.prefill_decide == DepthDecide::kRouterTopK && depth.capacity <= 0.0)
-    return Invalid(path, "router_topk needs a capacity above 0");
-  if (depth.kv != DepthKv::kRoutedOnly)
-    return NotRun(path + ".kv", "a rule other than routed_only");
-  if (depth.position != DepthPosition::kAbsolute)
-    return NotRun(path + ".position", "a rule other than absolute");
   return absl::OkStatus();
 }
 
@@ -382,7 +425,7 @@ absl::Status CheckLayer(const std::string& path, const LayerSpec& layer, int64_t
     RETURN_IF_ERROR(
         CheckSublayer(absl::StrCat(path, ".sublayers[", i, "]"), layer.sublayers[i], dim));
   }
-  return absl::OkStatus();
+  return layer.depth.has_value() ? CheckRoutedSublayers(path, layer) : absl::OkStatus();
 }
 
 // The sizes of a repeat; model_spec_repeat.cc says which parts may stand together.

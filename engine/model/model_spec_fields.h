@@ -35,6 +35,7 @@ SLUICE_ENUM_NAMES(KvSource, {"self", "encoder", "second_stream"});
 SLUICE_ENUM_NAMES(DepthDecide, {"router_threshold", "predictor_threshold", "router_topk"});
 SLUICE_ENUM_NAMES(DepthKv, {"routed_only", "all_tokens", "zero_rows"});
 SLUICE_ENUM_NAMES(DepthPosition, {"absolute", "compact"});
+SLUICE_ENUM_NAMES(DepthGatePlace, {"merge", "last_sublayer"});
 SLUICE_ENUM_NAMES(HaltingKind, {"none", "act", "stick_breaking", "convergence", "chosen_depth"});
 SLUICE_ENUM_NAMES(StackRole, {"decoder", "encoder"});
 #undef SLUICE_ENUM_NAMES
@@ -98,6 +99,8 @@ void Fields(Visitor& visit, ProjectionSpec& spec) {
   visit("bias", spec.bias);
   visit("transposed", spec.transposed);
   visit("row_begin", spec.row_begin);
+  visit("row_run", spec.row_run);
+  visit("row_stride", spec.row_stride);
   visit("experts", spec.experts);
   visit("split_by_head", spec.split_by_head);
 }
@@ -209,13 +212,19 @@ void Fields(Visitor& visit, DepthRouterSpec& spec) {
   visit("bias", spec.bias);
   visit("predictor", spec.predictor);
   visit("gate", spec.gate);
+  visit("gate_place", spec.gate_place);
+  visit("softmax_over_selected", spec.softmax_over_selected);
   visit("combine", spec.combine);
   visit("decide", spec.decide);
   visit("prefill_decide", spec.prefill_decide);
   visit("position", spec.position);
   visit("kv", spec.kv);
+  visit("force_first", spec.force_first);
   visit("threshold", spec.threshold);
   visit("capacity", spec.capacity);
+  visit("capacity_rows", spec.capacity_rows);
+  visit("min_rows", spec.min_rows);
+  visit("strict_top_k", spec.strict_top_k);
   visit("score_quantiles", spec.score_quantiles);
 }
 

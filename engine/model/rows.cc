@@ -11,13 +11,27 @@ Rows Pack(const Rows& rows, const Selection& chosen, ForwardContext& context) {
   return {x, {origin, count, nullptr}};
 }
 
+void AddGated(kernels::TensorView y,
+              const Selection& chosen,
+              const DepthRouterSpec& spec,
+              const Rows& packed,
+              ForwardContext& context) {
+  context.backend.CombineDepth({.combine = DepthCombine::kPlusBlock,
+                                .gate = spec.gate,
+                                .y = y,
+                                .scores = chosen.scores,
+                                .x = packed.x,
+                                .rows = kernels::AllRows(packed.count())});
+}
+
 void Unpack(const Rows& packed,
             const Selection& chosen,
             const DepthRouterSpec& spec,
             const Rows& rows,
             ForwardContext& context) {
+  const bool gated = spec.gate_place == DepthGatePlace::kMerge;
   context.backend.CombineDepth({.combine = spec.combine,
-                                .gate = spec.gate,
+                                .gate = gated ? spec.gate : GateFunction::kOne,
                                 .y = packed.x,
                                 .scores = chosen.scores,
                                 .x = rows.x,

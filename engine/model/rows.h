@@ -8,15 +8,24 @@ namespace sluice {
 
 // Which rows take a depth-routed layer. Arrays live in the step's arena.
 struct Selection {
-  kernels::RowSet rows;           // indices into the offered Rows
-  const float* scores = nullptr;  // [rows.count] router logits of the selected rows
+  kernels::RowSet rows;  // indices into the offered Rows
+  const float* scores =
+      nullptr;  // [rows.count] what the gate reads: router logits, or their softmax
   bool empty() const { return rows.count == 0; }
 };
 
 // Copies the selected rows to the arena; the rows that stay are never touched.
 Rows Pack(const Rows& rows, const Selection& chosen, ForwardContext& context);
 
-// Merges the packed result back by the layer's combine rule and gate.
+// Multiplies y[i] by the gate of row i and adds it to the packed rows (a gated last sublayer).
+void AddGated(kernels::TensorView y,
+              const Selection& chosen,
+              const DepthRouterSpec& spec,
+              const Rows& packed,
+              ForwardContext& context);
+
+// Merges the packed result back by the layer's combine rule, and by its gate unless the last
+// sublayer has taken it.
 void Unpack(const Rows& packed,
             const Selection& chosen,
             const DepthRouterSpec& spec,

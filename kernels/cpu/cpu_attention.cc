@@ -1,6 +1,8 @@
 // KV pages and paged attention of the CPU backend. A page holds, per KV head, keys
 // [key_dim][page_tokens] (one query element meets 16 slots at once) and values
 // [page_tokens][value_dim rounded up to 16]; values that are the end of the key are not stored.
+#include <limits>
+
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/packed_layout.h"
@@ -120,8 +122,11 @@ void CpuBackend::AttendRow(const AttentionArgs& args,
       query.out = args.out.Row(row) + static_cast<int64_t>(head) * shape.value_dim;
       query.begin = args.rows.begin[row];
       query.end = args.rows.end[row];
-      query.has_sink = args.sinks != nullptr;
-      query.sink = query.has_sink ? args.sinks[head] : 0.0f;
+      const float* sink = args.row_sinks != nullptr ? args.row_sinks + row
+                          : args.sinks != nullptr   ? args.sinks + head
+                                                    : nullptr;
+      query.has_sink = sink != nullptr && *sink != -std::numeric_limits<float>::infinity();
+      query.sink = query.has_sink ? *sink : 0.0f;
       if (args.relative != nullptr) {
         query.relative =
             args.relative + (int64_t{row} * args.num_heads + head) * int64_t{args.relative_size};
@@ -140,6 +145,7 @@ void CpuBackend::AttendRow(const AttentionArgs& args,
 void CpuBackend::PagedAttention(const AttentionArgs& args) {
   const KvGeometry& shape = args.kv.geometry;
   SLUICE_CHECK(args.num_heads % shape.num_kv_heads == 0) << args.num_heads;
+  SLUICE_CHECK(args.sinks == nullptr || args.row_sinks == nullptr);
   const int32_t group = args.num_heads / shape.num_kv_heads;
   const int32_t rows_per_unit = std::max(1, kMaxQueries / group);
   const int64_t units = (args.rows.count + rows_per_unit - 1) / rows_per_unit;

@@ -181,6 +181,7 @@ void ReferenceBackend::AppendKv(const AppendKvArgs& args) {
 void ReferenceBackend::PagedAttention(const AttentionArgs& args) {
   const KvGeometry& shape = args.kv.geometry;
   SLUICE_CHECK(args.num_heads % shape.num_kv_heads == 0) << args.num_heads;
+  SLUICE_CHECK(args.sinks == nullptr || args.row_sinks == nullptr);
   const int32_t group = args.num_heads / shape.num_kv_heads;
   for (int32_t i = 0; i < args.rows.count; ++i) {
     for (int32_t h = 0; h < args.num_heads; ++h) {
@@ -190,6 +191,7 @@ void ReferenceBackend::PagedAttention(const AttentionArgs& args) {
         head.relative =
             args.relative + (int64_t{i} * args.num_heads + h) * int64_t{args.relative_size};
       }
+      if (args.row_sinks != nullptr) head.sink = static_cast<double>(args.row_sinks[i]);
       Attend(args, head, args.out.Row(i) + static_cast<int64_t>(h) * shape.value_dim);
     }
   }

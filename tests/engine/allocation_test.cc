@@ -49,7 +49,7 @@ int64_t AllocationsOfSteps(uint32_t seed) {
                       {.memory_bytes = int64_t{1} << 24, .max_sequences = 4, .max_tokens = 64})
           .value();
   Workspace workspace = Workspace::Create(*backend, model->WorkspaceBytes()).value();
-  KvPlacements placements(model->kv_windows(), 64);
+  KvPlacements placements(model->kv_rules(), 64);
   ForwardStats stats;
   stats.Reserve(64, static_cast<int32_t>(model->instances().size()),
                 model->max_expert_ids_per_row() * 64);

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -13,6 +14,7 @@
 #include "engine/status_macros.h"
 #include "engine/weights/model_file.h"
 #include "engine/weights/safetensors.h"
+#include "tests/golden/served_mod.h"
 
 namespace sluice {
 namespace {
@@ -48,6 +50,13 @@ absl::StatusOr<json> MoeutConfig(const json& golden) {
   ASSIGN_OR_RETURN(config["layer_order"], ReadString(golden, "group_type", "abab"));
   return config;
 }
+
+// The config that the server reads, from the config of a fixture of `family`.
+struct ServedForm {
+  const char* family;
+  absl::StatusOr<json> (*convert)(const json& golden);
+};
+constexpr ServedForm kServedForms[] = {{"moeut", MoeutConfig}, {"mod", ServedModConfig}};
 
 absl::Status ReadLongs(const ModelFile& file,
                        int64_t offset,
@@ -112,13 +121,26 @@ absl::Status WriteServedModel(const std::string& golden_directory, const std::st
   ASSIGN_OR_RETURN(const json golden,
                    ReadJsonFile(golden_directory + "/config.json", 1 << 20, JsonLimits()));
   ASSIGN_OR_RETURN(const std::string family, ReadString(golden, "family"));
-  if (family != "moeut") return absl::InvalidArgumentError(golden_directory + ": no served form");
-  ASSIGN_OR_RETURN(const json config, MoeutConfig(golden));
-  std::ofstream(out + "/config.json") << config.dump(1);
+  const auto form =
+      std::find_if(std::begin(kServedForms), std::end(kServedForms),
+                   [&family](const ServedForm& candidate) { return family == candidate.family; });
+  if (form == std::end(kServedForms)) {
+    return absl::UnimplementedError(golden_directory +
+                                    "/config.json: no served form of this family");
+  }
+  const absl::StatusOr<json> config = form->convert(golden);
+  if (!config.ok()) {
+    return absl::Status(
+        config.status().code(),
+        absl::StrCat(golden_directory, "/config.json: ", config.status().message()));
+  }
+  std::ofstream(out + "/config.json") << config->dump(1);
   std::error_code error;
   std::filesystem::copy_file(golden_directory + "/weights.safetensors", out + "/model.safetensors",
                              error);
-  return error ? absl::UnavailableError(error.message()) : absl::OkStatus();
+  if (!error) return absl::OkStatus();
+  return absl::NotFoundError(
+      absl::StrCat(golden_directory, "/weights.safetensors: ", error.message()));
 }
 
 }  // namespace sluice

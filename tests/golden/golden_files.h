@@ -41,7 +41,8 @@ class ScratchDirectory {
 };
 
 // Writes config.json and model.safetensors of a folder of ../shared/goldens, whose config has other
-// key names, in the form the server reads. InvalidArgument for a format that has no such form.
+// key names, in the form the server reads. Unimplemented for a format that has no such form,
+// InvalidArgument or NotFound for a broken folder.
 absl::Status WriteServedModel(const std::string& golden_directory, const std::string& out);
 
 }  // namespace sluice

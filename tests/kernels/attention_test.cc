@@ -1,7 +1,9 @@
 // AppendKv and PagedAttention: by hand, against the reference, chunking, stale slots, windows,
 // sinks.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 #include "tests/kernels/backend_param.h"
@@ -86,6 +88,7 @@ class AttentionTest : public BackendTest {
       args.sinks = sinks_;
       if (relative_size_ > 0) args.relative = relative.View().Row(first);
       args.relative_size = relative_size_;
+      if (row_sinks_ != nullptr) args.row_sinks = row_sinks_ + first;
       args.out = out.View().Rows(first, count);
       backend.PagedAttention(args);
     }
@@ -94,6 +97,7 @@ class AttentionTest : public BackendTest {
 
   const float* sinks_ = nullptr;
   int32_t relative_size_ = 0;
+  const float* row_sinks_ = nullptr;
 };
 
 RowList Interleaved(int32_t slots, int32_t window = 1 << 30) {
@@ -206,6 +210,41 @@ TEST_P(AttentionTest, RelativeLogitsMatchReferenceInAnyChunks) {
       EXPECT_EQ(got.values, Run(*backend_, shape, list, 7).values);
     }
   }
+}
+
+// n keys and values of zeros that were never stored are one sink of log n.
+TEST_P(AttentionTest, ARowSinkIsZeroRows) {
+  Cache cache(*backend_, {1, 16, 16, DType::kF32, 16}, 1, 16);
+  RowList list;
+  for (int32_t slot = 0; slot < 5; ++slot) list.Add(0, slot);
+  Matrix query = RandomMatrix(5, 16, 1);
+  Matrix key = RandomMatrix(5, 16, 2);
+  Matrix value = RandomMatrix(5, 16, 3);
+  for (Matrix* matrix : {&key, &value}) std::fill_n(matrix->values.begin(), 3 * 16, 0.0f);
+  Matrix out(2, 16), expected(2, 16);
+  AttentionArgs args{.kv = cache.view, .rows = list.View(3, 2), .query = query.View().Rows(3, 2)};
+  args.num_heads = 1;
+  args.out = expected.View();
+  backend_->AppendKv({cache.view, list.View(0, 5), key.View(), value.View()});
+  backend_->PagedAttention(args);
+  // The last two rows alone, in the first two slots.
+  const float sinks[] = {std::log(3.0f), std::log(3.0f)};
+  args.rows = list.View(0, 2);
+  args.row_sinks = sinks;
+  args.out = out.View();
+  backend_->AppendKv({cache.view, args.rows, key.View().Rows(3, 2), value.View().Rows(3, 2)});
+  backend_->PagedAttention(args);
+  EXPECT_LE(NormalizedError(expected.values, out.values), 1e-11);
+}
+
+TEST_P(AttentionTest, RowSinksMatchReferenceInAnyChunks) {
+  Matrix sinks = RandomMatrix(1, 1000, 5);
+  for (size_t i = 0; i < 1000; i += 3) sinks.values[i] = -std::numeric_limits<float>::infinity();
+  row_sinks_ = sinks.values.data();
+  const RowList list = Interleaved(70);
+  const Matrix got = Run(*backend_, kShapes[1], list, 1000);
+  EXPECT_LE(NormalizedError(Run(*reference_, kShapes[1], list, 1000).values, got.values), 1e-11);
+  EXPECT_EQ(got.values, Run(*backend_, kShapes[1], list, 7).values);
 }
 
 TEST_P(AttentionTest, NothingVisibleGivesZero) {

@@ -242,6 +242,33 @@ const BadSpec kBadSpecs[] = {
     {"OutputTooWide", [](auto& s) { AttentionOf(s).o.out += 1; }, "o: out is"},
     {"NoKeyWeight", [](auto& s) { AttentionOf(s).k.weight.clear(); }, "k: weight names no tensor"},
     {"RowBeginNegative", [](auto& s) { AttentionOf(s).k.row_begin = -1; }, "row_begin"},
+    {"RunsNoDivisor",
+     [](auto& s) {
+       AttentionOf(s).q.row_run = 7;
+       AttentionOf(s).q.row_stride = 21;
+     },
+     "row_run must divide out"},
+    {"RunNegative", [](auto& s) { AttentionOf(s).q.row_run = -1; }, "row_run is -1"},
+    {"RunsOverlap",
+     [](auto& s) {
+       AttentionOf(s).q.row_run = 12;
+       AttentionOf(s).q.row_stride = 11;
+     },
+     "row_stride is 11"},
+    {"RunBeginsBehindItsStride",
+     [](auto& s) {
+       AttentionOf(s).q.row_run = 12;
+       AttentionOf(s).q.row_stride = 24;
+       AttentionOf(s).q.row_begin = 13;
+     },
+     "row_begin is 13"},
+    {"StrideWithoutRuns", [](auto& s) { AttentionOf(s).q.row_stride = 3; }, "row_stride is 3"},
+    {"RunsWithBias",
+     [](auto& s) {
+       AttentionOf(s).q.row_run = AttentionOf(s).q.row_stride = 12;
+       AttentionOf(s).q.bias = "b";
+     },
+     "row_run beside a bias", kNotRun},
     {"RotaryOdd", [](auto& s) { AttentionOf(s).rope->rotary_dim = 7; }, "must be even"},
     {"RotaryAboveHead", [](auto& s) { AttentionOf(s).rope->rotary_dim = 14; }, "rotary_dim"},
     {"RotaryZero", [](auto& s) { AttentionOf(s).rope->rotary_dim = 0; }, "rotary_dim"},
@@ -428,9 +455,47 @@ const BadSpec kBadSpecs[] = {
     {"TopKWhileGenerating", [](auto& s) { Route(s).decide = DepthDecide::kRouterTopK; }, "decide",
      kNotRun},
     {"KvAllTokens", [](auto& s) { Route(s).kv = DepthKv::kAllTokens; }, "kv", kNotRun},
-    {"KvZeroRows", [](auto& s) { Route(s).kv = DepthKv::kZeroRows; }, "kv", kNotRun},
-    {"PositionCompact", [](auto& s) { Route(s).position = DepthPosition::kCompact; }, "position",
-     kNotRun},
+    {"ZeroRowsAtCompactPositions",
+     [](auto& s) {
+       Route(s).kv = DepthKv::kZeroRows;
+       LayerOf(s).depth->position = DepthPosition::kCompact;
+     },
+     "depth.kv", kNotRun},
+    {"ZeroRowsBesideSinks",
+     [](auto& s) {
+       Route(s).kv = DepthKv::kZeroRows;
+       AttentionOf(s).sinks = "sinks";
+     },
+     "layers[0].depth.kv", kNotRun},
+    {"GatedSublayerWithScale",
+     [](auto& s) {
+       Route(s).gate_place = DepthGatePlace::kLastSublayer;
+       LayerOf(s).sublayers[1].residual_scale = 0.5f;
+     },
+     "depth.gate_place", kNotRun},
+    {"CapacityRowsNegative", [](auto& s) { Route(s).capacity_rows = -1; }, "capacity_rows is -1"},
+    {"CapacityRowsHuge", [](auto& s) { Route(s).capacity_rows = (1 << 24) + 1; }, "capacity_rows"},
+    {"MinRowsNegative", [](auto& s) { Route(s).min_rows = -1; }, "min_rows is -1"},
+    {"ForcedFirstUnderTopK",
+     [](auto& s) {
+       Route(s).prefill_decide = DepthDecide::kRouterTopK;
+       LayerOf(s).depth->capacity_rows = 4;
+       LayerOf(s).depth->force_first = true;
+     },
+     "depth.force_first", kNotRun},
+    {"SoftmaxWithoutTopK",
+     [](auto& s) {
+       Route(s).gate = GateFunction::kIdentity;
+       LayerOf(s).depth->softmax_over_selected = true;
+     },
+     "softmax_over_selected needs router_topk"},
+    {"SoftmaxUnderAnotherGate",
+     [](auto& s) {
+       Route(s).prefill_decide = DepthDecide::kRouterTopK;
+       LayerOf(s).depth->capacity = 0.5;
+       LayerOf(s).depth->softmax_over_selected = true;
+     },
+     "needs the identity"},
     {"LogitScaleNan", [](auto& s) { s.head.logit_scale = kNan; }, "logit_scale"},
     {"PositionsZero", [](auto& s) { s.max_positions = 0; }, "max_positions"},
     {"PositionsHuge", [](auto& s) { s.max_positions = (1 << 24) + 1; }, "max_positions"},

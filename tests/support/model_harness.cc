@@ -27,7 +27,7 @@ absl::StatusOr<std::unique_ptr<ModelHarness>> ModelHarness::Create(const ModelSp
   ASSIGN_OR_RETURN(Workspace workspace,
                    Workspace::Create(*harness->backend_, model.WorkspaceBytes()));
   harness->workspace_ = std::make_unique<Workspace>(std::move(workspace));
-  harness->placements_ = std::make_unique<KvPlacements>(model.kv_windows(), options.max_rows);
+  harness->placements_ = std::make_unique<KvPlacements>(model.kv_rules(), options.max_rows);
   harness->stats_.Reserve(options.max_rows, static_cast<int32_t>(model.instances().size()),
                           model.max_expert_ids_per_row() * options.max_rows);
   return harness;

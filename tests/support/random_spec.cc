@@ -113,6 +113,17 @@ AttentionSpec MakeAttention(const std::string& name, int64_t dim, Draw& draw, bo
       projection->transposed = true;
     }
   }
+  const bool plain = !bias && !transposed && !switch_head;
+  if (plain && attention.num_kv_heads == attention.num_heads && draw.Chance(0.5)) {
+    int64_t begin = 0;  // one tensor, q, k and v of each head side by side
+    for (ProjectionSpec* projection : {&attention.q, &attention.k, &attention.v}) {
+      projection->weight = name + ".qkv";
+      projection->row_begin = begin;
+      projection->row_run = attention.head_dim;
+      projection->row_stride = 3 * int64_t{attention.head_dim};
+      begin += attention.head_dim;
+    }
+  }
   if (draw.Chance(0.3)) {
     attention.q_norm = MakeNorm(name + ".q_norm", false);
     attention.k_norm = MakeNorm(name + ".k_norm", false);
@@ -228,13 +239,31 @@ DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw, bool
     depth.decide = depth.prefill_decide = DepthDecide::kPredictorThreshold;
   }
   depth.capacity = 0.5;
+  depth.force_first = !topk_prompt && draw.Chance(0.2);
+  if (draw.Chance(0.3)) depth.gate_place = DepthGatePlace::kLastSublayer;
+  if (draw.Chance(0.3)) depth.position = DepthPosition::kCompact;
+  if (depth.position == DepthPosition::kAbsolute && draw.Chance(0.3)) depth.kv = DepthKv::kZeroRows;
   if (topk_prompt && draw.Chance(0.7)) {
     depth.prefill_decide = DepthDecide::kRouterTopK;
     depth.capacity = 0.1 * draw.Int(1, 10);
+    depth.capacity_rows = draw.Chance(0.3) ? draw.Int(1, 9) : 0;
+    depth.min_rows = draw.Int(0, 2);
+    depth.strict_top_k = draw.Chance(0.3);
+    depth.softmax_over_selected = depth.gate == GateFunction::kIdentity && draw.Chance(0.7);
   }
   for (int i = 0; i <= 100; ++i)
     depth.score_quantiles.push_back(static_cast<float>(i - 50) / 25.0f);
   return depth;
+}
+
+// Takes away what a routed layer does not run beside its router.
+void MakeRunnable(LayerSpec& layer) {
+  if (layer.depth->gate_place == DepthGatePlace::kLastSublayer)
+    layer.sublayers.back().residual_scale = 1.0f;
+  for (SublayerSpec& sublayer : layer.sublayers) {
+    auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
+    if (attention != nullptr && layer.depth->kv == DepthKv::kZeroRows) attention->sinks.clear();
+  }
 }
 
 // How a group repeats: a fixed number of times, as often as a request asks, as often as a router
@@ -296,6 +325,7 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
       BlockSpec ffn = moe ? BlockSpec(MakeMoe(name + ".moe", stack.embedding.dim, draw))
                           : BlockSpec(MakeDense(name + ".ffn", stack.embedding.dim, draw));
       layer.sublayers.push_back(MakeSublayer(name + ".ffn", std::move(ffn), draw, layer_norm));
+      if (layer.depth.has_value()) MakeRunnable(layer);
       group.layers.push_back(std::move(layer));
     }
     stack.groups.push_back(std::move(group));

@@ -58,8 +58,10 @@ class Filler {
   void FillProjection(const ProjectionSpec& projection) {
     const float scale = 1.0f / std::sqrt(Float(projection.in));
     const bool turned = projection.transposed;
-    Matrix(projection.weight, turned ? projection.in : projection.out,
-           turned ? projection.out : projection.in, scale);
+    const int64_t rows = projection.row_run > 0
+                             ? projection.out / projection.row_run * projection.row_stride
+                             : projection.out;
+    Matrix(projection.weight, turned ? projection.in : rows, turned ? rows : projection.in, scale);
     Vector(projection.bias, projection.out, 0.1f, 0.0f);
   }
   void FillRouter(const RouterSpec& router, int32_t groups) {

@@ -3,7 +3,8 @@ models.md 1.2, MoDE staged and integrated, DeepSeekMoE v1.
 
 The model is stated here in plain PyTorch, whole sequence at once, float64 on float32 weights.
 expected.safetensors: input_ids [24], hidden.embed and hidden.<layer> [24, dim], logits [24, vocab], and per
-routed layer mask.<layer> [24] (1: taken) and score.<layer> [24] (router logit).
+routed layer mask.<layer> [24] (1: taken) and score.<layer> [24] (router logit). Where only the attention or the
+FFN of a layer is routed, each of the two counts as a layer.
 
     pip install torch safetensors; python tools/golden/mod.py [name ...]
 """
@@ -29,6 +30,15 @@ def mod(layers, **rules) -> dict:
                      threshold=0.5, pos="absolute", kv="routed_only", capacity=0.5), **rules)
 
 
+def counted(layers, tokens, **rules) -> dict:
+    """A capacity in tokens instead of a share."""
+    rules = mod(layers, capacity_tokens=tokens, **rules)
+    del rules["capacity"]
+    return rules
+
+
+LINEAR_PREDICTOR = ["mod-gated-double"]  # one layer; the others have two with SiLU between
+
 MODELS = {
     "mod-threshold": dict(BASE, model_type="mod", mod=mod([1, 3])),
     "mod-predictor": dict(BASE, model_type="mod", mod=mod([0, 2], gate_fn="identity", combine="plus_block",
@@ -36,6 +46,19 @@ MODELS = {
     "mod-only-block": dict(BASE, model_type="mod", mod=mod([1, 2], combine="only_block", threshold=0.6)),
     "mod-binary": dict(BASE, model_type="mod", mod=mod([1, 3], gate_fn="binary", combine="plus_block")),
     "mod-topk": dict(BASE, model_type="mod", mod=mod([1, 3], prefill_decide="router_topk", capacity=0.3)),
+    "mod-attention-only": dict(BASE, model_type="mod", mod=mod([1, 2], target="attention")),
+    "mod-ffn-only": dict(BASE, model_type="mod", mod=mod([0, 3], target="ffn", gate_fn="identity",
+                                                         combine="plus_block", threshold=0.45)),
+    "mod-gated-double": dict(BASE, model_type="mod", mod=counted([1, 3], 6, combine="ffn_gated_double",
+                                                                 decide="predictor_threshold")),
+    "mod-compact": dict(BASE, model_type="mod", sliding_window=6, mod=mod([1, 3], pos="compact")),
+    "mod-zero-rows": dict(BASE, model_type="mod", sliding_window=9, mod=mod([1, 2], kv="zero_rows",
+                                                                            force_first=True)),
+    "mod-topk-strict": dict(BASE, model_type="mod", mod=counted([1, 3], 8, gate_fn="identity", combine="only_block",
+                                                                prefill_decide="router_topk", strict=True)),
+    "mod-topk-softmax": dict(BASE, model_type="mod", mod=mod([1, 3], gate_fn="softmax_over_selected", threshold=1.0,
+                                                             combine="plus_block", prefill_decide="router_topk",
+                                                             capacity=0.3, min_tokens=0, pos="compact")),
     "mode-staged": dict(SMALL, model_type="mod", mod=mod([1]), num_local_experts=4, num_experts_per_tok=2,
                         intermediate_size=24),
     "mode-integrated": dict(SMALL, model_type="mod", mod=mod([]), num_experts=4, num_experts_per_tok=2,
@@ -52,7 +75,7 @@ def is_sparse(config: dict, layer: int) -> bool:
     return "num_local_experts" in config or "num_experts" in config
 
 
-def make_weights(config: dict) -> dict[str, torch.Tensor]:
+def make_weights(config: dict, linear_predictor: bool = False) -> dict[str, torch.Tensor]:
     """Names as published: Mixtral's for num_local_experts, Qwen's and DeepSeek's otherwise."""
     shapes = {"model.embed_tokens.weight": [VOCAB, DIM], "model.norm.weight": [DIM]}
     gated = lambda name, hidden: {f"{name}.gate_proj.weight": [hidden, DIM], f"{name}.up_proj.weight": [hidden, DIM],
@@ -82,7 +105,9 @@ def make_weights(config: dict) -> dict[str, torch.Tensor]:
                                 config["n_shared_experts"] * config["moe_intermediate_size"])
         if i in config.get("mod", {}).get("layers", []):
             shapes |= {f"{layer}.mod_router.weight": [1, DIM], f"{layer}.mod_router.bias": [1]}
-            if config["mod"]["decide"] == "predictor_threshold":
+            if config["mod"]["decide"] == "predictor_threshold" and linear_predictor:
+                shapes |= {f"{layer}.mod_predictor.0.weight": [1, DIM], f"{layer}.mod_predictor.0.bias": [1]}
+            elif config["mod"]["decide"] == "predictor_threshold":
                 shapes |= {f"{layer}.mod_predictor.0.weight": [12, DIM], f"{layer}.mod_predictor.0.bias": [12],
                            f"{layer}.mod_predictor.2.weight": [1, 12], f"{layer}.mod_predictor.2.bias": [1]}
     return {name: torch.empty(shape) for name, shape in shapes.items()}
@@ -108,14 +133,22 @@ class Plain:
         a, b = x.chunk(2, -1)
         return x * angle.cos() + torch.cat([-b, a], -1) * angle.sin()
 
-    def attention(self, x, positions, name):
+    def attention(self, x, positions, name, zero_rows=None):
+        """`zero_rows`: how many positions there are; those that are not among `positions` have keys and values of
+        zeros."""
         n = len(x)
         q = self.rope(self.lin(x, f"{name}.q_proj").view(n, HEADS, HEAD_DIM), positions)
         k = self.rope(self.lin(x, f"{name}.k_proj").view(n, KV_HEADS, HEAD_DIM), positions)
         v = self.lin(x, f"{name}.v_proj").view(n, KV_HEADS, HEAD_DIM)
+        places = positions
+        if zero_rows is not None:
+            places = torch.arange(zero_rows)
+            k, v = (t.new_zeros(zero_rows, *t.shape[1:]).index_copy(0, positions, t) for t in (k, v))
         k, v = (t.repeat_interleave(HEADS // KV_HEADS, 1) for t in (k, v))
         logits = torch.einsum("qhd,khd->hqk", q, k) * HEAD_DIM ** -0.5
-        logits = logits.masked_fill(torch.ones(n, n).triu(1).bool(), float("-inf"))
+        distance = positions[:, None] - places[None, :]
+        visible = (distance >= 0) & (distance < self.config.get("sliding_window", 1 << 30))
+        logits = logits.masked_fill(~visible, float("-inf"))
         return self.lin(torch.einsum("hqk,khd->qhd", softmax(logits, -1), v).reshape(n, -1), f"{name}.o_proj")
 
     def gated(self, x, name, gate="gate_proj", up="up_proj", down="down_proj"):
@@ -143,47 +176,82 @@ class Plain:
             out += self.gated(x, f"{name}.shared_experts")
         return out
 
-    def block(self, x, positions, i):
+    def attention_part(self, x, positions, i, zero_rows=None):
         layer = f"model.layers.{i}"
-        h = x + self.attention(self.norm(x, f"{layer}.input_layernorm"), positions, f"{layer}.self_attn")
+        z = self.norm(x, f"{layer}.input_layernorm")
+        return x + self.attention(z, positions, f"{layer}.self_attn", zero_rows)
+
+    def ffn_part(self, h, i, gate=1.0):
+        layer = f"model.layers.{i}"
         z = self.norm(h, f"{layer}.post_attention_layernorm")
-        return h + (self.experts(z, layer) if is_sparse(self.config, i) else self.gated(z, f"{layer}.mlp"))
+        return h + gate * (self.experts(z, layer) if is_sparse(self.config, i) else self.gated(z, f"{layer}.mlp"))
+
+    def block(self, x, positions, i, zero_rows=None, gate=1.0):
+        return self.ffn_part(self.attention_part(x, positions, i, zero_rows), i, gate)
 
     def decide(self, x, score, layer):
         rules = self.config["mod"]
         rule = rules.get("prefill_decide", rules["decide"])
         if rule == "router_topk":
-            k = max(1, int(rules["capacity"] * len(x)))
+            k = min(len(x), rules.get("capacity_tokens") or max(rules.get("min_tokens", 1),
+                                                                int(rules.get("capacity", 0.0) * len(x))))
+            k -= 1 if rules.get("strict") and k > 1 else 0  # those above the k-th value
             ordered = score.sort(descending=True).values
             self.margins.append((ordered[k - 1] - ordered[k]).item())
             return score >= ordered[k - 1]
         if rule == "predictor_threshold":
-            score = self.lin(silu(self.lin(x, f"{layer}.mod_predictor.0")), f"{layer}.mod_predictor.2")[:, 0]
+            name = f"{layer}.mod_predictor"
+            hidden = self.lin(x, f"{name}.0")
+            score = (self.lin(silu(hidden), f"{name}.2") if f"{name}.2.weight" in self.weights else hidden)[:, 0]
         distance = score - torch.logit(torch.tensor(rules["threshold"]).double())
         self.margins.append(distance.abs().min().item())
-        return distance > 0
+        mask = distance > 0
+        mask[0] |= rules.get("force_first", False)
+        return mask
 
-    def routed_block(self, x, positions, i, found):
+    def routed(self, x, positions, i, instance, found):
         layer, rules = f"model.layers.{i}", self.config["mod"]
         score = self.lin(x, f"{layer}.mod_router")[:, 0]
         mask = self.decide(x, score, layer)
-        found[f"mask.{i}"], found[f"score.{i}"] = mask.int(), score
-        gate = {"identity": score, "sigmoid": score.sigmoid(), "binary": torch.ones_like(score)}[rules["gate_fn"]]
-        kept, g = x[mask], gate[mask][:, None]
-        y = self.block(kept, positions[mask], i)
+        found[f"mask.{instance}"], found[f"score.{instance}"] = mask.int(), score
+        kept, s = x[mask], score[mask][:, None]
+        g = {"identity": s, "sigmoid": s.sigmoid(), "binary": torch.ones_like(s),
+             "softmax_over_selected": softmax(s, 0)}[rules["gate_fn"]]
+        where = torch.arange(len(kept)) if rules["pos"] == "compact" else positions[mask]
+        zero_rows = len(x) if rules["kv"] == "zero_rows" else None
+        combine, target = rules["combine"], rules.get("target", "block")
+        if combine == "ffn_gated_double":
+            y, g, combine = self.block(kept, where, i, zero_rows, gate=g), 1.0, "plus_block"
+        elif target == "attention":
+            y = self.attention_part(kept, where, i, zero_rows)
+        elif target == "ffn":
+            y = self.ffn_part(kept, i)
+        else:
+            y = self.block(kept, where, i, zero_rows)
         out = x.clone()
-        out[mask] = {"scaled_update": kept + g * (y - kept), "plus_block": kept + g * y,
-                     "only_block": g * y}[rules["combine"]]
+        out[mask] = {"scaled_update": kept + g * (y - kept), "plus_block": kept + g * y, "only_block": g * y}[combine]
         return out
+
+    def layers(self, positions, i):
+        """The steps of layer i, each a function of (x, number of the step, found)."""
+        rules = self.config.get("mod", {})
+        routed = lambda x, instance, found: self.routed(x, positions, i, instance, found)
+        if i not in rules.get("layers", []):
+            return [lambda x, instance, found: self.block(x, positions, i)]
+        if rules.get("target") == "attention":
+            return [routed, lambda x, instance, found: self.ffn_part(x, i)]
+        if rules.get("target") == "ffn":
+            return [lambda x, instance, found: self.attention_part(x, positions, i), routed]
+        return [routed]
 
     def run(self, ids):
         positions = torch.arange(len(ids))
         x = self.weights["model.embed_tokens.weight"][ids]
         found = {"input_ids": ids.int(), "hidden.embed": x}
-        for i in range(self.config["num_hidden_layers"]):
-            routed = i in self.config.get("mod", {}).get("layers", [])
-            x = self.routed_block(x, positions, i, found) if routed else self.block(x, positions, i)
-            found[f"hidden.{i}"] = x
+        steps = [step for i in range(self.config["num_hidden_layers"]) for step in self.layers(positions, i)]
+        for instance, step in enumerate(steps):
+            x = step(x, instance, found)
+            found[f"hidden.{instance}"] = x
         found["logits"] = linear(self.norm(x, "model.norm"), self.weights["model.embed_tokens.weight"])
         return {k: v if v.dtype == torch.int32 else v.float() for k, v in found.items()}
 
@@ -197,7 +265,7 @@ def is_useful(found: dict) -> bool:
 def build(name: str) -> None:
     config = MODELS[name]
     for seed in range(300, 700):
-        weights = make_weights(config)
+        weights = make_weights(config, name in LINEAR_PREDICTOR)
         randomize(weights.items(), seed)
         for tensor_name, tensor in weights.items():
             if "mod_router.weight" in tensor_name:

@@ -1,0 +1,64 @@
+// Holds one golden folder against our numbers: what golden_test asserts and sluice-golden prints.
+// Folders of tests/golden (served as they are) and of ../shared/goldens (served in the form of
+// WriteServedModel).
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/packed_matrix.h"
+#include "tests/golden/golden_files.h"
+#include "tests/golden/golden_run.h"
+#include "tests/support/tolerance.h"
+
+namespace sluice {
+
+struct CheckOptions {
+  std::string device = "cpu";
+  kernels::WeightFormat weights = kernels::WeightFormat::kF32;
+};
+
+struct TensorResult {
+  std::string name;
+  float worst = 0.0f;  // max |d|; of decisions: how many differ
+  float allowed = 0.0f;
+  bool ok() const { return worst <= allowed; }  // false for NaN
+};
+
+struct GoldenReport {
+  std::string family;
+  bool whole_prompt = false;            // routed by top-k over the prompt: only one shot is defined
+  std::vector<TensorResult> tensors;    // in the order of the forward pass
+  std::vector<std::string> wrong_ways;  // ways of running that did not give the bits of one shot
+  std::vector<std::string> not_compared;    // stored tensors that the forward pass does not show
+  std::vector<std::string> unused_weights;  // tensors of the file that the model does not read
+
+  bool ok() const;
+  // The name of the first wrong tensor, or "".
+  std::string first_wrong() const;
+};
+
+// InvalidArgument or NotFound for a broken folder, Unimplemented for a format without a served
+// form.
+absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckOptions& options);
+
+// The model of a folder and what to run; `scratch` holds the served form where it is another one.
+struct OpenGolden {
+  std::unique_ptr<ScratchDirectory> scratch;
+  ExpectedTensors expected;
+  std::optional<GoldenRun> run;
+};
+absl::StatusOr<OpenGolden> OpenGoldenFolder(const std::string& folder, const CheckOptions& options);
+
+// The sequences that `prefix` ("", "short.", "single.") of a folder runs: the stored ids, cut to
+// the length of its logits.
+std::vector<std::vector<int32_t>> GoldenTokens(const ExpectedTensors& expected,
+                                               const std::string& prefix);
+
+// Whether a layer routes by top-k over the prompt, which must then not be cut.
+bool RoutesWholePrompt(const ModelSpec& spec);
+
+}  // namespace sluice
