@@ -72,7 +72,9 @@ DepthDecide DepthRouter::Decide(const RowRouting& routing, bool is_prompt) const
   return is_prompt ? spec_.prefill_decide : spec_.decide;
 }
 
-Selection DepthRouter::Select(const Rows& rows, ForwardContext& context) const {
+Selection DepthRouter::Select(const Rows& rows,
+                              const uint8_t* candidates,
+                              ForwardContext& context) const {
   const int32_t count = rows.count();
   const RowSet all = AllRows(count);
   float* scores = context.workspace.Take<float>(count);
@@ -95,8 +97,10 @@ Selection DepthRouter::Select(const Rows& rows, ForwardContext& context) const {
     // NaN marks the rows that the top-k pass below decides.
     thresholds[i] = decide == DepthDecide::kRouterTopK ? std::numeric_limits<float>::quiet_NaN()
                                                        : Threshold(routing);
+    if (candidates != nullptr && candidates[row] == 0 && !std::isnan(thresholds[i]))
+      thresholds[i] = kNever;
   }
-  if (any_top_k) SelectTopKPrompt(rows, scores, thresholds, context);
+  if (any_top_k) SelectTopKPrompt(rows, candidates, scores, thresholds, context);
 
   int32_t* selected = context.workspace.Take<int32_t>(count);
   int32_t num_selected = 0;
@@ -109,7 +113,20 @@ Selection DepthRouter::Select(const Rows& rows, ForwardContext& context) const {
   for (int32_t i = 0; i < num_selected; ++i) selected_scores[i] = scores[selected[i]];
   context.stats.AddFlops(rows.origin, FlopsPerRow());
   context.stats.AddWeightBytes(WeightBytes());
-  return {{selected, num_selected, nullptr}, selected_scores};
+  const GateFunction gate = ScaleGates(selected_scores, num_selected);
+  return {{selected, num_selected, nullptr}, selected_scores, gate};
+}
+
+// With a scale the scores become the gates themselves.
+GateFunction DepthRouter::ScaleGates(float* scores, int32_t count) const {
+  if (spec_.gate_scale == 1.0f) return spec_.gate;
+  for (int32_t i = 0; i < count; ++i) {
+    float gate = scores[i];
+    if (spec_.gate == GateFunction::kSigmoid) gate = 1.0f / (1.0f + std::exp(-gate));
+    if (spec_.gate == GateFunction::kOne) gate = 1.0f;
+    scores[i] = spec_.gate_scale * gate;
+  }
+  return GateFunction::kIdentity;
 }
 
 float* DepthRouter::PredictorScores(const Rows& rows, ForwardContext& context) const {
@@ -130,9 +147,11 @@ float* DepthRouter::PredictorScores(const Rows& rows, ForwardContext& context) c
   return x.Row(0);
 }
 
-// The k largest scores of each request's prompt, k = max(1, floor(capacity * prompt rows)); ties by
-// position. The scheduler has put the whole prompt into this step.
+// The k largest scores of each request's prompt, k = max(1, floor(capacity * prompt rows)), of the
+// candidates if there are fewer; ties by position. The scheduler has put the whole prompt into this
+// step.
 void DepthRouter::SelectTopKPrompt(const Rows& rows,
+                                   const uint8_t* candidates,
                                    const float* scores,
                                    float* thresholds,
                                    ForwardContext& context) const {
@@ -140,16 +159,21 @@ void DepthRouter::SelectTopKPrompt(const Rows& rows,
   for (int32_t first = 0; first < rows.count();) {
     const KvSequence sequence = context.batch.sequences[static_cast<size_t>(rows.origin[first])];
     int32_t count = 0;
+    int32_t asked_rows = 0;
     int32_t next = first;
     for (; next < rows.count(); ++next) {
       if (context.batch.sequences[static_cast<size_t>(rows.origin[next])] != sequence) break;
-      if (std::isnan(thresholds[next])) order[count++] = next;
+      if (!std::isnan(thresholds[next])) continue;
+      ++asked_rows;
+      thresholds[next] = kNever;
+      if (candidates == nullptr || candidates[static_cast<size_t>(rows.origin[next])] != 0)
+        order[count++] = next;
     }
     first = next;
     if (count == 0) continue;
     const float asked = context.batch.routing[static_cast<size_t>(rows.origin[order[0]])].capacity;
     const double capacity = asked >= 0.0f ? static_cast<double>(asked) : spec_.capacity;
-    const auto share = static_cast<int32_t>(capacity * count);
+    const auto share = static_cast<int32_t>(capacity * asked_rows);
     const int32_t k = capacity <= 0.0 ? 0 : std::min(count, std::max(1, share));
     std::sort(order, order + count, [scores](int32_t a, int32_t b) {
       return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);

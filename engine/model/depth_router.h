@@ -17,8 +17,9 @@ class DepthRouter {
                                           int64_t dim,
                                           WeightLoader& loader);
 
-  // Takes the selection from the arena.
-  Selection Select(const Rows& rows, ForwardContext& context) const;
+  // Takes the selection from the arena. `candidates`: per row of the batch, whether a nested router
+  // may take it; null: all.
+  Selection Select(const Rows& rows, const uint8_t* candidates, ForwardContext& context) const;
 
   const DepthRouterSpec& spec() const { return spec_; }
   int64_t WorkspaceBytes(int32_t max_rows) const;
@@ -31,9 +32,11 @@ class DepthRouter {
   DepthDecide Decide(const RowRouting& routing, bool is_prompt) const;
   float* PredictorScores(const Rows& rows, ForwardContext& context) const;
   void SelectTopKPrompt(const Rows& rows,
+                        const uint8_t* candidates,
                         const float* scores,
                         float* thresholds,
                         ForwardContext& context) const;
+  GateFunction ScaleGates(float* scores, int32_t count) const;
 
   DepthRouterSpec spec_;
   kernels::PackedMatrix router_;

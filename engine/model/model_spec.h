@@ -170,8 +170,10 @@ struct DepthRouterSpec {
   DepthDecide prefill_decide = DepthDecide::kRouterThreshold;
   DepthPosition position = DepthPosition::kAbsolute;
   DepthKv kv = DepthKv::kRoutedOnly;
-  float threshold = 0.5f;  // on sigmoid(logit): taken iff sigmoid(logit) > threshold
-  double capacity = 0.0;   // trained share of rows; also k = max(1, floor(capacity * n)) for top-k
+  float gate_scale = 1.0f;  // times the gate (Mixture-of-Recursions: alpha)
+  bool nested = false;      // only rows that took the depth-routed layer before this one may
+  float threshold = 0.5f;   // on sigmoid(logit): taken iff sigmoid(logit) > threshold
+  double capacity = 0.0;    // trained share of rows; also k = max(1, floor(capacity * n)) for top-k
   // Percentiles 0..100 of the router logit on calibration text; empty: the capacity knob is
   // refused.
   std::vector<float> score_quantiles;

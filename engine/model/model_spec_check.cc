@@ -280,6 +280,7 @@ absl::Status CheckDepth(const std::string& path, const DepthRouterSpec& depth, i
   RETURN_IF_ERROR(CheckPredictor(path + ".predictor", depth, dim));
   RETURN_IF_ERROR(CheckFloat(path, "threshold", static_cast<double>(depth.threshold), 0.0, 1.0));
   RETURN_IF_ERROR(CheckFloat(path, "capacity", depth.capacity, 0.0, 1.0));
+  RETURN_IF_ERROR(CheckFloat(path, "gate_scale", static_cast<double>(depth.gate_scale), -1e3, 1e3));
   RETURN_IF_ERROR(CheckQuantiles(path + ".score_quantiles", depth.score_quantiles));
   if (depth.decide == DepthDecide::kRouterTopK) {
     return NotRun(path + ".decide", "router_topk while generating (it may be prefill_decide)");

@@ -167,6 +167,8 @@ void Fields(Visitor& visit, DepthRouterSpec& spec) {
   visit("prefill_decide", spec.prefill_decide);
   visit("position", spec.position);
   visit("kv", spec.kv);
+  visit("gate_scale", spec.gate_scale);
+  visit("nested", spec.nested);
   visit("threshold", spec.threshold);
   visit("capacity", spec.capacity);
   visit("score_quantiles", spec.score_quantiles);

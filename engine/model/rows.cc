@@ -17,7 +17,7 @@ void Unpack(const Rows& packed,
             const Rows& rows,
             ForwardContext& context) {
   context.backend.CombineDepth({.combine = spec.combine,
-                                .gate = spec.gate,
+                                .gate = chosen.gate,
                                 .y = packed.x,
                                 .scores = chosen.scores,
                                 .x = rows.x,

@@ -9,7 +9,8 @@ namespace sluice {
 // Which rows take a depth-routed layer. Arrays live in the step's arena.
 struct Selection {
   kernels::RowSet rows;           // indices into the offered Rows
-  const float* scores = nullptr;  // [rows.count] router logits of the selected rows
+  const float* scores = nullptr;  // [rows.count] router logits of the selected rows, or their gates
+  GateFunction gate = GateFunction::kSigmoid;  // of the scores
   bool empty() const { return rows.count == 0; }
 };
 

@@ -209,6 +209,45 @@ TEST_P(RecurrentGoldenTest, RecursionsByTokenChoice) {
   ExpectSameBitsInEveryWayOfRunning(run, {tokens[0], prefix});
 }
 
+TEST_P(RecurrentGoldenTest, RecursionsByExpertChoice) {
+  if (!Open("mor-expert")) GTEST_SKIP() << directory_ << " is not there";
+  json config = RecursionConfig(golden_);
+  config["mor"]["capacity"] = golden_["capacity"];
+  config["mor"]["prefill_decide"] = "router_topk";  // what the published code does
+  GoldenRun run = Serve(config);
+  const std::vector<int32_t> tokens = Tokens()[0];
+  for (const auto& [prefix, length] : {std::pair("", 30), std::pair("short.", 17)}) {
+    SCOPED_TRACE(length);
+    const std::vector<int32_t> prompt(tokens.begin(), tokens.begin() + length);
+    const SequenceTrace trace = Run(run, {prompt}, OneShot({length}))[0];
+    for (int32_t r = 0; r < 3; ++r) {
+      EXPECT_EQ(trace.taken.at(1 + r),
+                expected_.at(absl::StrCat(prefix, "route.", r, ".mask")).integers)
+          << "recursion " << r;
+    }
+    for (int32_t layer = 0; layer < 5; ++layer) {
+      const std::string name = absl::StrCat(prefix, "hidden.", layer);
+      ASSERT_TRUE(AllNear(trace.hidden.at(layer), Part(name, 0), kTolerance)) << layer;
+    }
+    EXPECT_TRUE(AllNear(trace.logits, Part(absl::StrCat(prefix, "logits"), 0), kTolerance));
+  }
+  const SequenceTrace single = Run(run, {{tokens[0]}}, OneShot({1}))[0];
+  EXPECT_TRUE(AllNear(single.logits, Part("single.logits", 0), kTolerance));
+}
+
+// By threshold the same weights are causal: any split and any company give the same bits.
+TEST_P(RecurrentGoldenTest, RecursionsByThreshold) {
+  if (!Open("mor-expert")) GTEST_SKIP() << directory_ << " is not there";
+  GoldenRun run = Serve(RecursionConfig(golden_));
+  const std::vector<int32_t> tokens = Tokens()[0];
+  const SequenceTrace trace = Run(run, {tokens}, OneShot({30}))[0];
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    EXPECT_LE(trace.taken.at(2)[t], trace.taken.at(1)[t]) << "deeper rows come from the others";
+    EXPECT_LE(trace.taken.at(3)[t], trace.taken.at(2)[t]);
+  }
+  ExpectSameBitsInEveryWayOfRunning(run, {tokens, {tokens.rbegin(), tokens.rend()}});
+}
+
 json SparseUniversalConfig(const json& golden) {
   return {{"model_type", "sut"},
           {"vocab_size", golden["vocab"]},

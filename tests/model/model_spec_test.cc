@@ -205,6 +205,7 @@ const BadSpec kBadSpecs[] = {
      "router: hidden is"},
     {"ExpertBiasOfGatedExperts", [](auto& s) { MakeSparse(s).experts.up_bias = "b"; },
      "a bias of gated", kNotRun},
+    {"GateScaleNan", [](auto& s) { Route(s).gate_scale = kNan; }, "depth: gate_scale"},
     {"OutputNormEpsilon",
      [](auto& s) { s.stacks[0].groups[0].output_norm = NormSpec{.epsilon = -1.0f}; },
      "output_norm: epsilon"},

@@ -152,6 +152,8 @@ DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw, bool
     depth.decide = depth.prefill_decide = DepthDecide::kPredictorThreshold;
   }
   depth.capacity = 0.5;
+  depth.nested = draw.Chance(0.2);
+  if (draw.Chance(0.2)) depth.gate_scale = 0.3f;
   if (topk_prompt && draw.Chance(0.7)) {
     depth.prefill_decide = DepthDecide::kRouterTopK;
     depth.capacity = 0.1 * draw.Int(1, 10);
