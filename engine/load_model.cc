@@ -28,6 +28,7 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
   bool any = false, table = true, predictor = true, capacity = true;
   std::string first;
   for (const LayerGroupSpec& group : spec.decoder().groups) {
+    if (group.repeat.adjustable) card->max_depth = std::max(card->max_depth, group.repeat.times);
     for (const LayerSpec& layer : group.layers) {
       for (const SublayerSpec& sublayer : layer.sublayers) {
         const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
@@ -113,6 +114,7 @@ std::string SpecLine(const ModelSpec& spec, const ModelCard& card) {
   std::string line = absl::StrCat(card.family, ": ", card.num_layer_instances, " layers");
   if (!card.routed_layers.empty())
     absl::StrAppend(&line, " (", card.routed_layers.size(), " depth-routed)");
+  if (card.max_depth > 0) absl::StrAppend(&line, ", core repeated ", card.max_depth, " times");
   if (card.has_experts) absl::StrAppend(&line, ", ", card.experts_per_token, " experts per token");
   absl::StrAppend(&line, ", dim ", spec.decoder().embedding.dim, ", vocabulary ", card.vocab_size,
                   ", context ", card.max_context_tokens, ", ");

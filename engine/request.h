@@ -52,6 +52,7 @@ struct RoutingParams {
   Mode mode = Mode::kModelDefault;
   std::optional<double> capacity;  // target share of rows per routed layer; 0 and 1 are exact
   std::optional<int32_t> experts_per_token;
+  std::optional<int32_t> max_depth;  // repeats of a looped model's core
   bool trace = false;
 };
 

@@ -93,6 +93,17 @@ absl::StatusOr<RowRouting> ResolveRouting(const RoutingParams& params, const Mod
     }
     routing.experts_per_token = *params.experts_per_token;
   }
+  if (params.max_depth.has_value()) {
+    if (model.max_depth == 0) {
+      return BadRequest("unsupported_parameter", "routing.max_depth",
+                        "this model does not repeat its layers as often as a request asks");
+    }
+    if (*params.max_depth < 1 || *params.max_depth > model.max_depth) {
+      return BadRequest("integer_out_of_range", "routing.max_depth",
+                        "must be between 1 and the model's own number of repeats");
+    }
+    routing.max_depth = *params.max_depth;
+  }
   return routing;
 }
 

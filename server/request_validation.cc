@@ -143,6 +143,13 @@ absl::Status ValidateRouting(const RoutingParams& routing,
     RETURN_IF_ERROR(CheckInteger("routing.experts_per_token", *routing.experts_per_token, 1,
                                  std::max(model.experts_per_token, 1)));
   }
+  if (routing.max_depth.has_value()) {
+    if (model.max_depth == 0) {
+      return Unsupported("routing.max_depth",
+                         "this model does not repeat its layers as often as a request asks");
+    }
+    RETURN_IF_ERROR(CheckInteger("routing.max_depth", *routing.max_depth, 1, model.max_depth));
+  }
   if (routing.trace && !options.allow_routing_trace) {
     return Unsupported("routing.trace", "routing traces are switched off on this server");
   }

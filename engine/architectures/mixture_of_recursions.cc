@@ -1,7 +1,8 @@
-// Mixture-of-Recursions (Bae et al. 2025, arXiv 2507.10524; models.md 7.1), token choice: a Llama
-// whose middle is one block run up to num_recursion times, the number chosen per token by a router
-// before the first. Layout middle_cycle: first and last layer of their own. Config keys in
-// README.md. Source of names: raymin0223/mixture_of_recursions, token_choice_router.py.
+// Mixture-of-Recursions (Bae et al. 2025, arXiv 2507.10524; models.md 7.1): a Llama whose middle is
+// one block run up to num_recursion times. Token choice: a router says how often before the first
+// time. Expert choice: each recursion's router takes some of the rows that the one before took.
+// Layout middle_cycle: first and last layer of their own. Config keys in README.md. Source of
+// names: raymin0223/mixture_of_recursions, token_choice_router.py and expert_choice_router.py.
 #include "absl/strings/str_cat.h"
 #include "engine/architectures/decoder_parts.h"
 #include "engine/architectures/families.h"
@@ -16,7 +17,35 @@ struct RecursionConfig {
   ScoreFunction score = ScoreFunction::kSoftmax;
   float alpha = 1.0f;
   bool balanced = false;  // loss-free balancing: router_bias decides, but does not weigh
+  bool expert_choice = false;
+  std::vector<double> capacity;  // per recursion
+  GateFunction gate = GateFunction::kSigmoid;
+  DepthDecide prefill_decide = DepthDecide::kRouterThreshold;
 };
+
+// The defaults are those of the published configurations: 1, 2/3, 1/3 of the rows.
+void ReadExpertChoice(ConfigReader& mor, RecursionConfig& found) {
+  constexpr int64_t kMany = 4'096;
+  found.gate = mor.Choice("router_func", {"sigmoid", "identity"}, 0) == 0 ? GateFunction::kSigmoid
+                                                                          : GateFunction::kIdentity;
+  found.alpha = static_cast<float>(mor.Number("alpha", -1e3, 1e3, 0.1));
+  const bool top_k = mor.Choice("prefill_decide", {"router_threshold", "router_topk"}, 0) == 1;
+  if (top_k) found.prefill_decide = DepthDecide::kRouterTopK;
+  for (int32_t r = 0; r < found.num_recursion && r < kMany; ++r) {
+    found.capacity.push_back(static_cast<double>(found.num_recursion - r) /
+                             static_cast<double>(found.num_recursion));
+  }
+  const nlohmann::json* list = mor.Member("capacity");
+  if (list == nullptr) return;
+  if (!list->is_array() || list->size() != found.capacity.size())
+    return mor.Invalid("capacity", "must be a list with one share per recursion");
+  for (size_t r = 0; r < found.capacity.size(); ++r) {
+    const auto* share = (*list)[r].get_ptr<const nlohmann::json::number_float_t*>();
+    if (share == nullptr || !(*share > 0.0 && *share <= 1.0))
+      return mor.Invalid("capacity", "must hold numbers above 0.0 and up to 1.0");
+    found.capacity[r] = *share;
+  }
+}
 
 RecursionConfig ReadRecursion(ConfigReader& config, const DecoderShape& shape) {
   RecursionConfig found;
@@ -26,8 +55,7 @@ RecursionConfig ReadRecursion(ConfigReader& config, const DecoderShape& shape) {
     return found;
   }
   ConfigReader mor(*object, "mor.");
-  if (mor.Choice("type", {"token", "expert"}, std::nullopt) == 1)
-    mor.Unimplemented("type", "expert choice");
+  found.expert_choice = mor.Choice("type", {"token", "expert"}, std::nullopt) == 1;
   if (mor.Choice("sharing", {"middle_cycle", "cycle", "sequence", "middle_sequence"}, 0) != 0)
     mor.Unimplemented("sharing", "a layout other than middle_cycle");
   if (mor.Choice("router_type", {"linear", "mlp"}, 0) != 0)
@@ -36,10 +64,14 @@ RecursionConfig ReadRecursion(ConfigReader& config, const DecoderShape& shape) {
   if (mor.Number("temp", 0.0, 1e6, 1.0) != 1.0)
     mor.Unimplemented("temp", "a temperature other than 1");
   found.num_recursion = mor.Int32("num_recursion", 1, kMaxLayers);
-  const bool sigmoid = mor.Choice("router_func", {"softmax", "sigmoid"}, 0) == 1;
-  found.score = sigmoid ? ScoreFunction::kSigmoid : ScoreFunction::kSoftmax;
-  found.alpha = static_cast<float>(mor.Number("alpha", -1e6, 1e6, 1.0));
-  found.balanced = mor.Choice("balancing", {"loss", "loss_free"}, 0) == 1;
+  if (found.expert_choice) {
+    ReadExpertChoice(mor, found);
+  } else {
+    const bool sigmoid = mor.Choice("router_func", {"softmax", "sigmoid"}, 0) == 1;
+    found.score = sigmoid ? ScoreFunction::kSigmoid : ScoreFunction::kSoftmax;
+    found.alpha = static_cast<float>(mor.Number("alpha", -1e6, 1e6, 1.0));
+    found.balanced = mor.Choice("balancing", {"loss", "loss_free"}, 0) == 1;
+  }
   const int32_t middle = shape.num_layers - 2;
   if (mor.status().ok() && (middle < 1 || middle % found.num_recursion != 0))
     mor.Invalid("num_recursion", "must divide num_hidden_layers - 2");
@@ -78,6 +110,25 @@ LayerGroupSpec RecursiveGroup(const DecoderShape& shape, const RecursionConfig& 
   return group;
 }
 
+// Every recursion has its own tensors: the published code ties norms and FFNs, but makes attention
+// anew, so they are read as they stand.
+LayerSpec ExpertChoiceLayer(const DecoderShape& shape, const RecursionConfig& config, int32_t r) {
+  const std::string name = LayerName(1 + r);
+  LayerSpec layer;
+  for (int32_t i = 0; i < config.base_depth; ++i) {
+    LayerSpec part = LlamaLayer(shape, absl::StrCat(name, ".block.", i));
+    for (SublayerSpec& sublayer : part.sublayers) layer.sublayers.push_back(std::move(sublayer));
+  }
+  layer.depth = DepthRouterSpec{.weight = name + ".mor_router.router.weight",
+                                .gate = config.gate,
+                                .combine = DepthCombine::kPlusBlock,
+                                .prefill_decide = config.prefill_decide,
+                                .gate_scale = config.alpha,
+                                .nested = r > 0,
+                                .capacity = config.capacity[static_cast<size_t>(r)]};
+  return layer;
+}
+
 }  // namespace
 
 absl::StatusOr<ModelSpec> MapMixtureOfRecursions(const nlohmann::json& json,
@@ -87,6 +138,14 @@ absl::StatusOr<ModelSpec> MapMixtureOfRecursions(const nlohmann::json& json,
   const RecursionConfig recursion = ReadRecursion(reader, shape);
   RETURN_IF_ERROR(reader.status());
   ASSIGN_OR_RETURN(ModelSpec spec, LlamaModel(reader, weights, shape, {}));
+  if (recursion.expert_choice) {
+    std::vector<LayerSpec>& layers = spec.stacks[0].groups[0].layers;
+    layers.push_back(LlamaLayer(shape, LayerName(0)));
+    for (int32_t r = 0; r < recursion.num_recursion; ++r)
+      layers.push_back(ExpertChoiceLayer(shape, recursion, r));
+    layers.push_back(LlamaLayer(shape, LayerName(recursion.num_recursion + 1)));
+    return spec;
+  }
   std::vector<LayerGroupSpec>& groups = spec.stacks[0].groups;
   groups.resize(3);
   groups[0].name = "first";

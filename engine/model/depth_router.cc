@@ -73,7 +73,9 @@ DepthDecide DepthRouter::Decide(const RowRouting& routing, bool is_prompt) const
   return is_prompt ? spec_.prefill_decide : spec_.decide;
 }
 
-Selection DepthRouter::Select(const Rows& rows, ForwardContext& context) const {
+Selection DepthRouter::Select(const Rows& rows,
+                              const uint8_t* candidates,
+                              ForwardContext& context) const {
   const int32_t count = rows.count();
   const RowSet all = AllRows(count);
   float* scores = context.workspace.Take<float>(count);
@@ -98,8 +100,10 @@ Selection DepthRouter::Select(const Rows& rows, ForwardContext& context) const {
     thresholds[i] = decide == DepthDecide::kRouterTopK ? std::numeric_limits<float>::quiet_NaN()
                     : forced                           ? kAlways
                                                        : Threshold(routing);
+    if (candidates != nullptr && candidates[row] == 0 && !std::isnan(thresholds[i]))
+      thresholds[i] = kNever;
   }
-  if (any_top_k) SelectTopKPrompt(rows, scores, thresholds, context);
+  if (any_top_k) SelectTopKPrompt(rows, candidates, scores, thresholds, context);
 
   int32_t* selected = context.workspace.Take<int32_t>(count);
   int32_t num_selected = 0;
@@ -115,7 +119,19 @@ Selection DepthRouter::Select(const Rows& rows, ForwardContext& context) const {
     SoftmaxOverSelected(rows, chosen, context.batch, selected_scores);
   context.stats.AddFlops(rows.origin, FlopsPerRow());
   context.stats.AddWeightBytes(WeightBytes());
-  return {chosen, selected_scores};
+  return {chosen, selected_scores, ScaleGates(selected_scores, num_selected)};
+}
+
+// With a scale the scores become the gates themselves.
+GateFunction DepthRouter::ScaleGates(float* scores, int32_t count) const {
+  if (spec_.gate_scale == 1.0f) return spec_.gate;
+  for (int32_t i = 0; i < count; ++i) {
+    float gate = scores[i];
+    if (spec_.gate == GateFunction::kSigmoid) gate = 1.0f / (1.0f + std::exp(-gate));
+    if (spec_.gate == GateFunction::kOne) gate = 1.0f;
+    scores[i] = spec_.gate_scale * gate;
+  }
+  return GateFunction::kIdentity;
 }
 
 float* DepthRouter::PredictorScores(const Rows& rows, ForwardContext& context) const {
@@ -149,9 +165,10 @@ int32_t DepthRouter::NumTaken(float capacity, int32_t rows) const {
   return std::min(rows, std::max(spec_.min_rows, static_cast<int32_t>(share * rows)));
 }
 
-// The largest scores of each request's prompt; ties by position. The scheduler has put the whole
-// prompt into this step.
+// The largest scores of each request's prompt, of the candidates if there are fewer; ties by
+// position. The scheduler has put the whole prompt into this step.
 void DepthRouter::SelectTopKPrompt(const Rows& rows,
+                                   const uint8_t* candidates,
                                    const float* scores,
                                    float* thresholds,
                                    ForwardContext& context) const {
@@ -159,16 +176,21 @@ void DepthRouter::SelectTopKPrompt(const Rows& rows,
   for (int32_t first = 0; first < rows.count();) {
     const KvSequence sequence = context.batch.sequences[static_cast<size_t>(rows.origin[first])];
     int32_t count = 0;
+    int32_t first_asked = 0, asked_rows = 0;
     int32_t next = first;
     for (; next < rows.count(); ++next) {
       if (context.batch.sequences[static_cast<size_t>(rows.origin[next])] != sequence) break;
-      if (std::isnan(thresholds[next])) order[count++] = next;
+      if (!std::isnan(thresholds[next])) continue;
+      if (asked_rows++ == 0) first_asked = next;
+      thresholds[next] = kNever;
+      if (candidates == nullptr || candidates[static_cast<size_t>(rows.origin[next])] != 0)
+        order[count++] = next;
     }
     first = next;
     if (count == 0) continue;
-    const auto begin = static_cast<size_t>(rows.origin[order[0]]);
+    const auto begin = static_cast<size_t>(rows.origin[first_asked]);
     SLUICE_CHECK(context.batch.positions[begin] == 0) << "top-k over a part of a prompt";
-    const int32_t k = NumTaken(context.batch.routing[begin].capacity, count);
+    const int32_t k = std::min(count, NumTaken(context.batch.routing[begin].capacity, asked_rows));
     std::sort(order, order + count, [scores](int32_t a, int32_t b) {
       return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
     });

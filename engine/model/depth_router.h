@@ -17,8 +17,9 @@ class DepthRouter {
                                           int64_t dim,
                                           WeightLoader& loader);
 
-  // Takes the selection from the arena.
-  Selection Select(const Rows& rows, ForwardContext& context) const;
+  // Takes the selection from the arena. `candidates`: per row of the batch, whether a nested router
+  // may take it; null: all.
+  Selection Select(const Rows& rows, const uint8_t* candidates, ForwardContext& context) const;
 
   const DepthRouterSpec& spec() const { return spec_; }
   int64_t WorkspaceBytes(int32_t max_rows) const;
@@ -33,6 +34,7 @@ class DepthRouter {
   bool TakesTopK(int32_t row, const Batch& batch) const;
   int32_t NumTaken(float capacity, int32_t rows) const;
   void SelectTopKPrompt(const Rows& rows,
+                        const uint8_t* candidates,
                         const float* scores,
                         float* thresholds,
                         ForwardContext& context) const;
@@ -40,6 +42,7 @@ class DepthRouter {
                            const kernels::RowSet& selected,
                            const Batch& batch,
                            float* scores) const;
+  GateFunction ScaleGates(float* scores, int32_t count) const;
 
   DepthRouterSpec spec_;
   kernels::PackedMatrix router_;

@@ -16,11 +16,13 @@ void Model::Forward(ForwardContext& context, LogitsSink logits) {
   rope_tables_.Compute(context.batch, context.backend);
   const Rows rows = Embed(context);
   if (context.observer != nullptr) context.observer->OnHidden("embed", -1, rows);
-  for (Group& group : groups_) RunGroup(group, rows, context);
+  uint8_t* taken = context.workspace.Take<uint8_t>(rows.count());
+  std::fill_n(taken, rows.count(), uint8_t{1});
+  for (Group& group : groups_) RunGroup(group, taken, rows, context);
   RunHead(rows, context, logits);
 }
 
-void Model::RunGroup(Group& group, const Rows& rows, ForwardContext& context) {
+void Model::RunGroup(Group& group, uint8_t* taken, const Rows& rows, ForwardContext& context) {
   Workspace::Scope scope(context.workspace);
   Recurrence::Pass pass(group.recurrence, rows, context);
   const bool may_stop = group.repeat.rows_may_stop();
@@ -29,7 +31,7 @@ void Model::RunGroup(Group& group, const Rows& rows, ForwardContext& context) {
     const Rows live = pass.Enter(step);
     const int32_t first = group.first_instance + step * num_layers;
     for (Layer& layer : group.layers) {
-      const Execution at{step, first + layer.index_in_group, pass.second()};
+      const Execution at{step, first + layer.index_in_group, pass.second(), taken};
       if (may_stop) context.stats.CountRouted(at.instance, rows.origin, live.origin);
       if (live.count() == 0 && at.second == nullptr) continue;  // nobody is left
       RunLayer(layer, at, live, context);
@@ -71,20 +73,25 @@ void Model::RunLayer(Layer& layer, const Execution& at, const Rows& rows, Forwar
     return RunSublayers(layer, at, rows, context);
   }
   Workspace::Scope scope(context.workspace);
-  const Selection chosen = layer.depth->Select(rows, context);
+  const Selection chosen =
+      layer.depth->Select(rows, layer.depth->spec().nested ? at.taken : nullptr, context);
+  std::fill_n(at.taken, context.batch.num_rows(), uint8_t{0});
   if (chosen.empty()) {  // nobody needs it: its weights are never read
     context.stats.CountRouted(instance, rows.origin, chosen.rows);
     if (context.observer != nullptr) context.observer->OnSelection(instance, {});
     return;
   }
   const Rows packed = Pack(rows, chosen, context);
+  for (int32_t i = 0; i < packed.count(); ++i) at.taken[packed.origin[i]] = 1;
   context.stats.CountRouted(instance, rows.origin, packed.origin);
   context.stats.CountLayer(packed.origin);
   if (context.observer != nullptr) {
     context.observer->OnSelection(instance,
                                   {packed.origin.index, static_cast<size_t>(packed.count())});
   }
-  RunSublayers(layer, {at.step, instance, at.second, &chosen}, packed, context);
+  Execution routed = at;
+  routed.chosen = &chosen;
+  RunSublayers(layer, routed, packed, context);
   Unpack(packed, chosen, layer.depth->spec(), rows, context);
 }
 
@@ -148,7 +155,7 @@ void Model::RunSublayer(const Layer& layer,
       sublayer.output_norm->Apply(out, out, count, 0, context.backend);
     }
     if (gated) {
-      AddGated(out, *at.chosen, layer.depth->spec(), rows, context);
+      AddGated(out, *at.chosen, rows, context);
     } else {
       context.backend.AddRows(out, sublayer.residual_scale, rows.x, kernels::AllRows(count));
     }

@@ -82,11 +82,12 @@ class Model {
     int32_t step = 0;  // repeat of its group
     int32_t instance = 0;
     const SecondStream* second = nullptr;
+    uint8_t* taken = nullptr;           // per row of the batch: took the last depth-routed layer
     const Selection* chosen = nullptr;  // of a routed layer: the rows it was given
   };
 
   Rows Embed(ForwardContext& context);
-  void RunGroup(Group& group, const Rows& rows, ForwardContext& context);
+  void RunGroup(Group& group, uint8_t* taken, const Rows& rows, ForwardContext& context);
   void RunLayer(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
   void RunSublayers(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
   void RunSublayer(const Layer& layer,

@@ -285,8 +285,8 @@ class ModelBuilder {
         model_->head_.has_value() ? *model_->head_ : model_->embedding_;
     const int64_t head_bytes =
         Workspace::BytesFor(64 * stack().embedding.dim) + Workspace::BytesFor(64 * head.n);
-    model_->workspace_bytes_ =
-        2 * matrix + std::max(recurrence_workspace_ + layer_workspace_, head_bytes);
+    model_->workspace_bytes_ = 2 * matrix + Workspace::BytesFor(rows, 1) +
+                               std::max(recurrence_workspace_ + layer_workspace_, head_bytes);
     model_->head_flops_ = 2.0 * static_cast<double>(head.n * head.k);
     model_->num_active_parameters_ = static_cast<int64_t>(active_parameters_);
     int64_t repeats = 1;

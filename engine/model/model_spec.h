@@ -236,6 +236,8 @@ struct DepthRouterSpec {
   DepthPosition position = DepthPosition::kAbsolute;
   // kZeroRows: a row that skipped the layer is seen by later rows as a zero key and a zero value.
   DepthKv kv = DepthKv::kRoutedOnly;
+  float gate_scale = 1.0f;   // times the gate (Mixture-of-Recursions: alpha)
+  bool nested = false;       // only rows that took the depth-routed layer before this one may
   bool force_first = false;  // the threshold rules take position 0 whatever its score
   float threshold = 0.5f;    // on sigmoid(logit): taken iff sigmoid(logit) > threshold
   double capacity = 0.0;     // trained share of rows

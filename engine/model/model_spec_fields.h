@@ -220,6 +220,8 @@ void Fields(Visitor& visit, DepthRouterSpec& spec) {
   visit("position", spec.position);
   visit("kv", spec.kv);
   visit("force_first", spec.force_first);
+  visit("gate_scale", spec.gate_scale);
+  visit("nested", spec.nested);
   visit("threshold", spec.threshold);
   visit("capacity", spec.capacity);
   visit("capacity_rows", spec.capacity_rows);

@@ -1,18 +1,13 @@
 #include "engine/model/model_spec_repeat.h"
 
-#include "absl/strings/str_cat.h"
+#include "engine/model/model_spec_rules.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
 namespace {
 
-absl::Status Invalid(const std::string& path, const char* what) {
-  return absl::InvalidArgumentError(absl::StrCat(path, ": ", what));
-}
-
-absl::Status NotRun(const std::string& path, const char* what) {
-  return absl::UnimplementedError(absl::StrCat(path, ": ", what, " is not implemented"));
-}
+using spec_rules::Invalid;
+using spec_rules::NotRun;
 
 // A halting group is one layer whose only attention reads the mixed state.
 absl::Status CheckSecondStream(const std::string& path, const LayerGroupSpec& group) {

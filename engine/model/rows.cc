@@ -13,11 +13,10 @@ Rows Pack(const Rows& rows, const Selection& chosen, ForwardContext& context) {
 
 void AddGated(kernels::TensorView y,
               const Selection& chosen,
-              const DepthRouterSpec& spec,
               const Rows& packed,
               ForwardContext& context) {
   context.backend.CombineDepth({.combine = DepthCombine::kPlusBlock,
-                                .gate = spec.gate,
+                                .gate = chosen.gate,
                                 .y = y,
                                 .scores = chosen.scores,
                                 .x = packed.x,
@@ -31,7 +30,7 @@ void Unpack(const Rows& packed,
             ForwardContext& context) {
   const bool gated = spec.gate_place == DepthGatePlace::kMerge;
   context.backend.CombineDepth({.combine = spec.combine,
-                                .gate = gated ? spec.gate : GateFunction::kOne,
+                                .gate = gated ? chosen.gate : GateFunction::kOne,
                                 .y = packed.x,
                                 .scores = chosen.scores,
                                 .x = rows.x,

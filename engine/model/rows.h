@@ -9,8 +9,9 @@ namespace sluice {
 // Which rows take a depth-routed layer. Arrays live in the step's arena.
 struct Selection {
   kernels::RowSet rows;  // indices into the offered Rows
-  const float* scores =
-      nullptr;  // [rows.count] what the gate reads: router logits, or their softmax
+  // [rows.count] what the gate reads: router logits, their softmax, or the gates themselves.
+  const float* scores = nullptr;
+  GateFunction gate = GateFunction::kSigmoid;  // of the scores
   bool empty() const { return rows.count == 0; }
 };
 
@@ -20,7 +21,6 @@ Rows Pack(const Rows& rows, const Selection& chosen, ForwardContext& context);
 // Multiplies y[i] by the gate of row i and adds it to the packed rows (a gated last sublayer).
 void AddGated(kernels::TensorView y,
               const Selection& chosen,
-              const DepthRouterSpec& spec,
               const Rows& packed,
               ForwardContext& context);
 

@@ -34,6 +34,7 @@ json ModelObject(const ModelCard& card) {
   meta["routing_modes"] = card.routing_modes;
   meta["capacity_table"] = card.has_capacity_table;
   meta["experts_per_token"] = card.experts_per_token;
+  meta["max_depth"] = card.max_depth;
   json model;
   model["id"] = card.id;
   model["object"] = "model";

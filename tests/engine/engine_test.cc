@@ -196,6 +196,9 @@ TEST(EngineTest, RefusesWhatItCannotHonour) {
   bad.routing.mode = RoutingParams::Mode::kPredictor;
   EXPECT_EQ(code(dense, bad), "unsupported_parameter");
   bad = request;
+  bad.routing.max_depth = 2;
+  EXPECT_EQ(code(dense, bad), "unsupported_parameter");
+  bad = request;
   bad.prompt.clear();
   EXPECT_EQ(code(dense, bad), "empty_prompt");
   bad = request;

@@ -22,6 +22,24 @@ using nlohmann::json;
 // The README of the fixtures: 1e-5, and 2e-5 for mor and sut.
 constexpr Tolerance kTolerance{.absolute = 2e-5f, .relative = 2e-6f};
 
+void WriteSafetensors(const ExpectedTensors& tensors, const std::string& path) {
+  json header = json::object();
+  size_t end = 0;
+  for (const auto& [name, tensor] : tensors) {
+    const size_t begin = end;
+    end += 4 * tensor.floats.size();
+    header[name] = {{"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {begin, end}}};
+  }
+  const std::string text = header.dump();
+  const uint64_t size = text.size();
+  std::ofstream out(path, std::ios::binary);
+  out.write(reinterpret_cast<const char*>(&size), 8) << text;
+  for (const auto& [name, tensor] : tensors) {
+    out.write(reinterpret_cast<const char*>(tensor.floats.data()),
+              static_cast<std::streamsize>(4 * tensor.floats.size()));
+  }
+}
+
 class RecurrentGoldenTest : public ::testing::TestWithParam<const char*> {
  protected:
   // False when the folder of reference outputs is not there.
@@ -35,12 +53,16 @@ class RecurrentGoldenTest : public ::testing::TestWithParam<const char*> {
     return expected.ok();
   }
 
-  // Serves the fixture's weights with `config`.
-  GoldenRun Serve(const json& config) {
+  // Serves `weights`, or the fixture's, with `config`.
+  GoldenRun Serve(const json& config, const ExpectedTensors* weights = nullptr) {
     const ScratchDirectory served(absl::StrCat("recurrent-", GetParam()));
     std::ofstream(served.path() + "/config.json") << config.dump(1);
-    std::filesystem::copy_file(directory_ + "/weights.safetensors",
-                               served.path() + "/model.safetensors");
+    const std::string file = served.path() + "/model.safetensors";
+    if (weights == nullptr) {
+      std::filesystem::copy_file(directory_ + "/weights.safetensors", file);
+    } else {
+      WriteSafetensors(*weights, file);
+    }
     EngineConfig engine;
     engine.device = GetParam();
     engine.threads = 2;
@@ -187,6 +209,45 @@ TEST_P(RecurrentGoldenTest, RecursionsByTokenChoice) {
   ExpectSameBitsInEveryWayOfRunning(run, {tokens[0], prefix});
 }
 
+TEST_P(RecurrentGoldenTest, RecursionsByExpertChoice) {
+  if (!Open("mor-expert")) GTEST_SKIP() << directory_ << " is not there";
+  json config = RecursionConfig(golden_);
+  config["mor"]["capacity"] = golden_["capacity"];
+  config["mor"]["prefill_decide"] = "router_topk";  // what the published code does
+  GoldenRun run = Serve(config);
+  const std::vector<int32_t> tokens = Tokens()[0];
+  for (const auto& [prefix, length] : {std::pair("", 30), std::pair("short.", 17)}) {
+    SCOPED_TRACE(length);
+    const std::vector<int32_t> prompt(tokens.begin(), tokens.begin() + length);
+    const SequenceTrace trace = Run(run, {prompt}, OneShot({length}))[0];
+    for (int32_t r = 0; r < 3; ++r) {
+      EXPECT_EQ(trace.taken.at(1 + r),
+                expected_.at(absl::StrCat(prefix, "route.", r, ".mask")).integers)
+          << "recursion " << r;
+    }
+    for (int32_t layer = 0; layer < 5; ++layer) {
+      const std::string name = absl::StrCat(prefix, "hidden.", layer);
+      ASSERT_TRUE(AllNear(trace.hidden.at(layer), Part(name, 0), kTolerance)) << layer;
+    }
+    EXPECT_TRUE(AllNear(trace.logits, Part(absl::StrCat(prefix, "logits"), 0), kTolerance));
+  }
+  const SequenceTrace single = Run(run, {{tokens[0]}}, OneShot({1}))[0];
+  EXPECT_TRUE(AllNear(single.logits, Part("single.logits", 0), kTolerance));
+}
+
+// By threshold the same weights are causal: any split and any company give the same bits.
+TEST_P(RecurrentGoldenTest, RecursionsByThreshold) {
+  if (!Open("mor-expert")) GTEST_SKIP() << directory_ << " is not there";
+  GoldenRun run = Serve(RecursionConfig(golden_));
+  const std::vector<int32_t> tokens = Tokens()[0];
+  const SequenceTrace trace = Run(run, {tokens}, OneShot({30}))[0];
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    EXPECT_LE(trace.taken.at(2)[t], trace.taken.at(1)[t]) << "deeper rows come from the others";
+    EXPECT_LE(trace.taken.at(3)[t], trace.taken.at(2)[t]);
+  }
+  ExpectSameBitsInEveryWayOfRunning(run, {tokens, {tokens.rbegin(), tokens.rend()}});
+}
+
 json SparseUniversalConfig(const json& golden) {
   return {{"model_type", "sut"},
           {"vocab_size", golden["vocab"]},
@@ -246,6 +307,34 @@ TEST_P(RecurrentGoldenTest, RowsHaltInTheSparseUniversalTransformer) {
     }
     ExpectSameBitsInEveryWayOfRunning(run, tokens);
   }
+}
+
+// The layer of shawntan/SUT on given rows: the rows become the embedding of as many tokens.
+TEST_P(RecurrentGoldenTest, RowsHaltInTheOriginalSparseUniversalLayer) {
+  if (!Open("sut-orig-layer")) GTEST_SKIP() << directory_ << " is not there";
+  auto read = ReadExpected(directory_, "weights.safetensors");
+  ASSERT_TRUE(read.ok()) << read.status();
+  ExpectedTensors weights;
+  for (auto& [name, tensor] : *read) weights["unique_layers.0." + name] = std::move(tensor);
+  const ExpectedTensor& x = expected_.at("x");
+  const int64_t rows = x.shape[0] * x.shape[1];
+  weights["embedding.weight"] = {.shape = {rows, x.shape[2]}, .floats = x.floats};
+  weights["output.weight"] = weights["embedding.weight"];
+  weights["output.bias"] = {.shape = {rows}, .floats = std::vector<float>(48, 0.0f)};
+  for (const char* key : {"vocab", "norm_input", "embedding_scale"}) golden_[key] = 1;
+  json config = SparseUniversalConfig(golden_);
+  config["vocab_size"] = rows;
+  config["norm_input"] = false;
+  config["scale_query_only"] = true;
+  GoldenRun run = Serve(config, &weights);
+  std::vector<std::vector<int32_t>> tokens(2);
+  for (int32_t row = 0; row < rows; ++row) tokens[row < rows / 2 ? 0 : 1].push_back(row);
+  const auto traces = Run(run, tokens, OneShot({24, 24}));
+  for (size_t s = 0; s < tokens.size(); ++s) {
+    const auto part = [&](const std::string& name) { return Part(name, s); };
+    ASSERT_NO_FATAL_FAILURE(ExpectSteps(traces[s], part, expected_, s, golden_["n_steps"]));
+  }
+  ExpectSameBitsInEveryWayOfRunning(run, tokens);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends,

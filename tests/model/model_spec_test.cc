@@ -225,6 +225,7 @@ const BadSpec kBadSpecs[] = {
     {"MlpRouterWithoutWeight", [](auto& s) { MakeSparse(s).router.hidden = 8; }, "hidden_weight"},
     {"MlpRouterHuge", [](auto& s) { MakeSparse(s).router.hidden = int64_t{1} << 21; },
      "router: hidden is"},
+    {"GateScaleNan", [](auto& s) { Route(s).gate_scale = kNan; }, "depth: gate_scale"},
     {"OutputNormEpsilon",
      [](auto& s) { s.stacks[0].groups[0].output_norm = NormSpec{.epsilon = -1.0f}; },
      "output_norm: epsilon"},

@@ -74,12 +74,11 @@ json RecursionsConfig() {
             {"balancing", "loss"}}}};
 }
 
-ShapeStore RecursionsWeights() {
+ShapeStore LlamaLayers(const std::vector<std::string>& layers) {
   ShapeStore store;
   store.Add("model.embed_tokens.weight", {32, 24});
   store.Add("model.norm.weight", {24});
-  store.Add("model.layers.1.mor_router.router.weight", {2, 24});
-  for (const char* layer : {"0", "1.block_list.0.0", "1.block_list.0.1", "2"}) {
+  for (const std::string& layer : layers) {
     const std::string name = absl::StrCat("model.layers.", layer);
     store.Add(name + ".input_layernorm.weight", {24});
     store.Add(name + ".post_attention_layernorm.weight", {24});
@@ -89,6 +88,26 @@ ShapeStore RecursionsWeights() {
     store.Add(name + ".mlp.up_proj.weight", {20, 24});
     store.Add(name + ".mlp.down_proj.weight", {24, 20});
   }
+  return store;
+}
+
+ShapeStore RecursionsWeights() {
+  ShapeStore store = LlamaLayers({"0", "1.block_list.0.0", "1.block_list.0.1", "2"});
+  store.Add("model.layers.1.mor_router.router.weight", {2, 24});
+  return store;
+}
+
+json ExpertChoiceConfig() {
+  json config = RecursionsConfig();
+  config["mor"] = {{"type", "expert"}, {"num_recursion", 2},     {"router_func", "sigmoid"},
+                   {"alpha", 0.1},     {"capacity", {1.0, 0.5}}, {"prefill_decide", "router_topk"}};
+  return config;
+}
+
+ShapeStore ExpertChoiceWeights() {
+  ShapeStore store = LlamaLayers({"0", "1.block.0", "1.block.1", "2.block.0", "2.block.1", "3"});
+  for (const char* layer : {"1", "2"})
+    store.Add(absl::StrCat("model.layers.", layer, ".mor_router.router.weight"), {1, 24});
   return store;
 }
 
@@ -156,6 +175,7 @@ const std::vector<Family>& Families() {
   static const std::vector<Family> families = {
       {"huginn", HuginnConfig(), HuginnWeights()},
       {"mor", RecursionsConfig(), RecursionsWeights()},
+      {"mor-expert", ExpertChoiceConfig(), ExpertChoiceWeights()},
       {"sut", SparseUniversalConfig(), SparseUniversalWeights()},
   };
   return families;
@@ -238,7 +258,16 @@ const BadConfig kBadConfigs[] = {
     {"mor", "/mor", 3, "'mor' must be an object"},
     {"mor", "/mor/type", kRemoved, "'mor.type' is missing"},
     {"mor", "/mor/type", "both", "'mor.type' must be one of token, expert"},
-    {"mor", "/mor/type", "expert", "'mor.type'"},
+    {"mor", "/mor/type", "expert", "'mor.router_func' must be one of sigmoid, identity"},
+    {"mor-expert", "/mor/type", "token", "router.weight' has shape [1, 24], expected [2, 24]"},
+    {"mor-expert", "/mor/alpha", 1e9, "'mor.alpha'"},
+    {"mor-expert", "/mor/router_func", "tanh", "'mor.router_func'"},
+    {"mor-expert", "/mor/prefill_decide", "coin", "'mor.prefill_decide' must be one of"},
+    {"mor-expert", "/mor/capacity", 1.0, "'mor.capacity' must be a list"},
+    {"mor-expert", "/mor/capacity", json::array({1.0}), "'mor.capacity' must be a list"},
+    {"mor-expert", "/mor/capacity/1", 0.0, "'mor.capacity' must hold"},
+    {"mor-expert", "/mor/capacity/0", "all", "'mor.capacity' must hold"},
+    {"mor-expert", "/mor/num_recursion", 4, "'mor.capacity' must be a list"},
     {"mor", "/mor/sharing", "cycle", "'mor.sharing'"},
     {"mor", "/mor/router_type", "mlp", "'mor.router_type'"},
     {"mor", "/mor/router_func", "tanh", "'mor.router_func' must be one of softmax, sigmoid"},

@@ -79,6 +79,19 @@ TEST(RequestValidationTest, CapacityBetweenTheEndsNeedsATable) {
   EXPECT_EQ(ErrorCodeOf(ValidateRequest(request, card)), "unsupported_parameter");
 }
 
+TEST(RequestValidationTest, DepthIsChosenOnlyInLoopedModels) {
+  Request request = Valid();
+  ModelCard card = FakeModelCard();
+  request.routing.max_depth = 3;
+  EXPECT_EQ(ErrorCodeOf(ValidateRequest(request, card)), "unsupported_parameter");
+  card.max_depth = 4;
+  EXPECT_TRUE(ValidateRequest(request, card).ok());
+  for (const int32_t wrong : {-1, 0, 5}) {
+    request.routing.max_depth = wrong;
+    EXPECT_EQ(ErrorCodeOf(ValidateRequest(request, card)), "integer_out_of_range") << wrong;
+  }
+}
+
 TEST(RequestValidationTest, SequenceCounts) {
   ModelCard card;
   EXPECT_TRUE(ValidateSequenceCount(32, 2, card).ok());

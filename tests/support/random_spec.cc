@@ -243,6 +243,8 @@ DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw, bool
   if (draw.Chance(0.3)) depth.gate_place = DepthGatePlace::kLastSublayer;
   if (draw.Chance(0.3)) depth.position = DepthPosition::kCompact;
   if (depth.position == DepthPosition::kAbsolute && draw.Chance(0.3)) depth.kv = DepthKv::kZeroRows;
+  depth.nested = draw.Chance(0.2);
+  if (draw.Chance(0.2)) depth.gate_scale = 0.3f;
   if (topk_prompt && draw.Chance(0.7)) {
     depth.prefill_decide = DepthDecide::kRouterTopK;
     depth.capacity = 0.1 * draw.Int(1, 10);
@@ -263,6 +265,9 @@ void MakeRunnable(LayerSpec& layer) {
   for (SublayerSpec& sublayer : layer.sublayers) {
     auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
     if (attention != nullptr && layer.depth->kv == DepthKv::kZeroRows) attention->sinks.clear();
+    if (!std::holds_alternative<LatentAttentionSpec>(sublayer.block)) continue;
+    layer.depth->position = DepthPosition::kAbsolute;
+    layer.depth->kv = DepthKv::kRoutedOnly;
   }
 }
 

@@ -1,0 +1,229 @@
+// The rules of ValidateSpec for what stands in a sublayer.
+#include <cmath>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "engine/model/model_spec_rules.h"
+#include "engine/status_macros.h"
+
+namespace sluice::spec_rules {
+namespace {
+
+absl::Status CheckHeadExperts(const std::string& path, const ProjectionSpec& projection) {
+  if (!projection.experts.has_value()) return absl::OkStatus();
+  const RouterSpec& router = *projection.experts;
+  RETURN_IF_ERROR(CheckRouter(path + ".experts", router));
+  if (router.num_null_experts != 0) return NotRun(path, "a null expert in a projection");
+  if (!projection.bias.empty()) return NotRun(path, "an expert projection with a bias");
+  if (projection.row_begin != 0) return NotRun(path, "an expert projection from a fused tensor");
+  if (projection.split_by_head && router.num_experts != 1) {
+    return Invalid(path, "split_by_head needs exactly one expert per head");
+  }
+  if (projection.split_by_head && projection.transposed)
+    return NotRun(path, "a transposed split projection");
+  return absl::OkStatus();
+}
+
+absl::Status CheckHeads(const std::string& path, const AttentionSpec& attention) {
+  RETURN_IF_ERROR(CheckRange(path, "num_heads", attention.num_heads, 1, kMaxHeads));
+  RETURN_IF_ERROR(CheckRange(path, "num_kv_heads", attention.num_kv_heads, 1, attention.num_heads));
+  RETURN_IF_ERROR(CheckRange(path, "head_dim", attention.head_dim, 1, kMaxDim));
+  RETURN_IF_ERROR(CheckRange(path, "num_heads * head_dim",
+                             int64_t{attention.num_heads} * attention.head_dim, 1, kMaxHidden));
+  if (attention.num_heads % attention.num_kv_heads != 0) {
+    return Invalid(path, absl::StrCat("num_heads ", attention.num_heads,
+                                      " is no multiple of num_kv_heads ", attention.num_kv_heads));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRopeScaling(const std::string& path, const RopeScalingSpec& scaling) {
+  RETURN_IF_ERROR(CheckFloat(path, "factor", scaling.factor, 1e-3, 1e6));
+  RETURN_IF_ERROR(
+      CheckRange(path, "original_positions", scaling.original_positions, 1, kMaxPositions));
+  RETURN_IF_ERROR(CheckFloat(path, "low_rotations", scaling.low_rotations, 1e-3, 1e6));
+  RETURN_IF_ERROR(CheckFloat(path, "high_rotations", scaling.high_rotations, 1e-3, 1e6));
+  if (scaling.high_rotations > scaling.low_rotations) return absl::OkStatus();
+  return Invalid(path, "high_rotations must be above low_rotations");
+}
+
+absl::Status CheckRope(const std::string& path, const RopeSpec& rope, int32_t most) {
+  RETURN_IF_ERROR(CheckRange(path, "rotary_dim", rope.rotary_dim, 2, most));
+  if (rope.scaling.has_value()) RETURN_IF_ERROR(CheckRopeScaling(path + ".scaling", *rope.scaling));
+  RETURN_IF_ERROR(CheckFloat(path, "amplitude", rope.amplitude, 1e-3, 1e3));
+  if (rope.rotary_dim % 2 != 0) return Invalid(path, "rotary_dim must be even");
+  RETURN_IF_ERROR(CheckFloat(path, "theta", rope.theta, 1.0, 1e12));
+  if (rope.scaling.has_value() && rope.theta == 1.0)
+    return Invalid(path, "theta must be above 1 with a scaling");
+  return CheckFloat(path, "linear_factor", rope.linear_factor, 1e-3, 1e6);
+}
+
+absl::Status CheckMixture(const std::string& path, const AttentionSpec& attention, int64_t dim) {
+  const int64_t width = int64_t{attention.num_heads} * attention.head_dim;
+  RETURN_IF_ERROR(CheckRouter(path + ".q.experts", *attention.q.experts));
+  if (attention.q.experts->num_null_experts != 0)
+    return NotRun(path + ".q.experts", "a null expert in a projection");
+  RETURN_IF_ERROR(CheckProjection(path + ".q", attention.q, dim, width));
+  RETURN_IF_ERROR(CheckDense(path + ".k", attention.k, dim, width));
+  RETURN_IF_ERROR(CheckDense(path + ".v", attention.v, dim, width));
+  RETURN_IF_ERROR(CheckDense(path + ".o", attention.o, width, dim));
+  if (attention.num_kv_heads != attention.num_heads)
+    return NotRun(path, "grouped heads with query experts");
+  for (const ProjectionSpec* part : {&attention.q, &attention.o}) {
+    if (!part->bias.empty() || part->row_begin != 0 || part->split_by_head)
+      return NotRun(path, "a bias, a fused or a split tensor of query experts");
+  }
+  if (attention.rope.has_value() || attention.q_norm.has_value() || attention.k_norm.has_value() ||
+      attention.clip_qkv != 0.0f || !attention.sinks.empty() || attention.value_from_residual)
+    return NotRun(path, "rope, q/k norms, clipping, sinks or residual values with query experts");
+  if (attention.kv_source == KvSource::kEncoder)
+    return NotRun(path + ".kv_source", "another source than self or the second stream");
+  if (attention.relative.has_value()) {
+    const std::string at = path + ".relative";
+    RETURN_IF_ERROR(CheckName(at, "weight", attention.relative->weight));
+    RETURN_IF_ERROR(CheckRange(at, "max_distance", attention.relative->max_distance, 1, kMaxDim));
+    RETURN_IF_ERROR(
+        CheckFloat(at, "scale", static_cast<double>(attention.relative->scale), -1e3, 1e3));
+  }
+  return absl::OkStatus();
+}
+
+// What every attention has, whatever its projections are.
+absl::Status CheckAttending(const std::string& path, const AttentionSpec& attention) {
+  RETURN_IF_ERROR(CheckFloat(path, "scale", static_cast<double>(attention.scale), 0.0, 1e3));
+  RETURN_IF_ERROR(CheckRange(path, "window", attention.window, 0, kMaxPositions));
+  if (attention.mask != MaskKind::kCausal)
+    return NotRun(path + ".mask", "a mask other than causal");
+  return absl::OkStatus();
+}
+
+absl::Status CheckAttention(const std::string& path, const AttentionSpec& attention, int64_t dim) {
+  RETURN_IF_ERROR(CheckHeads(path, attention));
+  RETURN_IF_ERROR(CheckAttending(path, attention));
+  if (attention.q.experts.has_value()) return CheckMixture(path, attention, dim);
+  const int64_t q_width = int64_t{attention.num_heads} * attention.head_dim;
+  const int64_t kv_width = int64_t{attention.num_kv_heads} * attention.head_dim;
+  RETURN_IF_ERROR(CheckDense(path + ".q", attention.q, dim, q_width));
+  RETURN_IF_ERROR(CheckDense(path + ".k", attention.k, dim, kv_width));
+  RETURN_IF_ERROR(CheckProjection(path + ".v", attention.v, dim, kv_width));
+  RETURN_IF_ERROR(CheckProjection(path + ".o", attention.o, q_width, dim));
+  RETURN_IF_ERROR(CheckHeadExperts(path + ".v", attention.v));
+  RETURN_IF_ERROR(CheckHeadExperts(path + ".o", attention.o));
+  if (attention.v.split_by_head) return NotRun(path + ".v", "split_by_head of values");
+  if (attention.v.experts.has_value() && attention.num_kv_heads != attention.num_heads) {
+    return NotRun(path + ".v", "value experts with grouped query heads");
+  }
+  RETURN_IF_ERROR(CheckNorm(path + ".q_norm", attention.q_norm));
+  RETURN_IF_ERROR(CheckNorm(path + ".k_norm", attention.k_norm));
+  if (attention.rope.has_value())
+    RETURN_IF_ERROR(CheckRope(path + ".rope", *attention.rope, attention.head_dim));
+  if (attention.relative.has_value())
+    return NotRun(path + ".relative", "relative positions without query experts");
+  RETURN_IF_ERROR(CheckFloat(path, "clip_qkv", static_cast<double>(attention.clip_qkv), 0.0, 1e6));
+  if (attention.kv_source != KvSource::kSelf)
+    return NotRun(path + ".kv_source", "another source than self");
+  return absl::OkStatus();
+}
+
+absl::Status CheckLatentAttention(const std::string& path,
+                                  const LatentAttentionSpec& attention,
+                                  int64_t dim) {
+  RETURN_IF_ERROR(CheckRange(path, "num_heads", attention.num_heads, 1, kMaxHeads));
+  RETURN_IF_ERROR(CheckRange(path, "nope_dim", attention.nope_dim, 1, kMaxDim));
+  RETURN_IF_ERROR(CheckRange(path, "rope_dim", attention.rope_dim, 2, kMaxDim));
+  RETURN_IF_ERROR(CheckRange(path, "value_dim", attention.value_dim, 1, kMaxDim));
+  RETURN_IF_ERROR(CheckRange(path, "latent_dim", attention.latent_dim, 1, kMaxDim));
+  const int64_t heads = attention.num_heads;
+  const int64_t q_width = heads * (int64_t{attention.nope_dim} + attention.rope_dim);
+  const int64_t kv_width = heads * (int64_t{attention.nope_dim} + attention.value_dim);
+  const int64_t cached = int64_t{attention.latent_dim} + attention.rope_dim;
+  RETURN_IF_ERROR(CheckRange(path, "width of the queries", q_width, 1, kMaxHidden));
+  RETURN_IF_ERROR(CheckRange(path, "width of keys and values", kv_width, 1, kMaxHidden));
+  RETURN_IF_ERROR(
+      CheckRange(path, "num_heads * (latent_dim + rope_dim)", heads * cached, 1, 8 * kMaxHidden));
+  int64_t q_in = dim;
+  if (attention.q_down.has_value()) {
+    q_in = attention.q_down->out;
+    RETURN_IF_ERROR(CheckRange(path + ".q_down", "out", q_in, 1, kMaxDim));
+    RETURN_IF_ERROR(CheckDense(path + ".q_down", *attention.q_down, dim, q_in));
+  }
+  RETURN_IF_ERROR(CheckDense(path + ".q", attention.q, q_in, q_width));
+  RETURN_IF_ERROR(CheckDense(path + ".kv_down", attention.kv_down, dim, cached));
+  RETURN_IF_ERROR(CheckDense(path + ".kv_up", attention.kv_up, attention.latent_dim, kv_width));
+  RETURN_IF_ERROR(CheckDense(path + ".o", attention.o, heads * attention.value_dim, dim));
+  if (!attention.q.bias.empty()) return NotRun(path + ".q", "a bias");
+  if (!attention.kv_up.bias.empty()) return NotRun(path + ".kv_up", "a bias");
+  if (attention.kv_up.transposed || attention.kv_down.transposed)
+    return NotRun(path, "a transposed key or value projection");
+  RETURN_IF_ERROR(CheckNorm(path + ".q_norm", attention.q_norm));
+  RETURN_IF_ERROR(CheckNorm(path + ".kv_norm", attention.kv_norm));
+  RETURN_IF_ERROR(CheckRope(path + ".rope", attention.rope, attention.rope_dim));
+  return CheckFloat(path, "scale", static_cast<double>(attention.scale), 0.0, 1e3);
+}
+
+absl::Status CheckDenseFfn(const std::string& path, const DenseFfnSpec& ffn, int64_t dim) {
+  if (ffn.activation == Activation::kClampedSwiglu)
+    return NotRun(path + ".activation", "clamped_swiglu outside of experts");
+  RETURN_IF_ERROR(CheckRange(path, "hidden", ffn.hidden, 1, kMaxHidden));
+  if (ffn.gated) RETURN_IF_ERROR(CheckDense(path + ".gate", ffn.gate, dim, ffn.hidden));
+  RETURN_IF_ERROR(CheckDense(path + ".up", ffn.up, dim, ffn.hidden));
+  return CheckDense(path + ".down", ffn.down, ffn.hidden, dim);
+}
+
+absl::Status CheckExperts(const std::string& path, const MoeFfnSpec& ffn, int64_t dim) {
+  const ExpertWeightsSpec& experts = ffn.experts;
+  if (experts.interleaved && !experts.fused_gate_up)
+    return Invalid(path, "interleaved needs fused_gate_up");
+  if (!experts.gate_bias.empty() && experts.gate.empty())
+    return Invalid(path, "gate_bias needs a gate of its own");
+  if (experts.encoding == ExpertEncoding::kMxfp4 && experts.transposed)
+    return NotRun(path, "a transposed mxfp4 matrix");
+  if (experts.encoding == ExpertEncoding::kMxfp4 && (dim % 32 != 0 || ffn.hidden % 32 != 0))
+    return Invalid(path, "mxfp4 needs sizes that are multiples of 32");
+  if (ffn.activation != Activation::kClampedSwiglu) return absl::OkStatus();
+  if (!ffn.gated) return Invalid(path, "clamped_swiglu needs a gate");
+  RETURN_IF_ERROR(CheckFloat(path, "clamp.alpha", static_cast<double>(ffn.clamp.alpha), 1e-3, 1e3));
+  return CheckFloat(path, "clamp.limit", static_cast<double>(ffn.clamp.limit), 1e-3, 1e6);
+}
+
+absl::Status CheckMoeFfn(const std::string& path, const MoeFfnSpec& ffn, int64_t dim) {
+  RETURN_IF_ERROR(CheckRouter(path + ".router", ffn.router));
+  RETURN_IF_ERROR(CheckRange(path, "hidden", ffn.hidden, 1, kMaxHidden));
+  RETURN_IF_ERROR(CheckName(path + ".experts", "up", ffn.experts.up));
+  RETURN_IF_ERROR(CheckName(path + ".experts", "down", ffn.experts.down));
+  if (ffn.experts.fused_gate_up && !ffn.gated)
+    return Invalid(path + ".experts", "fused_gate_up needs a gate");
+  const bool names_gate = !ffn.experts.gate.empty();
+  if (names_gate != (ffn.gated && !ffn.experts.fused_gate_up)) {
+    return Invalid(path + ".experts",
+                   "gate must be named exactly when the experts are gated and not fused");
+  }
+  RETURN_IF_ERROR(CheckExperts(path + ".experts", ffn, dim));
+  if (ffn.shared.has_value()) RETURN_IF_ERROR(CheckDenseFfn(path + ".shared", *ffn.shared, dim));
+  if (!ffn.shared.has_value() && !ffn.shared_gate.empty()) {
+    return Invalid(path + ".shared_gate", "needs shared experts");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckBlock(const std::string& path, const BlockSpec& block, int64_t dim) {
+  if (const auto* attention = std::get_if<AttentionSpec>(&block))
+    return CheckAttention(path, *attention, dim);
+  if (const auto* latent = std::get_if<LatentAttentionSpec>(&block))
+    return CheckLatentAttention(path, *latent, dim);
+  if (const auto* ffn = std::get_if<DenseFfnSpec>(&block)) return CheckDenseFfn(path, *ffn, dim);
+  return CheckMoeFfn(path, std::get<MoeFfnSpec>(block), dim);
+}
+
+}  // namespace
+
+absl::Status CheckSublayer(const std::string& path, const SublayerSpec& sublayer, int64_t dim) {
+  RETURN_IF_ERROR(CheckNorm(path + ".input_norm", sublayer.input_norm));
+  RETURN_IF_ERROR(CheckNorm(path + ".output_norm", sublayer.output_norm));
+  RETURN_IF_ERROR(CheckNorm(path + ".residual_norm", sublayer.residual_norm));
+  RETURN_IF_ERROR(
+      CheckFloat(path, "residual_scale", static_cast<double>(sublayer.residual_scale), -1e3, 1e3));
+  return CheckBlock(path + ".block", sublayer.block, dim);
+}
+
+}  // namespace sluice::spec_rules

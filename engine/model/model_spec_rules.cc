@@ -1,0 +1,125 @@
+#include "engine/model/model_spec_rules.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "engine/status_macros.h"
+
+namespace sluice::spec_rules {
+
+absl::Status Invalid(const std::string& path, const std::string& what) {
+  return absl::InvalidArgumentError(absl::StrCat(path, ": ", what));
+}
+
+absl::Status NotRun(const std::string& path, const std::string& what) {
+  return absl::UnimplementedError(absl::StrCat(path, ": ", what, " is not implemented"));
+}
+
+absl::Status CheckRange(
+    const std::string& path, const char* field, int64_t value, int64_t lo, int64_t hi) {
+  if (value >= lo && value <= hi) return absl::OkStatus();
+  return Invalid(path, absl::StrCat(field, " is ", value, ", must be between ", lo, " and ", hi));
+}
+
+absl::Status CheckEqual(const std::string& path,
+                        const char* field,
+                        int64_t value,
+                        int64_t expected) {
+  if (value == expected) return absl::OkStatus();
+  return Invalid(path, absl::StrCat(field, " is ", value, ", must be ", expected));
+}
+
+absl::Status CheckFloat(
+    const std::string& path, const char* field, double value, double lo, double hi) {
+  if (std::isfinite(value) && value >= lo && value <= hi) return absl::OkStatus();
+  return Invalid(path, absl::StrCat(field, " is ", value, ", must be between ", lo, " and ", hi));
+}
+
+absl::Status CheckName(const std::string& path, const char* field, const std::string& name) {
+  if (!name.empty()) return absl::OkStatus();
+  return Invalid(path, absl::StrCat(field, " names no tensor"));
+}
+
+absl::Status CheckNorm(const std::string& path, const std::optional<NormSpec>& norm) {
+  if (!norm.has_value()) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckFloat(path, "epsilon", static_cast<double>(norm->epsilon), 0.0, 1.0));
+  RETURN_IF_ERROR(
+      CheckFloat(path, "weight_offset", static_cast<double>(norm->weight_offset), -16.0, 16.0));
+  if (norm->kind == NormKind::kRms && !norm->bias.empty())
+    return NotRun(path, "an RMS norm with a bias");
+  return absl::OkStatus();
+}
+
+namespace {
+
+absl::Status CheckGroups(const std::string& path, const RouterSpec& router) {
+  RETURN_IF_ERROR(CheckRange(path, "num_groups", router.num_groups, 1, router.num_experts));
+  RETURN_IF_ERROR(CheckRange(path, "top_groups", router.top_groups, 1, router.num_groups));
+  if (router.num_groups == 1) return absl::OkStatus();
+  if (router.num_experts % router.num_groups != 0) {
+    return Invalid(path, absl::StrCat("num_experts ", router.num_experts,
+                                      " is no multiple of num_groups ", router.num_groups));
+  }
+  const int64_t size = router.num_experts / router.num_groups;
+  RETURN_IF_ERROR(CheckRange(path, "top_k", router.top_k, 1, router.top_groups * size));
+  if (router.group_score == GroupScore::kTopTwoSum && size < 2)
+    return Invalid(path, "group_score top_two_sum needs groups of two experts");
+  if (router.num_null_experts > 0) return NotRun(path, "a null expert beside groups");
+  return absl::OkStatus();
+}
+
+// Outputs in runs of a fused tensor: of a plain [out, in] matrix only.
+absl::Status CheckRuns(const std::string& path, const ProjectionSpec& projection) {
+  if (projection.row_run == 0) return CheckEqual(path, "row_stride", projection.row_stride, 0);
+  RETURN_IF_ERROR(CheckRange(path, "row_run", projection.row_run, 1, projection.out));
+  if (projection.out % projection.row_run != 0) return Invalid(path, "row_run must divide out");
+  RETURN_IF_ERROR(
+      CheckRange(path, "row_stride", projection.row_stride, projection.row_run, kMaxHidden));
+  RETURN_IF_ERROR(CheckRange(path, "row_begin", projection.row_begin, 0,
+                             projection.row_stride - projection.row_run));
+  if (projection.transposed || projection.experts.has_value() || !projection.bias.empty())
+    return NotRun(path, "row_run beside a bias, experts or a transposed tensor");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckRouter(const std::string& path, const RouterSpec& router) {
+  RETURN_IF_ERROR(CheckRange(path, "num_experts", router.num_experts, 1, kMaxExperts));
+  RETURN_IF_ERROR(CheckRange(path, "num_null_experts", router.num_null_experts, 0, kMaxExperts));
+  RETURN_IF_ERROR(CheckRange(path, "top_k", router.top_k, 1, router.num_experts));
+  RETURN_IF_ERROR(CheckFloat(path, "scale", static_cast<double>(router.scale), -1e6, 1e6));
+  RETURN_IF_ERROR(CheckFloat(path, "renormalize_epsilon",
+                             static_cast<double>(router.renormalize_epsilon), 0.0, 1.0));
+  RETURN_IF_ERROR(CheckRange(path, "hidden", router.hidden, 0, kMaxHidden));
+  if ((router.hidden > 0) == router.hidden_weight.empty() ||
+      (router.hidden == 0 && !router.hidden_bias.empty()))
+    return Invalid(path, "hidden_weight must be named exactly when there is a hidden layer");
+  RETURN_IF_ERROR(CheckGroups(path, router));
+  return CheckName(path, "weight", router.weight);
+}
+
+absl::Status CheckProjection(const std::string& path,
+                             const ProjectionSpec& projection,
+                             int64_t in,
+                             int64_t out) {
+  RETURN_IF_ERROR(CheckEqual(path, "in", projection.in, in));
+  RETURN_IF_ERROR(CheckEqual(path, "out", projection.out, out));
+  RETURN_IF_ERROR(CheckRange(path, "row_begin", projection.row_begin, 0, kMaxRowBegin));
+  RETURN_IF_ERROR(CheckRuns(path, projection));
+  RETURN_IF_ERROR(CheckName(path, "weight", projection.weight));
+  if (projection.split_by_head && !projection.experts.has_value()) {
+    return Invalid(path, "split_by_head needs experts");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckDense(const std::string& path,
+                        const ProjectionSpec& projection,
+                        int64_t in,
+                        int64_t out) {
+  if (projection.experts.has_value()) return NotRun(path, "an expert projection here");
+  return CheckProjection(path, projection, in, out);
+}
+
+}  // namespace sluice::spec_rules
