@@ -53,6 +53,7 @@ const Golden kFolders[] = {
     {"granitemoe-stacked"},
     {"gpt_oss"},
     {"gpt_oss-mxfp4"},
+    {"deepseek-unshared"},
     {"deepseek_v2"},
     {"deepseek_v2-groups"},
     {"deepseek_v3"},
