@@ -26,7 +26,9 @@ struct DeepseekConfig {
   }
 };
 
-DeepseekConfig ReadExperts(ConfigReader& config) {
+// `defaults`: of the keys whose absence the published loaders of V2 and V3 fill in with values of
+// their own; those must be there.
+DeepseekConfig ReadExperts(ConfigReader& config, std::optional<int64_t> defaults) {
   DeepseekConfig found;
   ExpertShape& experts = found.experts;
   experts.num_experts = config.Int32("n_routed_experts", 1, kMaxExperts);
@@ -34,11 +36,11 @@ DeepseekConfig ReadExperts(ConfigReader& config) {
   experts.hidden = config.Int("moe_intermediate_size", 1, kMaxHidden);
   experts.renormalize = config.Bool("norm_topk_prob", false) && experts.top_k > 1;
   experts.renormalize_epsilon = 1e-20f;
-  const int64_t shared = config.Int("n_shared_experts", 0, kMaxExperts, 0);
+  const int64_t shared = config.Int("n_shared_experts", 0, kMaxExperts, defaults);
   if (shared * experts.hidden > kMaxHidden)
     config.Invalid("n_shared_experts", "makes the shared FFN too wide");
   found.shared_hidden = shared * experts.hidden;
-  found.first_sparse_layer = config.Int32("first_k_dense_replace", 0, kMaxLayers, 0);
+  found.first_sparse_layer = config.Int32("first_k_dense_replace", 0, kMaxLayers, defaults);
   found.sparse_step = config.Int32("moe_layer_freq", 1, kMaxLayers, 1);
   return found;
 }
@@ -52,36 +54,37 @@ void ExpectScore(ConfigReader& config, const char* score) {
 DeepseekConfig ReadFirst(ConfigReader& config) {
   if (!config.Has("n_routed_experts")) return {};
   ExpectScore(config, "softmax");
-  return ReadExperts(config);
+  return ReadExperts(config, 0);
 }
 
-void ReadGroups(ConfigReader& config, RouterSpec& router, std::optional<int64_t> fallback) {
-  router.num_groups = config.Int32("n_group", 1, kMaxExperts, fallback);
-  router.top_groups = config.Int32("topk_group", 1, kMaxExperts, fallback);
+void ReadGroups(ConfigReader& config, RouterSpec& router) {
+  router.num_groups = config.Int32("n_group", 1, kMaxExperts);
+  router.top_groups = config.Int32("topk_group", 1, kMaxExperts);
 }
 
 // norm_topk_prob and routed_scaling_factor exclude each other (modeling_deepseek.py of the V2
 // files).
 DeepseekConfig ReadSecond(ConfigReader& config) {
-  DeepseekConfig found = ReadExperts(config);
+  DeepseekConfig found = ReadExperts(config, std::nullopt);
   ExpectScore(config, "softmax");
-  const double scale = config.Number("routed_scaling_factor", 1e-6, 1e6, 1.0);
+  const double scale = config.Number("routed_scaling_factor", 1e-6, 1e6);
   if (!found.experts.renormalize) found.router.scale = static_cast<float>(scale);
   const size_t method = config.Choice("topk_method", {"greedy", "group_limited_greedy"}, 0);
-  if (method == 1) ReadGroups(config, found.router, std::nullopt);
+  if (method == 1) ReadGroups(config, found.router);
   return found;
 }
 
 // "noaux_tc": a bias that only chooses; a group counts by its two best experts.
 DeepseekConfig ReadThird(ConfigReader& config) {
-  DeepseekConfig found = ReadExperts(config);
+  DeepseekConfig found = ReadExperts(config, std::nullopt);
   ExpectScore(config, "sigmoid");
+  if (!config.Has("norm_topk_prob")) config.Invalid("norm_topk_prob", "is missing");
   if (config.String("topk_method", "noaux_tc") != "noaux_tc")
     config.Unimplemented("topk_method", "a method other than noaux_tc");
   found.router.score = ScoreFunction::kSigmoid;
-  found.router.scale = static_cast<float>(config.Number("routed_scaling_factor", 1e-6, 1e6, 1.0));
+  found.router.scale = static_cast<float>(config.Number("routed_scaling_factor", 1e-6, 1e6));
   found.router.group_score = GroupScore::kTopTwoSum;
-  ReadGroups(config, found.router, std::nullopt);
+  ReadGroups(config, found.router);
   found.has_selection_bias = true;
   return found;
 }

@@ -66,12 +66,15 @@ MODELS = {
     "deepseek": dict(SMALL, model_type="deepseek", num_hidden_layers=3, n_routed_experts=4, n_shared_experts=2,
                      num_experts_per_tok=2, moe_intermediate_size=12, first_k_dense_replace=1, moe_layer_freq=1,
                      norm_topk_prob=True, scoring_func="softmax"),
+    "deepseek-unshared": dict(SMALL, model_type="deepseek", num_hidden_layers=3, n_routed_experts=4,
+                              num_experts_per_tok=2, moe_intermediate_size=12, first_k_dense_replace=0,
+                              moe_layer_freq=2, norm_topk_prob=False, scoring_func="softmax"),
 }
 
 
 def is_sparse(config: dict, layer: int) -> bool:
     if "n_routed_experts" in config:
-        return layer >= config["first_k_dense_replace"]
+        return layer >= config["first_k_dense_replace"] and layer % config["moe_layer_freq"] == 0
     return "num_local_experts" in config or "num_experts" in config
 
 
