@@ -3,7 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/model/model_spec.h"
-#include "engine/model/repeat_check.h"
+#include "engine/model/model_spec_repeat_check.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -305,7 +305,7 @@ absl::Status CheckLayer(const std::string& path, const LayerSpec& layer, int64_t
   return absl::OkStatus();
 }
 
-// The sizes of a repeat; repeat_check.cc says which parts may stand together.
+// The sizes of a repeat; model_spec_repeat_check.cc says which parts may stand together.
 absl::Status CheckRepeat(const std::string& path, const LayerGroupSpec& group, int64_t dim) {
   RETURN_IF_ERROR(CheckRepeatParts(path, group));
   const RepeatSpec& repeat = group.repeat;

@@ -1,4 +1,4 @@
-#include "engine/model/repeat_check.h"
+#include "engine/model/model_spec_repeat_check.h"
 
 #include "absl/strings/str_cat.h"
 #include "engine/status_macros.h"
