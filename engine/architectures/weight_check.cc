@@ -31,13 +31,6 @@ absl::Status CheckVector(const WeightStore& weights, const std::string& name, in
   return name.empty() ? absl::OkStatus() : CheckShape(weights, name, {size});
 }
 
-// Any shape with that many elements: a bias of several heads or parts.
-absl::Status CheckElements(const WeightStore& weights, const std::string& name, int64_t count) {
-  ASSIGN_OR_RETURN(const TensorRange range, weights.Find(name));
-  const bool fits = range.num_elements() == count && kernels::IsFloat(range.dtype);
-  return fits ? absl::OkStatus() : CheckShape(weights, name, {count});
-}
-
 absl::Status CheckNorm(const WeightStore& weights,
                        const std::optional<NormSpec>& norm,
                        int64_t size) {
@@ -117,17 +110,16 @@ absl::Status CheckAttention(const WeightStore& weights, const AttentionSpec& att
     const bool by_head = attention.q.row_run > 0;
     const int64_t rows = by_head ? attention.q.out / attention.q.row_run * attention.q.row_stride
                                  : attention.v.row_begin + attention.v.out;
-    int64_t bias_rows = 0;  // the bias may end before the values (Huginn's qk_bias)
     for (const ProjectionSpec* part : {&attention.q, &attention.k, &attention.v}) {
       ProjectionSpec plain = *part;
       plain.bias.clear();
       RETURN_IF_ERROR(CheckProjection(weights, plain, rows));
-      if (!part->bias.empty()) bias_rows = part->row_begin + part->out;
-    }
-    for (const ProjectionSpec* part : {&attention.q, &attention.k, &attention.v}) {
-      if (part->bias.empty()) continue;
-      RETURN_IF_ERROR(bias_rows < rows ? CheckElements(weights, part->bias, bias_rows)
-                                       : CheckVector(weights, part->bias, rows));
+      // A bias of q and k only stands by part and head (Huginn's qk_bias).
+      const std::vector<int64_t> shape =
+          attention.v.bias.empty()
+              ? std::vector<int64_t>{2, 1, attention.num_heads, attention.head_dim}
+              : std::vector<int64_t>{rows};
+      if (!part->bias.empty()) RETURN_IF_ERROR(CheckShape(weights, part->bias, shape));
     }
   } else {
     RETURN_IF_ERROR(CheckProjection(weights, attention.q));

@@ -37,9 +37,27 @@ void AddFfn(const DenseFfnSpec& ffn, BlockSize& size) {
   AddProjection(ffn.down, 1, size);
 }
 
+// One router chooses pairs of query and output projections.
+void AddMixture(const AttentionSpec& attention, BlockSize& size) {
+  const RouterSpec& router = *attention.q.experts;
+  const double share = static_cast<double>(router.top_k) / static_cast<double>(router.num_experts);
+  for (const ProjectionSpec* expert : {&attention.q, &attention.o})
+    size.Add(expert->in * expert->out * router.num_experts, share);
+  size.Add(router.num_experts * (router.hidden > 0 ? router.hidden : attention.q.in) +
+           router.hidden * (attention.q.in + 1));
+  AddProjection(attention.k, 1, size);
+  AddProjection(attention.v, 1, size);
+  if (attention.relative.has_value())
+    size.Add(attention.q.out * (2 * int64_t{attention.relative->max_distance} + 1));
+}
+
 BlockSize SizeOf(const BlockSpec& block, int64_t dim) {
   BlockSize size;
   if (const auto* attention = std::get_if<AttentionSpec>(&block)) {
+    if (attention->q.experts.has_value()) {
+      AddMixture(*attention, size);
+      return size;
+    }
     for (const ProjectionSpec* projection :
          {&attention->q, &attention->k, &attention->v, &attention->o}) {
       AddProjection(*projection, attention->num_heads, size);
