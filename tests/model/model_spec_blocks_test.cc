@@ -1,0 +1,180 @@
+// ValidateSpec's rules for attention and experts: every one has a case that breaks only it.
+#include "tests/model/bad_specs.h"
+
+namespace sluice::testing {
+namespace {
+
+const BadSpec kBadSpecs[] = {
+    {"KvHeadsAboveHeads", [](auto& s) { AttentionOf(s).num_kv_heads = 8; }, "num_kv_heads"},
+    {"HeadDimZero", [](auto& s) { AttentionOf(s).head_dim = 0; }, "head_dim"},
+    {"QueryTooWide", [](auto& s) { AttentionOf(s).q.out += 1; }, "q: out is"},
+    {"KeyTooNarrow", [](auto& s) { AttentionOf(s).k.out -= 1; }, "k: out is"},
+    {"OutputTooWide", [](auto& s) { AttentionOf(s).o.out += 1; }, "o: out is"},
+    {"NoKeyWeight", [](auto& s) { AttentionOf(s).k.weight.clear(); }, "k: weight names no tensor"},
+    {"RowBeginNegative", [](auto& s) { AttentionOf(s).k.row_begin = -1; }, "row_begin"},
+    {"RunsNoDivisor",
+     [](auto& s) {
+       AttentionOf(s).q.row_run = 7;
+       AttentionOf(s).q.row_stride = 21;
+     },
+     "row_run must divide out"},
+    {"RunNegative", [](auto& s) { AttentionOf(s).q.row_run = -1; }, "row_run is -1"},
+    {"RunsOverlap",
+     [](auto& s) {
+       AttentionOf(s).q.row_run = 12;
+       AttentionOf(s).q.row_stride = 11;
+     },
+     "row_stride is 11"},
+    {"RunBeginsBehindItsStride",
+     [](auto& s) {
+       AttentionOf(s).q.row_run = 12;
+       AttentionOf(s).q.row_stride = 24;
+       AttentionOf(s).q.row_begin = 13;
+     },
+     "row_begin is 13"},
+    {"StrideWithoutRuns", [](auto& s) { AttentionOf(s).q.row_stride = 3; }, "row_stride is 3"},
+    {"RunsWithBias",
+     [](auto& s) {
+       AttentionOf(s).q.row_run = AttentionOf(s).q.row_stride = 12;
+       AttentionOf(s).q.bias = "b";
+     },
+     "row_run beside a bias", kNotRun},
+    {"RotaryOdd", [](auto& s) { AttentionOf(s).rope->rotary_dim = 7; }, "must be even"},
+    {"RotaryAboveHead", [](auto& s) { AttentionOf(s).rope->rotary_dim = 14; }, "rotary_dim"},
+    {"RotaryZero", [](auto& s) { AttentionOf(s).rope->rotary_dim = 0; }, "rotary_dim"},
+    {"ThetaNan", [](auto& s) { AttentionOf(s).rope->theta = std::nan(""); }, "theta"},
+    {"ThetaZero", [](auto& s) { AttentionOf(s).rope->theta = 0.0; }, "theta"},
+    {"FactorZero", [](auto& s) { AttentionOf(s).rope->linear_factor = 0.0; }, "linear_factor"},
+    {"AmplitudeZero", [](auto& s) { AttentionOf(s).rope->amplitude = 0.0; }, "amplitude"},
+    {"ScalingFactorZero", [](auto& s) { ScaleRope(s).factor = 0.0; }, "rope.scaling: factor"},
+    {"ScalingPositionsZero", [](auto& s) { ScaleRope(s).original_positions = 0; },
+     "original_positions"},
+    {"ScalingRotationsEqual", [](auto& s) { ScaleRope(s).high_rotations = 1.0; },
+     "must be above low_rotations"},
+    {"ScalingLowRotationsNan", [](auto& s) { ScaleRope(s).low_rotations = std::nan(""); },
+     "low_rotations"},
+    {"ScalingOfNothing",
+     [](auto& s) {
+       ScaleRope(s);
+       AttentionOf(s).rope->theta = 1.0;
+     },
+     "theta must be above 1"},
+    {"LatentHeadsZero", [](auto& s) { MakeLatent(s).num_heads = 0; }, "num_heads"},
+    {"LatentRopeOdd", [](auto& s) { MakeLatent(s).rope.rotary_dim = 3; }, "must be even"},
+    {"LatentRopeAboveItsPart", [](auto& s) { MakeLatent(s).rope.rotary_dim = 6; }, "rotary_dim"},
+    {"LatentWidthZero", [](auto& s) { MakeLatent(s).latent_dim = 0; }, "latent_dim"},
+    {"LatentKeysTooWide", [](auto& s) { MakeLatent(s).kv_up.out += 1; }, "kv_up: out is"},
+    {"LatentDownTooNarrow", [](auto& s) { MakeLatent(s).kv_down.out -= 1; }, "kv_down: out is"},
+    {"LatentQueryRankDisagrees", [](auto& s) { MakeLatent(s).q_down->out += 1; }, "q: in is"},
+    {"LatentQueryBias", [](auto& s) { MakeLatent(s).q.bias = "b"; }, "q: a bias", kNotRun},
+    {"LatentUpBias", [](auto& s) { MakeLatent(s).kv_up.bias = "b"; }, "kv_up: a bias", kNotRun},
+    {"LatentUpTransposed", [](auto& s) { MakeLatent(s).kv_up.transposed = true; }, "transposed",
+     kNotRun},
+    {"LatentScaleNegative", [](auto& s) { MakeLatent(s).scale = -1.0f; }, "scale"},
+    {"GroupsZero", [](auto& s) { MakeSparse(s).router.num_groups = 0; }, "num_groups"},
+    {"GroupsNotADivisor", [](auto& s) { MakeSparse(s).router.num_groups = 3; },
+     "multiple of num_groups"},
+    {"TopGroupsAboveGroups",
+     [](auto& s) {
+       MakeSparse(s).router.num_groups = 2;
+       std::get<MoeFfnSpec>(LayerOf(s).sublayers[1].block).router.top_groups = 3;
+     },
+     "top_groups"},
+    {"GroupsOfferTooFew", [](auto& s) { MakeSparse(s).router.num_groups = 4; }, "top_k"},
+    {"GroupsBesideNullExperts",
+     [](auto& s) {
+       RouterSpec& router = MakeSparse(s).router;
+       router.num_groups = 2;
+       router.num_null_experts = 1;
+     },
+     "null expert beside groups", kNotRun},
+    {"InterleavedAlone", [](auto& s) { MakeSparse(s).experts.interleaved = true; },
+     "interleaved needs fused_gate_up"},
+    {"GateBiasWithoutGate",
+     [](auto& s) {
+       MoeFfnSpec& ffn = MakeSparse(s);
+       ffn.experts.gate.clear();
+       ffn.experts.fused_gate_up = true;
+       ffn.experts.gate_bias = "b";
+     },
+     "gate_bias needs a gate"},
+    {"Mxfp4OddSize", [](auto& s) { MakeSparse(s).experts.encoding = ExpertEncoding::kMxfp4; },
+     "multiples of 32"},
+    {"Mxfp4Transposed",
+     [](auto& s) {
+       MoeFfnSpec& ffn = MakeSparse(s);
+       ffn.experts.encoding = ExpertEncoding::kMxfp4;
+       ffn.experts.transposed = true;
+     },
+     "transposed mxfp4", kNotRun},
+    {"ClampWithoutGate",
+     [](auto& s) {
+       MoeFfnSpec& ffn = MakeSparse(s);
+       ffn.activation = Activation::kClampedSwiglu;
+       ffn.gated = false;
+       ffn.experts.gate.clear();
+     },
+     "clamped_swiglu needs a gate"},
+    {"ClampLimitZero",
+     [](auto& s) {
+       MoeFfnSpec& ffn = MakeSparse(s);
+       ffn.activation = Activation::kClampedSwiglu;
+       ffn.clamp.limit = 0.0f;
+     },
+     "clamp.limit"},
+    {"ClampOutsideOfExperts", [](auto& s) { FfnOf(s).activation = Activation::kClampedSwiglu; },
+     "clamped_swiglu outside", kNotRun},
+    {"ScaleInfinite", [](auto& s) { AttentionOf(s).scale = kInfinity; }, "scale"},
+    {"ClipNegative", [](auto& s) { AttentionOf(s).clip_qkv = -1.0f; }, "clip_qkv"},
+    {"WindowNegative", [](auto& s) { AttentionOf(s).window = -1; }, "window"},
+    {"FullMask", [](auto& s) { AttentionOf(s).mask = MaskKind::kFull; }, "mask", kNotRun},
+    {"SecondStream", [](auto& s) { AttentionOf(s).kv_source = KvSource::kSecondStream; },
+     "kv_source", kNotRun},
+    {"QueryExperts",
+     [](auto& s) {
+       GiveHeadExperts(s);
+       AttentionOf(s).q.experts = AttentionOf(s).v.experts;
+     },
+     "v: an expert projection", kNotRun},
+    {"ValueExpertsWithGroups",
+     [](auto& s) {
+       GiveHeadExperts(s);
+       AttentionOf(s).num_kv_heads = 2;
+       AttentionOf(s).k.out /= 2;
+       AttentionOf(s).v.out /= 2;
+     },
+     "value experts with grouped", kNotRun},
+    {"HeadExpertsTopK",
+     [](auto& s) {
+       GiveHeadExperts(s);
+       AttentionOf(s).o.experts->top_k = 4;
+     },
+     "o.experts: top_k"},
+    {"HeadExpertsBias",
+     [](auto& s) {
+       GiveHeadExperts(s);
+       AttentionOf(s).v.bias = "b";
+     },
+     "bias", kNotRun},
+    {"SplitWithoutExperts", [](auto& s) { AttentionOf(s).o.split_by_head = true; },
+     "split_by_head"},
+    {"SplitOfManyExperts",
+     [](auto& s) {
+       GiveHeadExperts(s);
+       AttentionOf(s).o.split_by_head = true;
+     },
+     "exactly one"},
+    {"HiddenZero", [](auto& s) { FfnOf(s).hidden = 0; }, "hidden"},
+};
+
+class BadBlockSpecTest : public ::testing::TestWithParam<BadSpec> {};
+
+TEST_P(BadBlockSpecTest, IsRefusedNamingThePath) { ExpectRefused(GetParam()); }
+
+INSTANTIATE_TEST_SUITE_P(Rules,
+                         BadBlockSpecTest,
+                         ::testing::ValuesIn(kBadSpecs),
+                         [](const auto& bad) { return std::string(bad.param.name); });
+
+}  // namespace
+}  // namespace sluice::testing
