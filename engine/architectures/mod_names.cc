@@ -101,7 +101,9 @@ std::vector<ProjectionSpec> Predictor(const std::string& module,
 
 }  // namespace
 
-bool HasMetaNames(const WeightStore& weights) { return weights.Contains("tok_embeddings.weight"); }
+bool HasMetaNames(const WeightStore& weights) {
+  return weights.Contains("tok_embeddings.weight") && !HasTowerNames(weights);
+}
 
 bool HasTowerNames(const WeightStore& weights) {
   return weights.Contains("embedding_layer.layers.0.weight");
@@ -154,7 +156,7 @@ void NameSublayers(const WeightStore& weights, int32_t layer, LayerSpec& spec) {
   const bool wrapped = weights.Contains(name + ".router.weight_predictor.weight");
   ForEachName(spec, [&](std::string& tensor) {
     if (meta) tensor = MetaName(tensor);
-    if (wrapped && !tensor.empty()) tensor.insert(name.size(), ".block");
+    if (wrapped && tensor.starts_with(name)) tensor.insert(name.size(), ".block");
   });
 }
 
