@@ -41,7 +41,9 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
       any = true;
       table &= !layer.depth->score_quantiles.empty();
       predictor &= !layer.depth->predictor.empty();
-      capacity &= layer.depth->capacity > 0.0 || layer.depth->capacity_rows > 0;
+      // ValidateSpec refuses top-k of a layer that forces its first row; so must a request's mode.
+      capacity &= (layer.depth->capacity > 0.0 || layer.depth->capacity_rows > 0) &&
+                  !layer.depth->force_first;
       switch (layer.depth->prefill_decide) {
         case DepthDecide::kRouterThreshold:
           first = "threshold";

@@ -40,10 +40,11 @@ void ReadExpertChoice(ConfigReader& mor, RecursionConfig& found) {
   if (!list->is_array() || list->size() != found.capacity.size())
     return mor.Invalid("capacity", "must be a list with one share per recursion");
   for (size_t r = 0; r < found.capacity.size(); ++r) {
-    const auto* share = (*list)[r].get_ptr<const nlohmann::json::number_float_t*>();
-    if (share == nullptr || !(*share > 0.0 && *share <= 1.0))
+    const nlohmann::json& share = (*list)[r];
+    const double value = share.is_number() ? share.get<double>() : 0.0;
+    if (!(value > 0.0 && value <= 1.0))
       return mor.Invalid("capacity", "must hold numbers above 0.0 and up to 1.0");
-    found.capacity[r] = *share;
+    found.capacity[r] = value;
   }
 }
 

@@ -100,7 +100,7 @@ void ExpertRouter::LimitChoices(const Routing& routing,
       if (j >= limit) {
         experts[j] = spec_.num_experts;  // null expert: no work
         weights[j] = 0.0f;
-      } else if (sums_to_scale) {
+      } else if (sums_to_scale && kept > 0.0f) {
         weights[j] *= spec_.scale / kept;
       }
     }

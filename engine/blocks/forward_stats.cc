@@ -1,5 +1,7 @@
 #include "engine/blocks/forward_stats.h"
 
+#include <algorithm>
+
 namespace sluice {
 
 using kernels::RowSet;
@@ -10,7 +12,8 @@ void ForwardStats::Reserve(int32_t max_rows, int32_t num_layer_instances, int64_
   for (auto* list : {&depth_, &routed_executed_, &routed_offered_}) list->reserve(rows);
   flops_.reserve(rows);
   depth_choices_.reserve(layers);
-  expert_choices_.reserve(3 * layers);
+  // Every choice names at least one expert of a row.
+  expert_choices_.reserve(static_cast<size_t>(max_expert_ids / std::max(max_rows, 1)));
   expert_ids_.reserve(static_cast<size_t>(max_expert_ids));
   expert_rows_.reserve(static_cast<size_t>(max_expert_ids));
   taken_.reserve(rows * layers);

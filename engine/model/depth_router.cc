@@ -96,7 +96,9 @@ Selection DepthRouter::Select(const Rows& rows,
     deciding[i] = decide == DepthDecide::kPredictorThreshold ? predicted[i] : scores[i];
     any_top_k |= decide == DepthDecide::kRouterTopK;
     // NaN marks the rows that the top-k pass below decides.
-    const bool forced = spec_.force_first && context.batch.positions[row] == 0;
+    // A request's capacity of 0 or 1 is exact, whatever else the model does.
+    const bool forced =
+        spec_.force_first && context.batch.positions[row] == 0 && routing.capacity != 0.0f;
     thresholds[i] = decide == DepthDecide::kRouterTopK ? std::numeric_limits<float>::quiet_NaN()
                     : forced                           ? kAlways
                                                        : Threshold(routing);
@@ -190,12 +192,14 @@ void DepthRouter::SelectTopKPrompt(const Rows& rows,
     if (count == 0) continue;
     const auto begin = static_cast<size_t>(rows.origin[first_asked]);
     SLUICE_CHECK(context.batch.positions[begin] == 0) << "top-k over a part of a prompt";
-    const int32_t k = std::min(count, NumTaken(context.batch.routing[begin].capacity, asked_rows));
-    std::sort(order, order + count, [scores](int32_t a, int32_t b) {
-      return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
+    const float capacity = context.batch.routing[begin].capacity;
+    const int32_t k = std::min(count, NumTaken(capacity, asked_rows));
+    const auto rank = [scores](int32_t i) { return std::isnan(scores[i]) ? kAlways : scores[i]; };
+    std::sort(order, order + count, [&](int32_t a, int32_t b) {
+      return rank(a) > rank(b) || (rank(a) == rank(b) && a < b);
     });
     // astramind-ai/Mixture-of-depths MoD.py keeps w > the k-th value, but for k = 1 the largest.
-    const bool strict = spec_.strict_top_k && k > 1;
+    const bool strict = spec_.strict_top_k && k > 1 && capacity < 1.0f;
     for (int32_t i = 0; i < count; ++i) {
       const bool taken = i < k && (!strict || scores[order[i]] > scores[order[k - 1]]);
       thresholds[order[i]] = taken ? kAlways : kNever;

@@ -82,17 +82,21 @@ absl::Status CheckRoutedSublayers(const std::string& path, const LayerSpec& laye
         (layer.depth->position == DepthPosition::kCompact || layer.depth->kv == DepthKv::kZeroRows))
       return NotRun(path + ".depth", "latent attention at compact positions or beside zero_rows");
     const auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
-    if (attention == nullptr || attention->sinks.empty()) continue;
-    if (layer.depth->kv == DepthKv::kZeroRows)
-      return NotRun(path + ".depth.kv", "zero_rows beside attention sinks");
+    if (attention == nullptr) continue;
+    if (attention->relative.has_value())
+      return NotRun(path + ".depth", "relative positions in a depth-routed layer");
+    if (layer.depth->kv != DepthKv::kZeroRows) continue;
+    if (!attention->sinks.empty() || attention->q.experts.has_value())
+      return NotRun(path + ".depth.kv", "zero_rows beside attention sinks or query experts");
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckLayer(const std::string& path, const LayerSpec& layer, int64_t dim) {
   if (layer.depth.has_value()) RETURN_IF_ERROR(CheckDepth(path + ".depth", *layer.depth, dim));
-  if (layer.sublayers.empty() || layer.sublayers.size() > 16)
-    return Invalid(path, "needs 1 to 16 sublayers");
+  // A recursion of Mixture-of-Recursions by expert choice is one layer, two sublayers per block.
+  if (layer.sublayers.empty() || layer.sublayers.size() > 128)
+    return Invalid(path, "needs 1 to 128 sublayers");
   for (size_t i = 0; i < layer.sublayers.size(); ++i) {
     RETURN_IF_ERROR(
         CheckSublayer(absl::StrCat(path, ".sublayers[", i, "]"), layer.sublayers[i], dim));

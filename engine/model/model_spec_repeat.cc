@@ -15,9 +15,14 @@ absl::Status CheckSecondStream(const std::string& path, const LayerGroupSpec& gr
   int second_streams = 0;
   for (const LayerSpec& layer : group.layers) {
     for (const SublayerSpec& sublayer : layer.sublayers) {
+      attentions += std::holds_alternative<LatentAttentionSpec>(sublayer.block) ? 1 : 0;
       const auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
       if (attention == nullptr) continue;
       ++attentions;
+      // Logits by distance count slots, and a class of the group's own lacks rows that stopped.
+      if (attention->relative.has_value() && group.repeat.rows_may_stop() &&
+          attention->kv_source != KvSource::kSecondStream)
+        return NotRun(path, "relative positions where rows may stop");
       second_streams += attention->kv_source == KvSource::kSecondStream ? 1 : 0;
     }
   }

@@ -67,6 +67,31 @@ TEST_P(DepthLaws, AForcedFirstRowIsTakenWhateverItsScore) {
   }
 }
 
+// A request's capacity of 0 and 1 is exact, whatever the model forces or drops.
+TEST_P(DepthLaws, CapacityZeroAndOneAreExact) {
+  ModelSpec forced = PlainSpec(2), strict = PlainSpec(2);
+  forced.stacks[0].groups[0].layers[1].depth =
+      DepthRouterSpec{.weight = "router.weight", .force_first = true, .capacity = 0.5};
+  strict.stacks[0].groups[0].layers[1].depth =
+      DepthRouterSpec{.weight = "router.weight",
+                      .prefill_decide = DepthDecide::kRouterTopK,
+                      .capacity = 0.5,
+                      .strict_top_k = true};
+  MemoryWeightStore weights;
+  FillWeights(forced, 3, weights);
+  for (const ModelSpec* spec : {&forced, &strict}) {
+    auto harness = ModelHarness::Create(*spec, weights, Options());
+    ASSERT_TRUE(harness.ok()) << harness.status();
+    for (const float capacity : {0.0f, 1.0f}) {
+      const KvSequence sequence = (*harness)->Open();
+      (*harness)->Step({{.sequence = sequence,
+                         .tokens = RandomTokens(7, 12),
+                         .routing = {.capacity = capacity}}});
+      EXPECT_EQ((*harness)->cache().Length(sequence, 1), capacity == 0.0f ? 0 : 12);
+    }
+  }
+}
+
 TEST_P(DepthLaws, TopKTakesWhatItsSwitchesSay) {
   struct Case {
     double capacity;

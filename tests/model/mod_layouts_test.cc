@@ -136,5 +136,16 @@ TEST(ModLayouts, KyegomezRoutesBlocksOfATower) {
               HasSubstr("input_projection.weight"));
 }
 
+TEST(ModLayouts, AFileWithTheNamesOfTwoLayoutsIsTheTower) {
+  ShapeStore store = TowerWeights();
+  store.Add("tok_embeddings.weight", {4, kDim});
+  json config = Config();
+  config["hidden_act"] = "relu";
+  const auto spec = SpecFromConfig(config, store);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_FALSE(spec->decoder().final_norm.has_value());
+  EXPECT_EQ(spec->decoder().embedding.weight, "embedding_layer.layers.0.weight");
+}
+
 }  // namespace
 }  // namespace sluice::testing

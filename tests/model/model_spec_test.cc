@@ -50,7 +50,7 @@ const BadSpec kBadSpecs[] = {
     {"EmbeddingScaleNan", [](auto& s) { s.stacks[0].embedding.scale = kNan; }, "scale"},
     {"NoLayers", [](auto& s) { s.stacks[0].groups[0].layers.clear(); }, "groups[0]: has no layers"},
     {"NoSublayers", [](auto& s) { LayerOf(s).sublayers.clear(); },
-     "layers[0]: needs 1 to 16 sublayers"},
+     "layers[0]: needs 1 to 128 sublayers"},
     {"RepeatZero", [](auto& s) { s.stacks[0].groups[0].repeat.times = 0; }, "repeat.times"},
     {"TooManyExecutions", [](auto& s) { s.stacks[0].groups[0].repeat.times = 4'096; },
      "layers executed"},
