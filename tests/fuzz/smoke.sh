@@ -18,5 +18,7 @@ findings="$(dirname "$binary")/findings"
 mkdir -p "$findings" "$here/$name"
 options=(-max_total_time="$seconds" -timeout=10 -report_slow_units=1 -rss_limit_mb=512 -max_len=16384
   -print_final_stats=1 -artifact_prefix="$findings/$name-")
+# What AddressSanitizer keeps of freed blocks (256 MiB by default) is not the target's memory.
+export ASAN_OPTIONS="quarantine_size_mb=64${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
 [[ -f $here/$name.dict ]] && options+=(-dict="$here/$name.dict")
 "$binary" "${options[@]}" "$scratch" "$here/$name"
