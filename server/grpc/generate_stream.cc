@@ -4,6 +4,7 @@
 
 #include "engine/clock.h"
 #include "engine/request_error.h"
+#include "server/generation_error.h"
 #include "server/grpc/response_conversion.h"
 
 namespace sluice::server {
@@ -168,15 +169,8 @@ void GenerateStream::NoteFinish(const TokenEvent& event) {
   AddUsage(event.usage, usage_);
   Charge(event);
   if (!failure_.ok()) return;
-  if (event.finish == FinishReason::kCancelled) {  // not by this stream, or it had failed before
-    const char* code = parts_.engine.draining() ? "shutting_down" : "request_cancelled";
-    failure_ =
-        RequestError(absl::StatusCode::kUnavailable, code, "", "the server cancelled the request");
-  } else if (event.finish == FinishReason::kError) {
-    failure_ = event.error.ok() ? absl::InternalError("the engine failed") : event.error;
-  } else {
-    return;
-  }
+  failure_ = GenerationError(event, parts_.engine.draining());
+  if (failure_.ok()) return;
   CancelAll("sibling_failed");
 }
 

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "engine/request_error.h"
 #include "engine/status_macros.h"
+#include "server/generation_error.h"
 #include "server/http/generation_call.h"
 #include "server/http/generation_plan.h"
 #include "server/http/generation_stream.h"
@@ -39,15 +39,8 @@ int64_t PromptTokens(const GenerationPlan& plan) {
   return total;
 }
 
-// OK, the choice's own error, or what a cancellation that was not ours means.
 absl::Status ErrorOf(const TokenEvent& event, const ServerCore& core) {
-  if (event.finish == FinishReason::kError) {
-    return event.error.ok() ? absl::InternalError("the engine gave no reason") : event.error;
-  }
-  if (event.finish != FinishReason::kCancelled) return absl::OkStatus();
-  if (!event.error.ok() && !ErrorCodeOf(event.error).empty()) return event.error;
-  const char* code = core.draining() ? "shutting_down" : "request_cancelled";
-  return RequestError(absl::StatusCode::kUnavailable, code, "", "the server cancelled the request");
+  return GenerationError(event, core.draining());
 }
 
 HttpResponse ClientGone(Exchange& exchange) {
