@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -43,6 +44,21 @@ struct ModelCard {
   std::string fingerprint;        // changes with build, weights, kernels or numeric mode
   nlohmann::json spec;            // SpecToJson
 };
+
+// The word for a mode in ModelCard::routing_modes and in requests; empty for the model's own rule.
+inline std::string_view RoutingModeName(RoutingParams::Mode mode) {
+  switch (mode) {
+    case RoutingParams::Mode::kThreshold:
+      return "threshold";
+    case RoutingParams::Mode::kPredictor:
+      return "predictor";
+    case RoutingParams::Mode::kTopKPrompt:
+      return "topk_prompt";
+    case RoutingParams::Mode::kModelDefault:
+      break;
+  }
+  return "";
+}
 
 class EngineClient {
  public:

@@ -8,20 +8,6 @@
 namespace sluice {
 namespace {
 
-const char* ModeName(RoutingParams::Mode mode) {
-  switch (mode) {
-    case RoutingParams::Mode::kThreshold:
-      return "threshold";
-    case RoutingParams::Mode::kPredictor:
-      return "predictor";
-    case RoutingParams::Mode::kTopKPrompt:
-      return "topk_prompt";
-    case RoutingParams::Mode::kModelDefault:
-      break;
-  }
-  return "";
-}
-
 RowRouting::Decide ToDecide(RoutingParams::Mode mode) {
   switch (mode) {
     case RoutingParams::Mode::kThreshold:
@@ -56,8 +42,8 @@ absl::StatusOr<RowRouting> ResolveRouting(const RoutingParams& params, const Mod
   RowRouting routing;
   routing.decide = ToDecide(params.mode);
   if (params.mode != RoutingParams::Mode::kModelDefault &&
-      std::find(model.routing_modes.begin(), model.routing_modes.end(), ModeName(params.mode)) ==
-          model.routing_modes.end()) {
+      std::find(model.routing_modes.begin(), model.routing_modes.end(),
+                RoutingModeName(params.mode)) == model.routing_modes.end()) {
     return BadRequest("unsupported_parameter", "routing.mode",
                       "this model does not offer that routing mode; see /v1/models");
   }

@@ -230,20 +230,6 @@ absl::StatusOr<RoutingParams::Mode> ParseRoutingMode(std::string_view name,
   return Unsupported("routing.mode", "this model does not offer this routing mode");
 }
 
-std::string_view RoutingModeName(RoutingParams::Mode mode) {
-  switch (mode) {
-    case RoutingParams::Mode::kThreshold:
-      return "threshold";
-    case RoutingParams::Mode::kPredictor:
-      return "predictor";
-    case RoutingParams::Mode::kTopKPrompt:
-      return "topk_prompt";
-    case RoutingParams::Mode::kModelDefault:
-      break;
-  }
-  return "";
-}
-
 int32_t ResolveMaxTokens(std::optional<int32_t> requested,
                          std::optional<int32_t> fallback,
                          size_t prompt_tokens,

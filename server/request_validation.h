@@ -51,7 +51,6 @@ absl::Status ValidateModelName(std::string_view name, const ModelCard& model);
 
 // "threshold" | "predictor" | "topk_prompt", as far as the model offers it.
 absl::StatusOr<RoutingParams::Mode> ParseRoutingMode(std::string_view name, const ModelCard& model);
-std::string_view RoutingModeName(RoutingParams::Mode mode);
 
 // `requested`, or without it what is left of the context, at most `fallback` when that is given. At
 // least 1, so that an over-long prompt is refused by ValidateRequest.
