@@ -13,13 +13,6 @@ namespace {
 
 using Logits = std::vector<std::vector<float>>;
 
-std::vector<int32_t> RandomTokens(uint32_t seed, int32_t count) {
-  std::mt19937 engine(seed);
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (int32_t& value : tokens) value = static_cast<int32_t>(engine() % 61);
-  return tokens;
-}
-
 class DepthLaws : public ::testing::TestWithParam<const char*> {
  protected:
   HarnessOptions Options() const {
@@ -39,7 +32,7 @@ TEST_P(DepthLaws, WhatIsSaidOfSkippedRowsChangesNoBitWhenNoneIsSkipped) {
   ModelSpec compact = absolute, zeros = absolute;
   compact.stacks[0].groups[0].layers[1].depth->position = DepthPosition::kCompact;
   zeros.stacks[0].groups[0].layers[1].depth->kv = DepthKv::kZeroRows;
-  const auto tokens = RandomTokens(5, 40);
+  const auto tokens = RandomTokens(5, 40, kPlainVocabulary);
   Logits expected;
   for (const ModelSpec* spec : {&absolute, &compact, &zeros}) {
     auto harness = ModelHarness::Create(*spec, weights, Options());
@@ -61,7 +54,7 @@ TEST_P(DepthLaws, AForcedFirstRowIsTakenWhateverItsScore) {
   const KvSequence sequence = (*harness)->Open();
   for (const int32_t first : {0, 4, 8}) {
     (*harness)->Step({{.sequence = sequence,
-                       .tokens = RandomTokens(static_cast<uint32_t>(first), 4),
+                       .tokens = RandomTokens(static_cast<uint32_t>(first), 4, kPlainVocabulary),
                        .first = first}});
     EXPECT_EQ((*harness)->cache().Length(sequence, 1), 1);
   }
@@ -85,7 +78,7 @@ TEST_P(DepthLaws, CapacityZeroAndOneAreExact) {
     for (const float capacity : {0.0f, 1.0f}) {
       const KvSequence sequence = (*harness)->Open();
       (*harness)->Step({{.sequence = sequence,
-                         .tokens = RandomTokens(7, 12),
+                         .tokens = RandomTokens(7, 12, kPlainVocabulary),
                          .routing = {.capacity = capacity}}});
       EXPECT_EQ((*harness)->cache().Length(sequence, 1), capacity == 0.0f ? 0 : 12);
     }
@@ -116,8 +109,8 @@ TEST_P(DepthLaws, TopKTakesWhatItsSwitchesSay) {
     ASSERT_TRUE(harness.ok()) << harness.status();
     const KvSequence one = (*harness)->Open();
     const KvSequence two = (*harness)->Open();
-    (*harness)->Step({{.sequence = one, .tokens = RandomTokens(1, 21)},
-                      {.sequence = two, .tokens = RandomTokens(2, 3)}});
+    (*harness)->Step({{.sequence = one, .tokens = RandomTokens(1, 21, kPlainVocabulary)},
+                      {.sequence = two, .tokens = RandomTokens(2, 3, kPlainVocabulary)}});
     EXPECT_EQ((*harness)->cache().Length(one, 1), expected.of_21);
     EXPECT_EQ((*harness)->cache().Length(two, 1), expected.of_3);
   }

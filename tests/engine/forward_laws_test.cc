@@ -20,14 +20,6 @@ namespace {
 
 using Logits = std::vector<std::vector<float>>;
 
-std::vector<int32_t> RandomTokens(uint32_t seed, int32_t count, int32_t vocab) {
-  std::mt19937 engine(seed);
-  std::uniform_int_distribution<int32_t> token(0, vocab - 1);
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (int32_t& value : tokens) value = token(engine);
-  return tokens;
-}
-
 // Rows whose bits differ.
 int DifferentRows(const Logits& a, const Logits& b) {
   if (a.size() != b.size()) return std::numeric_limits<int>::max();

@@ -15,13 +15,6 @@ namespace {
 
 using Logits = std::vector<std::vector<float>>;
 
-std::vector<int32_t> RandomTokens(uint32_t seed, int32_t count) {
-  std::mt19937 engine(seed);
-  std::vector<int32_t> tokens(static_cast<size_t>(count));
-  for (int32_t& value : tokens) value = static_cast<int32_t>(engine() % 61);
-  return tokens;
-}
-
 class RecurrenceLaws : public ::testing::TestWithParam<const char*> {
  protected:
   HarnessOptions Options() const {
@@ -49,7 +42,7 @@ ModelSpec LoopedSpec(int32_t times, bool injects) {
 }
 
 TEST_P(RecurrenceLaws, ARequestedDepthIsAModelOfThatDepth) {
-  const auto tokens = RandomTokens(3, 19);
+  const auto tokens = RandomTokens(3, 19, kPlainVocabulary);
   for (const bool injects : {false, true}) {
     MemoryWeightStore weights;
     const auto deep = Make(LoopedSpec(4, injects), weights);
@@ -70,7 +63,7 @@ TEST_P(RecurrenceLaws, NeighboursOfOtherDepthsChangeNoBit) {
   std::vector<Piece> prompts, next;
   for (const int32_t depth : {2, 0, 1, 4, 3}) {
     const RowRouting routing{.max_depth = depth};
-    const auto tokens = RandomTokens(static_cast<uint32_t>(depth), 9);
+    const auto tokens = RandomTokens(static_cast<uint32_t>(depth), 9, kPlainVocabulary);
     const Logits all = harness->Run(tokens, 64, routing);
     alone.insert(alone.end(), all.begin(), all.begin() + 8);
     alone_next.push_back(all[8]);
@@ -117,7 +110,7 @@ TEST_P(RecurrenceLaws, ARouterOfOneDepthIsOnePassWithItsWeight) {
   none.stacks[0].groups[0].repeat = repeat;
   none.stacks[0].groups[0].repeat.depth_router->scale = 0.0f;
   const auto embedding = Make(none, weights);
-  const auto tokens = RandomTokens(5, 12);
+  const auto tokens = RandomTokens(5, 12, kPlainVocabulary);
   const Logits with = routed->Run(tokens, 64);
   const Logits without = plain->Run(tokens, 64);
   const Logits input = embedding->Run(tokens, 64);
@@ -134,7 +127,7 @@ TEST_P(RecurrenceLaws, TheThresholdSaysWhoHalts) {
   spec.stacks[0].groups.push_back(RandomHaltingGroup("halting", 48, 4));
   RepeatSpec& repeat = spec.stacks[0].groups[1].repeat;
   repeat.times = 4;
-  const auto tokens = RandomTokens(6, 17);
+  const auto tokens = RandomTokens(6, 17, kPlainVocabulary);
   for (const auto& [threshold, steps] : {std::pair(1.0f, 4), std::pair(0.6f, 2)}) {
     repeat.gate->threshold = threshold;
     MemoryWeightStore weights;
@@ -156,13 +149,13 @@ TEST_P(RecurrenceLaws, HaltingIsTheSameInAnyCompany) {
     spec.stacks[0].groups.push_back(RandomHaltingGroup("halting", 48, seed));
     MemoryWeightStore weights;
     const auto harness = Make(spec, weights);
-    const auto tokens = RandomTokens(seed, 21);
+    const auto tokens = RandomTokens(seed, 21, kPlainVocabulary);
     const Logits alone = harness->Run(tokens, 64);
     const ForwardStats& stats = harness->stats();
     for (size_t row = 0; row < tokens.size(); ++row)
       halted += stats.routed_executed()[row] < stats.routed_offered()[row] ? 1 : 0;
     for (const int32_t chunk : {1, 6}) EXPECT_EQ(harness->Run(tokens, chunk), alone) << chunk;
-    const auto other = RandomTokens(seed + 100, 15);
+    const auto other = RandomTokens(seed + 100, 15, kPlainVocabulary);
     const Logits together = harness->Step({{.sequence = harness->Open(), .tokens = other},
                                            {.sequence = harness->Open(), .tokens = tokens},
                                            {.sequence = harness->Open(), .tokens = other}});

@@ -343,6 +343,14 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
   return spec;
 }
 
+std::vector<int32_t> RandomTokens(uint32_t seed, int32_t count, int32_t vocab) {
+  std::mt19937 engine(seed);
+  std::uniform_int_distribution<int32_t> token(0, vocab - 1);
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (int32_t& value : tokens) value = token(engine);
+  return tokens;
+}
+
 ModelSpec PlainSpec(int32_t layers) {
   Draw draw(7);
   ModelSpec spec;
@@ -350,7 +358,7 @@ ModelSpec PlainSpec(int32_t layers) {
   spec.max_positions = 64;
   spec.eos_token_ids = {0};
   StackSpec stack;
-  stack.embedding = {.vocab_size = 61, .dim = 48, .weight = "embed.weight"};
+  stack.embedding = {.vocab_size = kPlainVocabulary, .dim = 48, .weight = "embed.weight"};
   LayerGroupSpec group;
   group.name = "layers";
   for (int32_t l = 0; l < layers; ++l) {

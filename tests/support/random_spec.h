@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <random>
+#include <vector>
 
 #include "engine/model/model_spec.h"
 #include "tests/support/memory_weight_store.h"
@@ -21,8 +22,12 @@ struct SpecDraw {
 // Passes ValidateSpec.
 ModelSpec RandomSpec(uint32_t seed, const SpecDraw& draw = {});
 
+inline constexpr int32_t kPlainVocabulary = 61;
 // A plain pre-norm model with `layers` layers: the base of degenerate-setting laws.
 ModelSpec PlainSpec(int32_t layers);
+
+// `count` ids in [0, vocab).
+std::vector<int32_t> RandomTokens(uint32_t seed, int32_t count, int32_t vocab);
 
 // Every tensor the spec names, normal with a scale that keeps activations near 1.
 void FillWeights(const ModelSpec& spec, uint32_t seed, MemoryWeightStore& store);
