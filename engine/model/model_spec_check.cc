@@ -151,6 +151,10 @@ absl::Status CheckStack(const std::string& path, const StackSpec& stack) {
   for (size_t i = 0; i < stack.groups.size(); ++i) {
     const std::string group_path = absl::StrCat(path, ".groups[", i, "]");
     RETURN_IF_ERROR(CheckGroup(group_path, stack.groups[i], embedding.dim));
+    for (size_t j = 0; j < i; ++j) {  // the name stands in labels of layers and of KV classes
+      if (stack.groups[j].name == stack.groups[i].name)
+        return Invalid(group_path, "name is that of another group");
+    }
     executions +=
         int64_t{stack.groups[i].repeat.times} * static_cast<int64_t>(stack.groups[i].layers.size());
     RETURN_IF_ERROR(CheckRange(group_path, "number of layers executed", executions, 1, kMaxLayers));

@@ -10,7 +10,7 @@ using enum MetricKind;
 
 constexpr std::array<MetricRow, kNumMetrics> kTable = {{
     {kTokenLayers, "sluice_token_layers_total", kCounter,
-     "Rows at routed layers, by whether the layer ran for the row."},
+     "Rows at layers that a row may skip or not reach, by whether the layer ran."},
     {kSkippedTokenRatio, "sluice_skipped_token_ratio", kGauge,
      "Rows skipped over rows offered at routed layers, last 60 s."},
     {kTokenDepth, "sluice_token_depth", kHistogram, "Layers executed per token."},

@@ -51,6 +51,8 @@ const BadSpec kBadSpecs[] = {
     {"NoLayers", [](auto& s) { s.stacks[0].groups[0].layers.clear(); }, "groups[0]: has no layers"},
     {"NoSublayers", [](auto& s) { LayerOf(s).sublayers.clear(); },
      "layers[0]: needs 1 to 128 sublayers"},
+    {"TwoGroupsOfOneName", [](auto& s) { s.stacks[0].groups.push_back(s.stacks[0].groups[0]); },
+     "groups[1]: name is that of another group"},
     {"RepeatZero", [](auto& s) { s.stacks[0].groups[0].repeat.times = 0; }, "repeat.times"},
     {"TooManyExecutions", [](auto& s) { s.stacks[0].groups[0].repeat.times = 4'096; },
      "layers executed"},
