@@ -45,9 +45,7 @@ void ActiveRequest::ScorePrompt(int32_t position, std::span<const float> logits)
 
 bool ActiveRequest::SampleNext(std::span<float> logits) {
   if (!failure_.ok()) return false;
-  const bool too_early = num_generated_ < request_.stop.min_tokens;
-  auto choice = sampler_.Sample(
-      logits, too_early ? std::span<const int32_t>(forbidden_) : std::span<const int32_t>());
+  auto choice = sampler_.Sample(logits, ForbiddenAt(num_generated_));
   if (!choice.ok()) {
     failure_ = choice.status();
     return false;
@@ -55,6 +53,17 @@ bool ActiveRequest::SampleNext(std::span<float> logits) {
   sampled_ = choice->token;
   sampled_logprob_ = std::move(choice->logprob);
   return true;
+}
+
+absl::StatusOr<int32_t> ActiveRequest::Guess(std::span<float> logits,
+                                             std::span<const int32_t> guesses) {
+  const auto ahead = static_cast<int32_t>(guesses.size());
+  return sampler_.Guess(logits, ForbiddenAt(num_generated_ + ahead), ahead);
+}
+
+std::span<const int32_t> ActiveRequest::ForbiddenAt(int32_t num_generated) const {
+  if (num_generated < request_.stop.min_tokens) return forbidden_;
+  return {};
 }
 
 bool ActiveRequest::AcceptToken(bool context_full, absl::Duration now) {

@@ -36,6 +36,8 @@ class ActiveRequest {
   void ScorePrompt(int32_t position, std::span<const float> logits);
   // Picks the next token. False when the request failed (`failure()` says why).
   bool SampleNext(std::span<float> logits);
+  // A guess at the token behind `guesses`, which stand behind the newest one (SelfSpeculation).
+  absl::StatusOr<int32_t> Guess(std::span<float> logits, std::span<const int32_t> guesses);
   // Applies the token picked by SampleNext: text, stop rules. `context_full`: no room for another
   // token. Sends what is due; true when the request has finished (the last event is sent by
   // Finish).
@@ -64,6 +66,7 @@ class ActiveRequest {
 
  private:
   bool IsEos(int32_t token) const;
+  std::span<const int32_t> ForbiddenAt(int32_t num_generated) const;
   void Deliver(bool last);
 
   Request request_;

@@ -12,14 +12,14 @@
 namespace sluice {
 namespace {
 
-constexpr int kExpertKinds = 4;
-
 SchedulerLimits Limits(const EngineConfig& config, const ModelCard& card) {
   return {.max_batch_tokens = config.max_batch_tokens,
           .max_sequences = config.max_sequences,
           .max_context_tokens = card.max_context_tokens,
           .max_queued_requests = config.max_queued_requests,
-          .max_queued_tokens = config.max_queued_tokens};
+          .max_queued_tokens = config.max_queued_tokens,
+          .draft_tokens = config.draft_exit_layer > 0 ? config.draft_tokens : 0,
+          .max_drafting_sequences = kMaxDraftingSequences};
 }
 
 }  // namespace
@@ -68,7 +68,11 @@ Engine::Engine(Parts parts)
                 .parameters_total = card_.parameters_total,
                 .parameters_active = card_.parameters_active}),
       scheduler_(Limits(config_, card_), runner_->pages()),
-      expert_base_(runner_->facts().instances.size() * kExpertKinds, -1) {
+      speculation_(*runner_,
+                   {.draft_tokens = config_.draft_exit_layer > 0 ? config_.draft_tokens : 0,
+                    .max_sequences = kMaxDraftingSequences,
+                    .vocab_size = card_.vocab_size}),
+      expert_base_(runner_->facts().instances.size() * kNumExpertKinds, -1) {
   const auto rows = static_cast<size_t>(config_.max_batch_tokens);
   for (auto* list : {&tokens_, &positions_, &wanted_, &row_plan_}) list->reserve(rows);
   sequences_.reserve(rows);
@@ -94,6 +98,8 @@ absl::Status Engine::Submit(RequestId id, Request request, std::shared_ptr<Token
   sequence->max_tokens = request.stop.max_tokens;
   sequence->priority = request.priority;
   sequence->whole_prompt = NeedsWholePrompt(request.routing, card_);
+  // The path of a drafted row is split over passes; a traced one stays whole.
+  sequence->may_draft = !request.routing.trace;
   if (request.timeout.has_value()) sequence->deadline = now + *request.timeout;
   RETURN_IF_ERROR(scheduler_.Add(std::move(sequence), now));
   active_[id] =
@@ -158,23 +164,31 @@ bool Engine::Step() {
     if (!request.started) metrics_.ObserveQueue(start - request.submitted_at);
     request.started = true;
   }
+  speculation_.Guess(
+      plan, [&](const PlannedRows& rows) -> ActiveRequest& { return Active(rows.sequence->id); },
+      [&](const ForwardStats& stats, std::span<const int32_t> row_plan) {
+        CountExperts(plan, stats, row_plan);
+        metrics_.AddDraftPass(stats);
+      });
   BuildBatch(plan);
   const Batch batch{.tokens = tokens_,
                     .positions = positions_,
                     .sequences = sequences_,
                     .is_prompt = is_prompt_,
                     .routing = routing_,
-                    .wanted = wanted_};
+                    .wanted = wanted_,
+                    .early_exit = {.slots = slots_, .states = runner_->draft_states()}};
   const ForwardStats& stats =
       runner_->Run(batch, nullptr,
                    [&](int32_t index, std::span<float> logits) { OnLogits(plan, index, logits); });
-  for (const PlannedRows& rows : plan.rows) runner_->Commit(*rows.sequence->kv);
   const absl::Duration duration = clock_.Now() - start;
   const double per_row = absl::ToDoubleSeconds(duration) / plan.num_rows;
   seconds_per_row_ = seconds_per_row_ == 0.0 ? per_row : 0.8 * seconds_per_row_ + 0.2 * per_row;
-  CountStep(plan, stats, duration);
-
-  const StepResult result = AcceptTokens(plan);
+  step_dense_flops_ = 0.0;
+  CountRows(plan, stats);
+  const StepResult result = AcceptTokens(plan, stats);
+  metrics_.AddStep({.stats = &stats, .dense_flops = step_dense_flops_, .duration = duration});
+  for (const PlannedRows& rows : plan.rows) runner_->Commit(*rows.sequence->kv);
   std::vector<std::unique_ptr<Sequence>> finished = scheduler_.Commit(result);
   for (const auto& sequence : finished) {
     ActiveRequest& request = Active(sequence->id);
@@ -188,142 +202,6 @@ bool Engine::Step() {
   }
   PublishGauges();
   return true;
-}
-
-void Engine::BuildBatch(const StepPlan& plan) {
-  tokens_.clear(), positions_.clear(), sequences_.clear(), is_prompt_.clear(), routing_.clear();
-  wanted_.clear(), wanted_for_.clear(), row_plan_.clear();
-  for (size_t p = 0; p < plan.rows.size(); ++p) {
-    const PlannedRows& rows = plan.rows[p];
-    const Sequence& sequence = *rows.sequence;
-    const ActiveRequest& request = Active(sequence.id);
-    for (int32_t i = 0; i < rows.count; ++i) {
-      const int32_t position = rows.first + i;
-      const bool last = i + 1 == rows.count;
-      const bool samples = last && rows.samples;
-      const bool scores = request.wants_prompt_logprobs() && position >= request.prompt_scored() &&
-                          position + 1 < sequence.prompt_tokens;
-      if (samples || scores) {
-        wanted_.push_back(static_cast<int32_t>(tokens_.size()));
-        wanted_for_.push_back({static_cast<int32_t>(p), position, samples});
-      }
-      tokens_.push_back(sequence.tokens[static_cast<size_t>(position)]);
-      positions_.push_back(position);
-      sequences_.push_back(*sequence.kv);
-      is_prompt_.push_back(position < sequence.prompt_tokens ? 1 : 0);
-      routing_.push_back(request.routing());
-      row_plan_.push_back(static_cast<int32_t>(p));
-    }
-  }
-}
-
-void Engine::OnLogits(const StepPlan& plan, int32_t index, std::span<float> logits) {
-  const Wanted& wanted = wanted_for_[static_cast<size_t>(index)];
-  ActiveRequest& request = Active(plan.rows[static_cast<size_t>(wanted.plan_index)].sequence->id);
-  if (wanted.samples) {
-    request.SampleNext(logits);
-  } else {
-    request.ScorePrompt(wanted.position, logits);
-  }
-}
-
-void Engine::CountStep(const StepPlan& plan, const ForwardStats& stats, absl::Duration duration) {
-  const auto instances = static_cast<int64_t>(runner_->facts().instances.size());
-  double dense = 0.0;
-  int64_t prompt_rows = 0;
-  size_t next_wanted = 0;  // rows of wanted_ are ascending
-  for (size_t row = 0; row < tokens_.size(); ++row) {
-    const PlannedRows& rows = plan.rows[static_cast<size_t>(row_plan_[row])];
-    ComputeUsage& compute = Active(rows.sequence->id).usage().compute;
-    const bool with_logits =
-        next_wanted < wanted_.size() && static_cast<size_t>(wanted_[next_wanted]) == row;
-    next_wanted += with_logits ? 1 : 0;
-    const double row_dense = runner_->DenseFlops(positions_[row], with_logits);
-    compute.executed_token_layers += stats.routed_executed()[row];
-    compute.skipped_token_layers += stats.routed_offered()[row] - stats.routed_executed()[row];
-    compute.all_token_layers += instances;
-    ++compute.rows;
-    compute.flops += stats.flops()[row];
-    compute.dense_flops += row_dense;
-    dense += row_dense;
-    prompt_rows += is_prompt_[row];
-  }
-  CountExperts(plan, stats);
-  TraceRows(plan, stats);
-  metrics_.AddPromptTokens(prompt_rows);
-  metrics_.AddStep({.stats = &stats, .dense_flops = dense, .duration = duration});
-}
-
-void Engine::CountExperts(const StepPlan& plan, const ForwardStats& stats) {
-  for (const ExpertChoice& choice : stats.expert_choices()) {
-    int64_t& base = expert_base_[static_cast<size_t>(choice.layer_instance) * kExpertKinds +
-                                 static_cast<size_t>(choice.kind)];
-    if (base < 0) {
-      base = num_expert_slots_;
-      num_expert_slots_ += choice.num_experts;
-    }
-    const auto ids = stats.expert_ids(choice);
-    const auto rows = stats.expert_rows(choice);
-    for (size_t i = 0; i < ids.size(); ++i) {
-      if (ids[i] >= choice.num_experts) continue;
-      const auto entry = static_cast<size_t>(row_plan_[static_cast<size_t>(rows[i])]);
-      Active(plan.rows[entry].sequence->id).TouchExpert(base + ids[i]);
-    }
-  }
-}
-
-// The trace of a generated token is what the row ran whose logits picked it.
-void Engine::TraceRows(const StepPlan& plan, const ForwardStats& stats) {
-  for (size_t w = 0; w < wanted_.size(); ++w) {
-    if (!wanted_for_[w].samples) continue;
-    ActiveRequest& request =
-        Active(plan.rows[static_cast<size_t>(wanted_for_[w].plan_index)].sequence->id);
-    if (!request.wants_trace()) continue;
-    const int32_t row = wanted_[w];
-    TokenTrace trace;
-    trace.depth = stats.depth()[static_cast<size_t>(row)];
-    for (const auto& [taken_row, instance] : stats.taken()) {
-      if (taken_row == row) trace.executed_layers.push_back(instance);
-    }
-    for (const ExpertChoice& choice : stats.expert_choices()) {
-      const auto ids = stats.expert_ids(choice);
-      const auto rows = stats.expert_rows(choice);
-      for (size_t i = 0; i < ids.size(); ++i) {
-        if (rows[i] != row || ids[i] >= choice.num_experts) continue;
-        trace.experts.emplace_back(choice.layer_instance, ids[i]);
-      }
-    }
-    request.SetTrace(std::move(trace));
-  }
-}
-
-StepResult Engine::AcceptTokens(const StepPlan& plan) {
-  StepResult result;
-  const absl::Duration now = clock_.Now();
-  int64_t generated = 0;
-  for (const PlannedRows& rows : plan.rows) {
-    if (!rows.samples) continue;
-    ActiveRequest& request = Active(rows.sequence->id);
-    SampledToken sampled{.id = rows.sequence->id, .token = request.sampled_token()};
-    if (request.failure().ok()) {
-      const bool first = request.num_generated() == 0;
-      const absl::Duration since = now - (first ? request.submitted_at : request.last_token_at);
-      if (first) {
-        metrics_.ObserveFirstToken(since);
-      } else {
-        metrics_.ObserveInterToken(since);
-      }
-      const bool context_full = rows.sequence->num_tokens() + 1 >= card_.max_context_tokens;
-      sampled.finished = request.AcceptToken(context_full, now);
-      ++generated;
-    } else {
-      sampled.finished = true;
-      runner_->Scrub(*rows.sequence->kv);  // its pages may hold what spoiled its logits
-    }
-    result.tokens.push_back(sampled);
-  }
-  metrics_.AddGeneratedTokens(generated);
-  return result;
 }
 
 void Engine::FinishRequest(RequestId id, FinishReason reason, absl::Status error) {

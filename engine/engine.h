@@ -18,6 +18,7 @@
 #include "engine/model_runner.h"
 #include "engine/request.h"
 #include "engine/scheduling/scheduler.h"
+#include "engine/self_speculation.h"
 
 namespace sluice {
 
@@ -61,11 +62,20 @@ class Engine {
 
  private:
   void BuildBatch(const StepPlan& plan);
+  void AddRow(const PlannedRows& rows, size_t plan_index, int32_t position, int32_t token);
   void OnLogits(const StepPlan& plan, int32_t index, std::span<float> logits);
-  void CountStep(const StepPlan& plan, const ForwardStats& stats, absl::Duration duration);
-  void CountExperts(const StepPlan& plan, const ForwardStats& stats);
+  void CountRows(const StepPlan& plan, const ForwardStats& stats);
+  void CountRow(ActiveRequest& request, const ForwardStats& stats, size_t row, bool with_logits);
+  void CountExperts(const StepPlan& plan,
+                    const ForwardStats& stats,
+                    std::span<const int32_t> row_plan);
   void TraceRows(const StepPlan& plan, const ForwardStats& stats);
-  StepResult AcceptTokens(const StepPlan& plan);
+  StepResult AcceptTokens(const StepPlan& plan, const ForwardStats& stats);
+  SampledToken AcceptToken(const PlannedRows& rows, int32_t num_tokens);
+  void AcceptDraft(const PlannedRows& rows,
+                   SelfSpeculation::Draft& draft,
+                   const ForwardStats& stats,
+                   StepResult& result);
   void FinishRequest(RequestId id, FinishReason reason, absl::Status error);
   void PublishGauges();
   int32_t PrefillRows() const;
@@ -79,15 +89,18 @@ class Engine {
   const Clock& clock_;
   MetricsCollector metrics_;
   Scheduler scheduler_;
+  SelfSpeculation speculation_;
   absl::flat_hash_map<RequestId, std::unique_ptr<ActiveRequest>> active_;
   std::vector<int64_t> expert_base_;  // first expert slot of each (layer instance, kind)
   int64_t num_expert_slots_ = 0;
   MetricsCollector::Gauges gauges_;
   bool stalled_ = false;
+  double step_dense_flops_ = 0.0;
   double seconds_per_row_ = 0.0;  // smoothed; bounds prefill chunks
 
   // Buffers of the step, reserved once.
   std::vector<int32_t> tokens_, positions_, wanted_;
+  std::vector<int32_t> slots_;  // only filled when a sequence drafts
   std::vector<KvSequence> sequences_;
   std::vector<uint8_t> is_prompt_;
   std::vector<RowRouting> routing_;
@@ -95,6 +108,7 @@ class Engine {
     int32_t plan_index = 0;
     int32_t position = 0;
     bool samples = false;
+    int32_t draft_row = -1;  // of a drafting sequence
   };
   std::vector<Wanted> wanted_for_;
   std::vector<int32_t> row_plan_;  // row of the step -> plan entry

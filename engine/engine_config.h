@@ -10,6 +10,10 @@
 
 namespace sluice {
 
+// Beyond so many decoding sequences nothing is drafted: the machine has no idle arithmetic left to
+// guess with.
+inline constexpr int32_t kMaxDraftingSequences = 4;
+
 struct EngineConfig {
   std::string model_directory;
   std::string served_model_name;  // empty: the directory's name
@@ -25,6 +29,10 @@ struct EngineConfig {
   double max_step_ms = 100.0;  // prefill chunks shrink to keep steps under it while others decode
   int32_t max_queued_requests = 512;
   int64_t max_queued_tokens = 262'144;
+  // Self-speculation: the first layers and the head guess tokens, which one step of the whole model
+  // then checks. Changes no answer. 0: off.
+  int32_t draft_exit_layer = 0;
+  int32_t draft_tokens = 4;  // guessed at a time
   bool require_manifest = false;
 };
 

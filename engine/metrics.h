@@ -69,6 +69,7 @@ struct MetricsSnapshot {
   Histogram time_to_first_token_seconds, inter_token_latency_seconds, request_latency_seconds,
       queue_seconds, step_seconds;
   uint64_t prompt_tokens = 0, generated_tokens = 0, cached_prompt_tokens = 0;
+  uint64_t drafts_confirmed = 0, drafts_rejected = 0;  // guessed tokens
   std::map<std::string, uint64_t> preemptions, cancellations, invariant_violations;  // by reason
   uint64_t steps = 0;
 

@@ -108,6 +108,20 @@ void MetricsCollector::AddStep(const StepFacts& step) {
   AddExperts(stats);
 }
 
+void MetricsCollector::AddDraftPass(const ForwardStats& stats) {
+  absl::MutexLock lock(&mutex_);
+  totals_.flops_executed += std::accumulate(stats.flops().begin(), stats.flops().end(), 0.0);
+  totals_.weight_bytes_read += stats.weight_bytes();
+  mutex_.AssertHeld();
+  AddExperts(stats);
+}
+
+void MetricsCollector::CountDrafts(int64_t confirmed, int64_t rejected) {
+  absl::MutexLock lock(&mutex_);
+  totals_.drafts_confirmed += static_cast<uint64_t>(confirmed);
+  totals_.drafts_rejected += static_cast<uint64_t>(rejected);
+}
+
 size_t MetricsCollector::ExpertIndex(const ExpertChoice& choice) {
   mutex_.AssertHeld();
   const std::pair key(choice.layer_instance, choice.kind);

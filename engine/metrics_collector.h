@@ -39,6 +39,9 @@ class MetricsCollector {
   };
   void SetGauges(const Gauges& gauges);
 
+  // A pass of draft rows to the early exit: what it spent. Its rows are no tokens yet.
+  void AddDraftPass(const ForwardStats& stats);
+  void CountDrafts(int64_t confirmed, int64_t rejected);
   void AddPromptTokens(int64_t count);
   void AddGeneratedTokens(int64_t count);
   void ObserveFirstToken(absl::Duration since_submit);

@@ -40,11 +40,19 @@ absl::Status RealModelRunner::Load(const EngineConfig& config,
                                                      .isa = config.isa,
                                                      .gemm = config.gemm}));
   BuildOptions options{.max_rows = config.max_batch_tokens, .weight_format = config.weights};
+  options.exit_layer = config.draft_exit_layer;
   options.progress = progress;
   ASSIGN_OR_RETURN(model_, BuildModel(spec, weights, *backend_, options));
   backend_->ReserveScratch(config.max_batch_tokens);
   ASSIGN_OR_RETURN(Workspace workspace, Workspace::Create(*backend_, model_->WorkspaceBytes()));
   workspace_ = std::make_unique<Workspace>(std::move(workspace));
+  if (config.draft_exit_layer > 0) {
+    const int64_t slots = int64_t{config.draft_tokens} * kMaxDraftingSequences;
+    const int64_t dim = spec.decoder().embedding.dim;
+    ASSIGN_OR_RETURN(draft_memory_,
+                     backend_->Allocate(static_cast<size_t>(slots * dim) * sizeof(float)));
+    draft_states_ = {.data = draft_memory_.data(), .rows = slots, .cols = dim, .row_stride = dim};
+  }
   placements_ = std::make_unique<KvPlacements>(model_->kv_rules(), config.max_batch_tokens);
   stats_.Reserve(config.max_batch_tokens, static_cast<int32_t>(model_->instances().size()),
                  model_->max_expert_ids_per_row() * config.max_batch_tokens);

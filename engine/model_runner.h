@@ -39,12 +39,16 @@ class ModelRunner {
   virtual const ForwardStats& Run(const Batch& batch,
                                   ForwardObserver* observer,
                                   LogitsSink logits) = 0;
+  // Forgets the rows of a sequence from `position` on.
+  virtual void Truncate(KvSequence sequence, int32_t position) = 0;
   // Returns the pages that the rows of the last step did not need.
   virtual void Commit(KvSequence sequence) = 0;
   // Overwrites the pages of a sequence that failed, before they are freed.
   virtual void Scrub(KvSequence sequence) = 0;
   virtual double DenseFlops(int32_t position, bool with_logits) const = 0;
   virtual const KvCache* cache() const { return nullptr; }
+  // Room for the states of draft rows (Batch::early_exit), [slots, dim]; no rows: no drafts.
+  virtual kernels::TensorView draft_states() const { return {}; }
 };
 
 class RealModelRunner final : public ModelRunner {
@@ -60,12 +64,16 @@ class RealModelRunner final : public ModelRunner {
   const ForwardStats& Run(const Batch& batch,
                           ForwardObserver* observer,
                           LogitsSink logits) override;
+  void Truncate(KvSequence sequence, int32_t position) override {
+    cache_->Truncate(sequence, position);
+  }
   void Commit(KvSequence sequence) override { cache_->Commit(sequence); }
   void Scrub(KvSequence sequence) override { cache_->Scrub(sequence); }
   double DenseFlops(int32_t position, bool with_logits) const override {
     return model_->DenseFlops(position, with_logits);
   }
   const KvCache* cache() const override { return cache_.get(); }
+  kernels::TensorView draft_states() const override { return draft_states_; }
   KvCache& mutable_cache() { return *cache_; }
   kernels::Backend& backend() { return *backend_; }
 
@@ -81,6 +89,8 @@ class RealModelRunner final : public ModelRunner {
   std::unique_ptr<Model> model_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Workspace> workspace_;
+  kernels::Buffer draft_memory_;
+  kernels::TensorView draft_states_;
   std::unique_ptr<KvPlacements> placements_;
   ForwardStats stats_;
   RunnerFacts facts_;

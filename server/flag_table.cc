@@ -82,6 +82,12 @@ const std::array kFlags = {
             "waiting prompt tokens before 429 is answered", FLAG_TARGET(engine.max_queued_tokens),
             1, 1e12},
 
+    FlagRow{"draft-exit-layer", kScheduling, kOnEngine, kInteger, "N",
+            "the first N layers guess tokens ahead (self-speculation); 0: off",
+            FLAG_TARGET(engine.draft_exit_layer), 0, 4096},
+    FlagRow{"draft-tokens", kScheduling, kOnEngine, kInteger, "N", "tokens guessed at a time",
+            FLAG_TARGET(engine.draft_tokens), 1, 32},
+
     FlagRow{"device", kMachine, kOnEngine, kChoice, "cpu|reference", "where the model runs",
             FLAG_TARGET(engine.device)},
     FlagRow{"threads", kMachine, kOnEngine, kInteger, "N", "compute threads; 0: one per core",

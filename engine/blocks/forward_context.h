@@ -26,6 +26,16 @@ struct RowRouting {
   int32_t max_depth = 0;          // repeats of an adjustable group; 0: all
 };
 
+// Self-speculation (Elhoushi et al. 2024, arXiv 2404.16710): the network is cut in front of layer
+// instance Model::exit_instance(). Off when `slots` is empty.
+struct EarlyExit {
+  // The rows end at the cut: their states are stored there, and the head reads them. Otherwise rows
+  // with a slot start at the cut from their stored state, the others at the embedding.
+  bool draft = false;
+  std::span<const int32_t> slots;  // per row: its row of `states`; -1: none (not when `draft`)
+  kernels::TensorView states;      // [slots, dim]
+};
+
 // The rows of a step, sequence by sequence, positions ascending inside each.
 struct Batch {
   std::span<const int32_t> tokens;
@@ -34,6 +44,7 @@ struct Batch {
   std::span<const uint8_t> is_prompt;     // per row: prompt rows follow prefill_decide
   std::span<const RowRouting> routing;    // per row
   std::span<const int32_t> wanted;        // rows whose logits are needed, ascending
+  EarlyExit early_exit;
 
   int32_t num_rows() const { return static_cast<int32_t>(tokens.size()); }
 };

@@ -12,6 +12,7 @@
 namespace sluice {
 
 enum class ExpertKind : uint8_t { kFfn, kValue, kOutput, kQuery };
+inline constexpr int kNumExpertKinds = 4;
 
 // One expert router execution: `top_k` choices for each of `count` rows. Ids >= num_experts mean no
 // expert.

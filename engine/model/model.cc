@@ -18,11 +18,55 @@ void Model::Forward(ForwardContext& context, LogitsSink logits) {
   if (context.observer != nullptr) context.observer->OnHidden("embed", -1, rows);
   uint8_t* taken = context.workspace.Take<uint8_t>(rows.count());
   std::fill_n(taken, rows.count(), uint8_t{1});
-  for (Group& group : groups_) RunGroup(group, taken, rows, context);
+  const EarlyExit& exit = context.batch.early_exit;
+  const auto end = static_cast<int32_t>(instances_.size());
+  if (exit.slots.empty()) {
+    RunLayers({0, end}, taken, rows, context);
+  } else if (exit.draft) {
+    RunLayers({0, exit_instance_}, taken, rows, context);
+    Replace(rows.x, exit.states, {exit.slots.data(), rows.count(), nullptr}, context);
+  } else {
+    RunFromCut(taken, rows, context);
+  }
   RunHead(rows, context, logits);
 }
 
-void Model::RunGroup(Group& group, uint8_t* taken, const Rows& rows, ForwardContext& context) {
+void Model::RunLayers(const Span& span, uint8_t* taken, const Rows& rows, ForwardContext& context) {
+  for (Group& group : groups_) RunGroup(group, span, taken, rows, context);
+}
+
+// The rows without a stored state catch up with the others at the cut; from there all go on.
+void Model::RunFromCut(uint8_t* taken, const Rows& rows, ForwardContext& context) {
+  Workspace::Scope scope(context.workspace);
+  const EarlyExit& exit = context.batch.early_exit;
+  SLUICE_CHECK(exit_instance_ > 0);
+  int32_t* fresh = context.workspace.Take<int32_t>(rows.count());
+  int32_t* resumed = context.workspace.Take<int32_t>(rows.count());
+  int32_t* slots = context.workspace.Take<int32_t>(rows.count());
+  int32_t num_fresh = 0, num_resumed = 0;
+  for (int32_t i = 0; i < rows.count(); ++i) {
+    const int32_t slot = exit.slots[static_cast<size_t>(i)];
+    if (slot < 0) {
+      fresh[num_fresh++] = i;
+    } else {
+      slots[num_resumed] = slot;
+      resumed[num_resumed++] = i;
+    }
+  }
+  if (num_fresh > 0) {
+    const Selection chosen{.rows = {fresh, num_fresh, nullptr}};
+    const Rows packed = Pack(rows, chosen, context);
+    RunLayers({0, exit_instance_}, taken, packed, context);
+    Replace(packed.x, rows.x, chosen.rows, context);
+  }
+  const kernels::TensorView stored = context.workspace.TakeMatrix(num_resumed, rows.x.cols);
+  context.backend.Gather(exit.states, {slots, num_resumed, nullptr}, stored);
+  Replace(stored, rows.x, {resumed, num_resumed, nullptr}, context);
+  RunLayers({exit_instance_, static_cast<int32_t>(instances_.size())}, taken, rows, context);
+}
+
+void Model::RunGroup(
+    Group& group, const Span& span, uint8_t* taken, const Rows& rows, ForwardContext& context) {
   Workspace::Scope scope(context.workspace);
   Recurrence::Pass pass(group.recurrence, rows, context);
   const bool may_stop = group.repeat.rows_may_stop();
@@ -32,6 +76,7 @@ void Model::RunGroup(Group& group, uint8_t* taken, const Rows& rows, ForwardCont
     const int32_t first = group.first_instance + step * num_layers;
     for (Layer& layer : group.layers) {
       const Execution at{step, first + layer.index_in_group, pass.second(), taken};
+      if (at.instance < span.first || at.instance >= span.last) continue;
       if (may_stop) context.stats.CountRouted(at.instance, rows.origin, live.origin);
       if (live.count() == 0 && at.second == nullptr) continue;  // nobody is left
       RunLayer(layer, at, live, context);

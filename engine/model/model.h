@@ -49,6 +49,8 @@ class Model {
   int64_t num_active_parameters() const { return num_active_parameters_; }
   int64_t max_expert_ids_per_row() const { return max_expert_ids_per_row_; }
   int32_t max_rows() const { return max_rows_; }
+  // Where draft rows leave the network (Batch::early_exit); 0: nowhere.
+  int32_t exit_instance() const { return exit_instance_; }
   // FLOPs of a row at `position` with every routed layer and every expert run; the head only for a
   // row whose logits are wanted, as when it is executed.
   double DenseFlops(int32_t position, bool with_logits) const {
@@ -86,8 +88,17 @@ class Model {
     const Selection* chosen = nullptr;  // of a routed layer: the rows it was given
   };
 
+  // Layer instances [first, last) of the unrolled network.
+  struct Span {
+    int32_t first = 0;
+    int32_t last = 0;
+  };
+
   Rows Embed(ForwardContext& context);
-  void RunGroup(Group& group, uint8_t* taken, const Rows& rows, ForwardContext& context);
+  void RunLayers(const Span& span, uint8_t* taken, const Rows& rows, ForwardContext& context);
+  void RunFromCut(uint8_t* taken, const Rows& rows, ForwardContext& context);
+  void RunGroup(
+      Group& group, const Span& span, uint8_t* taken, const Rows& rows, ForwardContext& context);
   void RunLayer(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
   void RunSublayers(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
   void RunSublayer(const Layer& layer,
@@ -102,6 +113,7 @@ class Model {
 
   ModelSpec spec_;
   int32_t max_rows_ = 0;
+  int32_t exit_instance_ = 0;
   kernels::PackedMatrix embedding_;
   std::optional<kernels::PackedMatrix> positions_;
   std::optional<Norm> embedding_norm_;

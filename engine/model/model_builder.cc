@@ -12,6 +12,30 @@
 #include "engine/status_macros.h"
 
 namespace sluice {
+namespace {
+
+// A row that resumes at the cut has forgotten what a repeat or a nested router knew of it.
+absl::Status CheckExitLayer(const StackSpec& stack, int32_t exit_layer) {
+  int32_t num_layers = 0;
+  for (const LayerGroupSpec& group : stack.groups) {
+    bool plain = group.repeat == RepeatSpec{} && !group.output_norm.has_value();
+    for (const LayerSpec& layer : group.layers) {
+      plain = plain && !(layer.depth.has_value() && layer.depth->nested);
+    }
+    if (!plain) {
+      return absl::UnimplementedError(
+          "an early exit (--draft-exit-layer) needs a model whose layers run once, without halting "
+          "or nested routers");
+    }
+    num_layers += static_cast<int32_t>(group.layers.size());
+  }
+  if (exit_layer > 0 && exit_layer < num_layers) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the model has ", num_layers,
+                                                 " layers: --draft-exit-layer must be 1 to ",
+                                                 num_layers - 1, ", not ", exit_layer));
+}
+
+}  // namespace
 
 class ModelBuilder {
  public:
@@ -31,6 +55,10 @@ class ModelBuilder {
   }
 
   absl::StatusOr<std::unique_ptr<Model>> Build() {
+    if (options_.exit_layer != 0) {
+      RETURN_IF_ERROR(CheckExitLayer(stack(), options_.exit_layer));
+      model_->exit_instance_ = options_.exit_layer;
+    }
     RETURN_IF_ERROR(LoadEmbeddingAndHead());
     for (const LayerGroupSpec& group : model_->spec_.decoder().groups)
       RETURN_IF_ERROR(AddGroup(group));
@@ -235,7 +263,7 @@ class ModelBuilder {
 
   // Always-executed layers with the same window and geometry share a class; a routed instance has
   // its own, and so have the layers of a repeat that rows may not reach. Attention to a second
-  // stream stores every row.
+  // stream stores every row. Draft rows run ahead in the layers before the cut.
   struct KvClassChoice {
     std::string name;
     bool routed = false;
@@ -246,7 +274,10 @@ class ModelBuilder {
     if (layer.may_stop && !need.second_stream) {
       return {absl::StrCat("group ", model_->groups_.size(), " repeat ", step), true};
     }
-    return {need.rule.window == 0 ? "all" : absl::StrCat("window ", need.rule.window)};
+    const char* where =
+        model_->exit_instance_ > 0 && instance < model_->exit_instance_ ? ", drafting" : "";
+    return {need.rule.window == 0 ? absl::StrCat("all", where)
+                                  : absl::StrCat("window ", need.rule.window, where)};
   }
 
   KvLayer AddKvLayer(const KvNeed& need, const KvClassChoice& chosen) {
@@ -287,6 +318,9 @@ class ModelBuilder {
         Workspace::BytesFor(64 * stack().embedding.dim) + Workspace::BytesFor(64 * head.n);
     model_->workspace_bytes_ = 2 * matrix + Workspace::BytesFor(rows, 1) +
                                std::max(recurrence_workspace_ + layer_workspace_, head_bytes);
+    if (model_->exit_instance_ > 0) {  // rows packed and resumed, and the lists of both
+      model_->workspace_bytes_ += 2 * matrix + 3 * Workspace::BytesFor(rows);
+    }
     model_->head_flops_ = 2.0 * static_cast<double>(head.n * head.k);
     model_->num_active_parameters_ = static_cast<int64_t>(active_parameters_);
     int64_t repeats = 1;

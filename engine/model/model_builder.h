@@ -16,11 +16,14 @@ struct BuildOptions {
   int32_t max_rows = 512;                              // rows of one step
   std::optional<kernels::WeightFormat> weight_format;  // none: bf16 for BF16/F16 files, else f32
   std::optional<kernels::DType> kv_dtype;              // none: follows the weight format
+  // Cuts the network behind so many layers for self-speculation (Batch::early_exit); 0: no cut.
+  int32_t exit_layer = 0;
   LoadProgress progress;
 };
 
 // InvalidArgument for missing tensors and shapes that disagree (naming them); ResourceExhausted
-// when memory runs out. `spec` has passed ValidateSpec. `backend` must outlive the model.
+// when memory runs out; InvalidArgument or Unimplemented for an exit layer that the model cannot
+// have. `spec` has passed ValidateSpec. `backend` must outlive the model.
 absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec,
                                                   WeightStore& weights,
                                                   kernels::Backend& backend,

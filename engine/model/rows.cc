@@ -11,6 +11,17 @@ Rows Pack(const Rows& rows, const Selection& chosen, ForwardContext& context) {
   return {x, {origin, count, nullptr}};
 }
 
+void Replace(kernels::TensorView y,
+             kernels::TensorView x,
+             const kernels::RowSet& rows,
+             ForwardContext& context) {
+  context.backend.CombineDepth({.combine = DepthCombine::kOnlyBlock,
+                                .gate = GateFunction::kOne,
+                                .y = y,
+                                .x = x,
+                                .rows = rows});
+}
+
 void AddGated(kernels::TensorView y,
               const Selection& chosen,
               const Rows& packed,

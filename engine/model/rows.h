@@ -18,6 +18,12 @@ struct Selection {
 // Copies the selected rows to the arena; the rows that stay are never touched.
 Rows Pack(const Rows& rows, const Selection& chosen, ForwardContext& context);
 
+// x[rows[i]] = y[i].
+void Replace(kernels::TensorView y,
+             kernels::TensorView x,
+             const kernels::RowSet& rows,
+             ForwardContext& context);
+
 // Multiplies y[i] by the gate of row i and adds it to the packed rows (a gated last sublayer).
 void AddGated(kernels::TensorView y,
               const Selection& chosen,

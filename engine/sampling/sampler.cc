@@ -51,7 +51,10 @@ struct Sampler::State {
 
   void Mask(std::span<float> logits, std::span<const int32_t> forbidden);
   void KeepAllowed(std::span<float> logits);
-  int32_t Choose(std::span<float> logits, int32_t best);
+  absl::StatusOr<int32_t> Pick(std::span<float> logits,
+                               std::span<const int32_t> forbidden,
+                               int32_t ahead);
+  int32_t Choose(std::span<float> logits, int32_t best, int32_t ahead);
   void Filter(std::span<const float> logits, float max);
 
   bool HasTopK() const { return params.top_k > 0 && params.top_k < vocab_size; }
@@ -100,10 +103,21 @@ void Sampler::State::KeepAllowed(std::span<float> logits) {
   }
 }
 
-int32_t Sampler::State::Choose(std::span<float> logits, int32_t best) {
+absl::StatusOr<int32_t> Sampler::State::Pick(std::span<float> logits,
+                                             std::span<const int32_t> forbidden,
+                                             int32_t ahead) {
+  Mask(logits, forbidden);
+  history.ApplyPenalties(logits);
+  const int32_t best = ArgMax(logits);
+  if (!AllFinite(logits)) return NonFinite();
+  if (best < 0) return HasMasks() || !forbidden.empty() ? NothingAllowed() : NonFinite();
+  return Choose(logits, best, ahead);
+}
+
+int32_t Sampler::State::Choose(std::span<float> logits, int32_t best, int32_t ahead) {
   if (params.temperature < kGreedyTemperature) return best;
   const float max = logits[static_cast<size_t>(best)];
-  const auto index = static_cast<uint64_t>(history.num_generated());
+  const auto index = static_cast<uint64_t>(history.num_generated() + ahead);
   const double uniform = UniformRandom(params.seed, index);
   if (HasFilter()) {
     Filter(logits, max);
@@ -161,17 +175,20 @@ absl::StatusOr<Sampler::Choice> Sampler::Sample(std::span<float> logits,
   if (!AllFinite(logits)) return NonFinite();
   const bool wants_logprobs = state.params.logprobs.has_value();
   if (wants_logprobs) state.raw.assign(logits.begin(), logits.end());
-  state.Mask(logits, forbidden);
-  state.history.ApplyPenalties(logits);
-  const int32_t best = ArgMax(logits);
-  if (!AllFinite(logits)) return NonFinite();
-  if (best < 0) return state.HasMasks() || !forbidden.empty() ? NothingAllowed() : NonFinite();
   Choice choice;
-  choice.token = state.Choose(logits, best);
+  ASSIGN_OR_RETURN(choice.token, state.Pick(logits, forbidden, 0));
   if (wants_logprobs) {
     ASSIGN_OR_RETURN(choice.logprob, LogprobOf(state.raw, choice.token, *state.params.logprobs));
   }
   return choice;
+}
+
+absl::StatusOr<int32_t> Sampler::Guess(std::span<float> logits,
+                                       std::span<const int32_t> forbidden,
+                                       int32_t ahead) {
+  SLUICE_CHECK(logits.size() == static_cast<size_t>(state_->vocab_size)) << logits.size();
+  if (!AllFinite(logits)) return NonFinite();
+  return state_->Pick(logits, forbidden, ahead);
 }
 
 absl::StatusOr<TokenLogprob> LogprobOf(std::span<const float> logits,

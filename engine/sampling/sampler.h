@@ -35,6 +35,11 @@ class Sampler {
   // InvalidArgument `no_token_allowed` when the masks leave none. The random number of generated
   // token i is a pure function of (seed, i).
   absl::StatusOr<Choice> Sample(std::span<float> logits, std::span<const int32_t> forbidden);
+  // A guess at what Sample will choose `ahead` tokens later, from a draft's logits: the same rule
+  // and the random number of that token, with the history as it is now. Same errors.
+  absl::StatusOr<int32_t> Guess(std::span<float> logits,
+                                std::span<const int32_t> forbidden,
+                                int32_t ahead);
 
  private:
   struct State;

@@ -128,6 +128,14 @@ std::vector<std::unique_ptr<Sequence>> Scheduler::Commit(const StepResult& resul
       sequence.tokens.push_back(next->token);
       stopped = next->finished;
       ++next;
+      for (int32_t draft = 0; draft < rows.drafts; ++draft) {  // confirmed ones
+        if (next == result.tokens.end() || next->id != sequence.id) break;
+        SLUICE_CHECK(!stopped) << "tokens behind the end of a request";
+        ++sequence.num_computed;
+        sequence.tokens.push_back(next->token);
+        stopped = next->finished;
+        ++next;
+      }
     }
     if (IsFinished(sequence, stopped)) finished.push_back(Remove(sequence));
   }

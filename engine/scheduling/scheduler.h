@@ -30,6 +30,9 @@ struct SchedulerLimits {
   int32_t max_context_tokens = 1024;
   int32_t max_queued_requests = 512;
   int64_t max_queued_tokens = 262'144;
+  // Rows with guessed tokens per decoding sequence, while at most `max_drafting_sequences` decode.
+  int32_t draft_tokens = 0;
+  int32_t max_drafting_sequences = 0;
 };
 
 class Scheduler {
@@ -52,8 +55,9 @@ class Scheduler {
   StepPlan Schedule(absl::Duration now, int32_t prefill_rows);
   // Applies the results of the last plan; sequences that reached max_tokens or the context end
   // finish too. Returns the finished ones (moved out, pages free), in plan order. A sampled token
-  // is appended also when it ends its sequence. A sequence with max_tokens 0 samples nothing and
-  // finishes when its prompt is computed.
+  // is appended also when it ends its sequence. Of drafted rows those count as computed whose
+  // tokens were confirmed; the caller has truncated the cache behind them. A sequence with
+  // max_tokens 0 samples nothing and finishes when its prompt is computed.
   std::vector<std::unique_ptr<Sequence>> Commit(const StepResult& result);
 
   int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
@@ -84,6 +88,8 @@ class Scheduler {
   void Expire(absl::Duration now, const Queue& queue, std::vector<RequestId>& expired);
   bool PlanAlone(Step& step);
   void PlanDecodes(Step& step);
+  int32_t NumDecodes() const;
+  int32_t ReserveDrafts(Sequence& sequence, int32_t num_decodes, const Step& step);
   void PlanPrefills(Step& step);
   void PlanPrefill(Sequence& sequence, Step& step);
   bool Admit(Sequence& sequence, Step& step);

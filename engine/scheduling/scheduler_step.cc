@@ -50,14 +50,15 @@ struct Scheduler::Step {
     return std::min(sequence.num_tokens() - sequence.num_computed, prefill_left);
   }
 
-  void Add(Sequence& sequence, int32_t count) {
+  void Add(Sequence& sequence, int32_t count, int32_t drafts = 0) {
     const int32_t last = sequence.num_computed + count;
     plan.rows.push_back({.sequence = &sequence,
                          .first = sequence.num_computed,
                          .count = count,
-                         .samples = last == sequence.num_tokens() && sequence.max_tokens > 0});
-    plan.num_rows += count;
-    rows_left -= count;
+                         .samples = last == sequence.num_tokens() && sequence.max_tokens > 0,
+                         .drafts = drafts});
+    plan.num_rows += count + drafts;
+    rows_left -= count + drafts;
   }
 
   void AddPrefill(Sequence& sequence, int32_t count) {
@@ -70,8 +71,8 @@ struct Scheduler::Step {
     const auto found = std::find_if(plan.rows.begin(), plan.rows.end(),
                                     [&](const auto& rows) { return rows.sequence == &sequence; });
     if (found == plan.rows.end()) return;
-    plan.num_rows -= found->count;
-    rows_left += found->count;
+    plan.num_rows -= found->count + found->drafts;
+    rows_left += found->count + found->drafts;
     plan.rows.erase(found);
   }
 };
@@ -111,21 +112,40 @@ bool Scheduler::PlanAlone(Step& step) {
   if (running == nullptr && waiting == nullptr) return false;
   const bool admits = running == nullptr || (waiting != nullptr && Before(*waiting, *running));
   Sequence& first = admits ? *waiting : *running;
-  const auto num_decodes = static_cast<int32_t>(std::count_if(
-      running_order_.begin(), running_order_.end(),
-      [](const Sequence* sequence) { return CanRun(*sequence) && Decodes(*sequence); }));
-  if (!NeedsWholePrompt(first) || first.prompt_tokens <= step.rows_left - num_decodes) return false;
+  if (!NeedsWholePrompt(first) || first.prompt_tokens <= step.rows_left - NumDecodes()) {
+    return false;
+  }
   if (admits) return Admit(first, step);
   PlanPrefill(first, step);
   return !step.plan.empty();
 }
 
+int32_t Scheduler::NumDecodes() const {
+  return static_cast<int32_t>(std::count_if(
+      running_order_.begin(), running_order_.end(),
+      [](const Sequence* sequence) { return CanRun(*sequence) && Decodes(*sequence); }));
+}
+
 void Scheduler::PlanDecodes(Step& step) {
+  const int32_t num_decodes = limits_.draft_tokens > 0 ? NumDecodes() : 0;
   for (Sequence* sequence : running_order_) {
     if (step.rows_left == 0) return;
     if (!CanRun(*sequence) || !Decodes(*sequence)) continue;
-    if (ReserveRows(*sequence, 1, step)) step.Add(*sequence, 1);
+    const int32_t drafts = ReserveDrafts(*sequence, num_decodes, step);
+    if (drafts > 0 || ReserveRows(*sequence, 1, step)) step.Add(*sequence, 1, drafts);
   }
+}
+
+// Drafts take only what nobody else needs: rows left by all who decode, and free pages.
+int32_t Scheduler::ReserveDrafts(Sequence& sequence, int32_t num_decodes, const Step& step) {
+  if (limits_.draft_tokens == 0 || !sequence.may_draft) return 0;
+  if (num_decodes > limits_.max_drafting_sequences) return 0;
+  const int32_t tokens_left = std::min(sequence.max_tokens - sequence.num_generated(),
+                                       limits_.max_context_tokens - sequence.num_tokens());
+  const int32_t drafts = std::min({limits_.draft_tokens, tokens_left - 1,
+                                   limits_.max_batch_tokens / num_decodes - 1, step.rows_left - 1});
+  if (drafts <= 0 || !pages_.Reserve(*sequence.kv, 1 + drafts).ok()) return 0;
+  return drafts;
 }
 
 void Scheduler::PlanPrefills(Step& step) {

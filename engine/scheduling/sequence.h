@@ -21,6 +21,7 @@ struct Sequence {
   int32_t max_tokens = 0;                  // generated tokens at most
   int32_t priority = 0;                    // lower first
   bool whole_prompt = false;               // the prompt must run in one step (top-k of the prompt)
+  bool may_draft = true;                   // tokens may be guessed ahead
   std::optional<absl::Duration> deadline;  // on the engine's clock
 
   // Owned by the scheduler.

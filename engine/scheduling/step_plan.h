@@ -15,7 +15,8 @@ struct PlannedRows {
   int32_t first = 0;
   int32_t count = 0;
   bool samples =
-      false;  // the last row is the sequence's newest token: its logits pick the next one
+      false;           // the last row is the sequence's newest token: its logits pick the next one
+  int32_t drafts = 0;  // rows with guessed tokens that may follow the newest one
 };
 
 struct StepPlan {
@@ -26,7 +27,8 @@ struct StepPlan {
   bool empty() const { return rows.empty(); }
 };
 
-// One entry per planned sequence with `samples`, in plan order.
+// One entry per planned sequence with `samples`, in plan order; with drafts up to 1 + drafts
+// entries, one behind the other.
 struct SampledToken {
   RequestId id{};
   int32_t token = 0;

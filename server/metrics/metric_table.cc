@@ -54,6 +54,8 @@ constexpr std::array<MetricRow, kNumMetrics> kTable = {{
     {kGeneratedTokens, "sluice_generated_tokens_total", kCounter, "Tokens generated."},
     {kCachedPromptTokens, "sluice_cached_prompt_tokens_total", kCounter,
      "Prompt tokens whose keys and values were reused."},
+    {kDraftTokens, "sluice_draft_tokens_total", kCounter,
+     "Tokens guessed by the first layers, by whether the whole model confirmed them."},
     {kPreemptions, "sluice_preemptions_total", kCounter, "Sequences preempted, by reason."},
     {kCancellations, "sluice_cancellations_total", kCounter, "Requests cancelled, by reason."},
     {kDegradedRequests, "sluice_degraded_requests_total", kCounter,

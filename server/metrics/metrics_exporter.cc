@@ -89,6 +89,8 @@ void AddWork(const MetricsSnapshot& snapshot, FamilyList& list) {
   list.Add(kPromptTokens, snapshot.prompt_tokens);
   list.Add(kGeneratedTokens, snapshot.generated_tokens);
   list.Add(kCachedPromptTokens, snapshot.cached_prompt_tokens);
+  list.Add(kDraftTokens, snapshot.drafts_confirmed, {{"outcome", "confirmed"}});
+  list.Add(kDraftTokens, snapshot.drafts_rejected, {{"outcome", "rejected"}});
   AddByReason(kPreemptions, {"pages"}, snapshot.preemptions, list);
   AddByReason(kCancellations, {"disconnect", "deadline", "slow_consumer"}, snapshot.cancellations,
               list);

@@ -21,6 +21,7 @@ class StarvedRunner final : public ModelRunner, public PageBudget {
   const RunnerFacts& facts() const override { return facts_; }
   PageBudget& pages() override { return *this; }
   const ForwardStats& Run(const Batch&, ForwardObserver*, LogitsSink) override { return stats_; }
+  void Truncate(KvSequence, int32_t) override {}
   void Commit(KvSequence) override {}
   void Scrub(KvSequence) override {}
   double DenseFlops(int32_t, bool) const override { return 0.0; }

@@ -93,6 +93,8 @@ struct EngineOptions {
   int64_t kv_memory_bytes = 0;
   int32_t kv_capacity_tokens = std::numeric_limits<int32_t>::max();
   int threads = 2;
+  int32_t draft_exit_layer = 0;
+  int32_t draft_tokens = 4;
 };
 
 class TestEngine {
@@ -107,6 +109,8 @@ class TestEngine {
     config.max_batch_tokens = options.max_batch_tokens;
     config.max_sequences = options.max_sequences;
     config.kv_memory_bytes = options.kv_memory_bytes;
+    config.draft_exit_layer = options.draft_exit_layer;
+    config.draft_tokens = options.draft_tokens;
     auto runner = RealModelRunner::Create(config, spec, weights, nullptr);
     SLUICE_CHECK(runner.ok()) << runner.status();
     ModelCard card;

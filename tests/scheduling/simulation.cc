@@ -20,6 +20,10 @@ Simulation::Simulation(uint64_t seed) : random_(seed) {
   limits_.max_context_tokens = kMaxContext;
   limits_.max_queued_requests = Uniform(2, 30);
   limits_.max_queued_tokens = Uniform(20, 400);
+  if (Chance(40)) {
+    limits_.draft_tokens = Uniform(1, 5);
+    limits_.max_drafting_sequences = Uniform(1, 4);
+  }
   prefill_rows_ = Chance(50) ? 0 : Uniform(1, 12);
   num_arrivals_left_ = Uniform(5, 30);
   const std::vector<KvClassSpec> classes = SimulatedModel::Classes();
@@ -162,7 +166,13 @@ void Simulation::CheckPlan(const StepPlan& plan) {
   std::map<const Sequence*, int> seen;
   for (const PlannedRows& rows : plan.rows) {
     const Sequence& sequence = *rows.sequence;
-    num_rows += rows.count;
+    num_rows += rows.count + rows.drafts;
+    if (rows.drafts > limits_.draft_tokens || (rows.drafts > 0 && !rows.samples)) {
+      return Fail("drafts that nobody asked for");
+    }
+    if (sequence.num_generated() + rows.drafts >= sequence.max_tokens && rows.drafts > 0) {
+      return Fail("drafts beyond the end");
+    }
     if (++seen[&sequence] > 1) return Fail("planned twice");
     if (!active_.contains(sequence.id)) return Fail("planned after its end");
     if (active_.at(sequence.id).paused) return Fail("planned while paused");
@@ -205,9 +215,11 @@ void Simulation::RunRows(const StepPlan& plan) {
   StepResult result;
   for (const PlannedRows& rows : plan.rows) {
     const int32_t token = model_->Run(active_.at(rows.sequence->id).request, rows);
+    if (rows.samples) {
+      result.tokens.push_back({rows.sequence->id, token, token == SimulatedModel::kEndToken});
+      RunDrafts(rows, token, result);
+    }
     cache_->Commit(*rows.sequence->kv);
-    if (!rows.samples) continue;
-    result.tokens.push_back({rows.sequence->id, token, token == SimulatedModel::kEndToken});
   }
   if (plan.empty()) return;
   // A client that goes away while the step runs.
@@ -217,6 +229,28 @@ void Simulation::RunRows(const StepPlan& plan) {
                .sequence->id);
   }
   for (const auto& sequence : scheduler_->Commit(result)) Finish(*sequence);
+}
+
+// `token` follows the planned row. Every guess runs; those behind a wrong one are forgotten.
+void Simulation::RunDrafts(const PlannedRows& rows, int32_t token, StepResult& result) {
+  if (rows.drafts == 0) return;
+  Sequence ahead = *rows.sequence;
+  int32_t confirmed = 0;
+  bool right = true;
+  for (int32_t draft = 0; draft < rows.drafts; ++draft) {
+    right = right && token != SimulatedModel::kEndToken && Chance(70);
+    ahead.tokens.push_back(right ? token : token + 1);
+    const PlannedRows guess{
+        .sequence = &ahead, .first = rows.first + 1 + draft, .count = 1, .samples = true};
+    const int32_t next = model_->Run(active_.at(ahead.id).request, guess);
+    if (!right) continue;
+    token = next;
+    ++confirmed;
+    result.tokens.push_back({ahead.id, token, token == SimulatedModel::kEndToken});
+  }
+  cache_->Truncate(*ahead.kv, rows.first + 1 + confirmed);
+  counts_.confirmed_drafts += confirmed;
+  counts_.rejected_drafts += rows.drafts - confirmed;
 }
 
 // A step that failed half way: some rows are stored, none count.

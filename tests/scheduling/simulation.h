@@ -32,6 +32,8 @@ struct SimulationCounts {
   int64_t chunked_prefills = 0;
   int64_t whole_prompts = 0;
   int64_t failed_steps = 0;
+  int64_t confirmed_drafts = 0;
+  int64_t rejected_drafts = 0;
 };
 
 class Simulation {
@@ -62,6 +64,7 @@ class Simulation {
   void CheckVictims(const StepPlan& plan, const std::map<RequestId, bool>& ran);
   std::map<RequestId, bool> Running() const;
   void RunRows(const StepPlan& plan);
+  void RunDrafts(const PlannedRows& rows, int32_t token, StepResult& result);
   void AbandonRows(const StepPlan& plan);
   void Finish(const Sequence& sequence);
 
