@@ -7,6 +7,7 @@
 #include "engine/architectures/config_reader.h"
 #include "engine/architectures/decoder_parts.h"
 #include "engine/architectures/families.h"
+#include "engine/architectures/soft_adapter.h"
 #include "engine/architectures/weight_check.h"
 #include "engine/json_reader.h"
 #include "engine/status_macros.h"
@@ -74,6 +75,7 @@ const std::vector<Architecture>& Architectures() {
       {"mod", MapMixtureOfDepths},
       {"moeut", MapMoeut},
       {"mor", MapMixtureOfRecursions},
+      {"mot", MapMixtureOfTokens},
       {"olmoe", MapOlmoe},
       {"qwen2", MapQwen2},
       {"qwen2_moe", MapQwen2Moe},
@@ -91,6 +93,7 @@ const std::vector<Architecture>& Architectures() {
 
 absl::StatusOr<ModelSpec> SpecFromConfig(const json& config, const WeightStore& weights) {
   ASSIGN_OR_RETURN(ModelSpec spec, MapConfig(config, weights));
+  RETURN_IF_ERROR(AddSoftAdapter(config, weights, spec));
   RETURN_IF_ERROR(ValidateSpec(spec));
   RETURN_IF_ERROR(CheckWeights(spec, weights));
   return spec;

@@ -24,6 +24,8 @@ absl::StatusOr<ModelSpec> MapMixtureOfDepths(const nlohmann::json& config,
                                              const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapMixtureOfRecursions(const nlohmann::json& config,
                                                  const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapMixtureOfTokens(const nlohmann::json& config,
+                                             const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapMoeut(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapOlmoe(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen2(const nlohmann::json& config, const WeightStore& weights);

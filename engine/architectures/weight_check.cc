@@ -1,5 +1,6 @@
 #include "engine/architectures/weight_check.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -50,6 +51,34 @@ absl::Status CheckProjection(const WeightStore& weights,
 
 absl::Status CheckProjection(const WeightStore& weights, const ProjectionSpec& projection) {
   return CheckProjection(weights, projection, projection.row_begin + projection.out);
+}
+
+absl::Status CheckSoftRouter(const WeightStore& weights,
+                             const SoftRouterSpec& router,
+                             int64_t width) {
+  RETURN_IF_ERROR(CheckShape(weights, router.weight, {width, router.num_experts}));
+  return CheckVector(weights, router.bias, router.num_experts);
+}
+
+absl::Status CheckScaling(const WeightStore& weights,
+                          const std::optional<SoftScalingSpec>& scaling,
+                          int64_t width) {
+  if (!scaling.has_value()) return absl::OkStatus();
+  const int64_t experts = scaling->router.num_experts;
+  const int64_t run = width / std::max(1, scaling->heads);
+  RETURN_IF_ERROR(CheckSoftRouter(weights, scaling->router, run));
+  if (scaling->heads == 0) return CheckShape(weights, scaling->weight, {experts, run});
+  return CheckShape(weights, scaling->weight, {scaling->heads, experts, run});
+}
+
+absl::Status CheckAdapters(const WeightStore& weights, const ProjectionSpec& projection) {
+  RETURN_IF_ERROR(CheckScaling(weights, projection.scaling, projection.out));
+  if (!projection.low_rank.has_value()) return absl::OkStatus();
+  const SoftLowRankSpec& spec = *projection.low_rank;
+  const int64_t experts = spec.router.num_experts;
+  RETURN_IF_ERROR(CheckSoftRouter(weights, spec.router, projection.in));
+  RETURN_IF_ERROR(CheckShape(weights, spec.down, {experts, projection.in, spec.rank}));
+  return CheckShape(weights, spec.up, {experts, spec.rank, projection.out});
 }
 
 absl::Status CheckRouter(const WeightStore& weights,
@@ -127,6 +156,8 @@ absl::Status CheckAttention(const WeightStore& weights, const AttentionSpec& att
     RETURN_IF_ERROR(CheckHeadProjection(weights, attention, attention.v, false));
   }
   RETURN_IF_ERROR(CheckHeadProjection(weights, attention, attention.o, true));
+  for (const ProjectionSpec* part : {&attention.q, &attention.k, &attention.v, &attention.o})
+    RETURN_IF_ERROR(CheckAdapters(weights, *part));
   const bool per_head = attention.norm_per_head;
   RETURN_IF_ERROR(
       CheckNorm(weights, attention.q_norm, per_head ? attention.head_dim : attention.q.out));
@@ -154,7 +185,10 @@ absl::Status CheckDenseFfn(const WeightStore& weights, const DenseFfnSpec& ffn) 
     RETURN_IF_ERROR(CheckProjection(weights, ffn.gate, last.row_begin + last.out));
   }
   RETURN_IF_ERROR(CheckProjection(weights, ffn.up));
-  return CheckProjection(weights, ffn.down);
+  RETURN_IF_ERROR(CheckProjection(weights, ffn.down));
+  for (const ProjectionSpec* part : {&ffn.gate, &ffn.up, &ffn.down})
+    RETURN_IF_ERROR(CheckAdapters(weights, *part));
+  return CheckScaling(weights, ffn.hidden_scaling, ffn.hidden);
 }
 
 // The two tensors of stacked mxfp4 matrices [out, in].
@@ -217,6 +251,12 @@ absl::Status CheckMoeFfn(const WeightStore& weights, const MoeFfnSpec& ffn, int6
   return absl::OkStatus();
 }
 
+absl::Status CheckMixtureFfn(const WeightStore& weights, const MixtureFfnSpec& ffn, int64_t dim) {
+  RETURN_IF_ERROR(CheckShape(weights, ffn.controller, {dim, ffn.num_experts}));
+  RETURN_IF_ERROR(CheckShape(weights, ffn.up, {ffn.num_experts, dim, ffn.hidden}));
+  return CheckShape(weights, ffn.down, {ffn.num_experts, ffn.hidden, dim});
+}
+
 absl::Status CheckSublayer(const WeightStore& weights, const SublayerSpec& sublayer, int64_t dim) {
   RETURN_IF_ERROR(CheckNorm(weights, sublayer.input_norm, dim));
   RETURN_IF_ERROR(CheckNorm(weights, sublayer.output_norm, dim));
@@ -228,6 +268,8 @@ absl::Status CheckSublayer(const WeightStore& weights, const SublayerSpec& subla
     return CheckLatentAttention(weights, *latent);
   if (const auto* ffn = std::get_if<DenseFfnSpec>(&sublayer.block))
     return CheckDenseFfn(weights, *ffn);
+  if (const auto* mixture = std::get_if<MixtureFfnSpec>(&sublayer.block))
+    return CheckMixtureFfn(weights, *mixture, dim);
   return CheckMoeFfn(weights, std::get<MoeFfnSpec>(sublayer.block), dim);
 }
 

@@ -38,6 +38,18 @@ absl::StatusOr<std::optional<Attention::ExpertProjection>> Attention::LoadExpert
   return ExpertProjection{std::move(router), std::move(matrices)};
 }
 
+absl::StatusOr<Attention::Adapters> Attention::LoadAdapters(const AttentionSpec& spec,
+                                                            WeightLoader& loader) {
+  Adapters adapters;
+  ASSIGN_OR_RETURN(adapters.q, SoftLowRank::Load(spec.q, loader));
+  ASSIGN_OR_RETURN(adapters.k, SoftLowRank::Load(spec.k, loader));
+  ASSIGN_OR_RETURN(adapters.v, SoftLowRank::Load(spec.v, loader));
+  ASSIGN_OR_RETURN(adapters.o, SoftLowRank::Load(spec.o, loader));
+  ASSIGN_OR_RETURN(adapters.k_scaling, SoftScaling::Load(spec.k.scaling, spec.k.out, loader));
+  ASSIGN_OR_RETURN(adapters.v_scaling, SoftScaling::Load(spec.v.scaling, spec.v.out, loader));
+  return adapters;
+}
+
 absl::StatusOr<std::unique_ptr<Attention>> Attention::Load(const AttentionSpec& spec,
                                                            RopeTables& tables,
                                                            WeightLoader& loader) {
@@ -73,6 +85,7 @@ absl::StatusOr<std::unique_ptr<Attention>> Attention::Load(const AttentionSpec& 
                      Norm::Load(*spec.k_norm, norm_size(spec.num_kv_heads), loader));
   }
   ASSIGN_OR_RETURN(block->sinks_, loader.Vector(spec.sinks, spec.num_heads));
+  ASSIGN_OR_RETURN(block->adapters_, LoadAdapters(spec, loader));
   return block;
 }
 
@@ -82,6 +95,7 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
   const kernels::KvRows& rows =
       context.placements.Place(input.kv.kv_class, context.batch, input.rows.origin, context.cache);
   const Heads heads = Project(input, context);
+  Adapt(input, heads, context);
   NormAndRotate(heads, input.rows, context.placements.Positions(input.kv.kv_class), context);
 
   const kernels::KvLayerView kv =
@@ -102,8 +116,9 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
     context.stats.AddRowFlops(input.rows.origin[i], FlopsPerSlot() * visible);
   }
   ProjectOutput(input, attended, context);
-  context.stats.AddFlops(input.rows.origin, DenseProjectionFlops());
-  context.stats.AddWeightBytes(qkv_.bytes() + v_.bytes() + o_.bytes());
+  adapters_.o.AddTo(attended, count, input.out, context);
+  context.stats.AddFlops(input.rows.origin, DenseProjectionFlops() + adapters_.FlopsPerRow());
+  context.stats.AddWeightBytes(qkv_.bytes() + v_.bytes() + o_.bytes() + adapters_.WeightBytes());
 }
 
 Attention::Heads Attention::Project(const BlockInput& input, ForwardContext& context) {
@@ -134,6 +149,16 @@ Attention::Heads Attention::Project(const BlockInput& input, ForwardContext& con
     heads.v = fused.Columns(q_width + kv_width, kv_width);
   }
   return heads;
+}
+
+void Attention::Adapt(const BlockInput& input, const Heads& heads, ForwardContext& context) const {
+  const int32_t count = input.rows.count();
+  adapters_.q.AddTo(input.normed, count, heads.q, context);
+  adapters_.k.AddTo(input.normed, count, heads.k, context);
+  adapters_.v.AddTo(spec_.value_from_residual ? input.rows.x : input.normed, count, heads.v,
+                    context);
+  adapters_.k_scaling.Apply(heads.k, count, context);
+  adapters_.v_scaling.Apply(heads.v, count, context);
 }
 
 void Attention::NormAndRotate(const Heads& heads,
@@ -270,6 +295,36 @@ int64_t Attention::WorkspaceBytes(int32_t max_rows) const {
     const int64_t total = int64_t{max_rows} * spec_.num_heads * (*experts)->router.spec().top_k;
     bytes += (*experts)->router.WorkspaceBytes(max_rows) + 2 * Workspace::BytesFor(total);
   }
+  return bytes + adapters_.WorkspaceBytes(max_rows);
+}
+
+double Attention::Adapters::FlopsPerRow() const {
+  double flops = 0.0;
+  for (const SoftLowRank* part : low_ranks()) flops += part->FlopsPerRow();
+  for (const SoftScaling* part : scalings()) flops += part->FlopsPerRow();
+  return flops;
+}
+
+int64_t Attention::Adapters::NumParameters() const {
+  int64_t count = 0;
+  for (const SoftLowRank* part : low_ranks()) count += part->NumParameters();
+  for (const SoftScaling* part : scalings()) count += part->NumParameters();
+  return count;
+}
+
+int64_t Attention::Adapters::WeightBytes() const {
+  int64_t bytes = 0;
+  for (const SoftLowRank* part : low_ranks()) bytes += part->WeightBytes();
+  for (const SoftScaling* part : scalings()) bytes += part->WeightBytes();
+  return bytes;
+}
+
+int64_t Attention::Adapters::WorkspaceBytes(int32_t max_rows) const {
+  int64_t bytes = 0;  // one after the other
+  for (const SoftLowRank* part : low_ranks())
+    bytes = std::max(bytes, part->WorkspaceBytes(max_rows));
+  for (const SoftScaling* part : scalings())
+    bytes = std::max(bytes, part->WorkspaceBytes(max_rows));
   return bytes;
 }
 
@@ -291,7 +346,7 @@ double Attention::ExpertProjectionFlops(bool dense) const {
 }
 
 double Attention::FlopsPerRow(bool dense) const {
-  return DenseProjectionFlops() + ExpertProjectionFlops(dense);
+  return DenseProjectionFlops() + ExpertProjectionFlops(dense) + adapters_.FlopsPerRow();
 }
 
 double Attention::FlopsPerSlot() const {
@@ -300,7 +355,7 @@ double Attention::FlopsPerSlot() const {
 
 int64_t Attention::NumParameters() const {
   int64_t count = qkv_.n * qkv_.k + v_.n * v_.k + o_.n * o_.k + qkv_bias_.size + v_bias_.size +
-                  o_bias_.size + sinks_.size;
+                  o_bias_.size + sinks_.size + adapters_.NumParameters();
   if (q_norm_.has_value()) count += q_norm_->num_parameters();
   if (k_norm_.has_value()) count += k_norm_->num_parameters();
   for (const auto* experts : {&value_experts_, &output_experts_}) {
@@ -323,7 +378,7 @@ int64_t Attention::NumActiveParameters() const {
 }
 
 int64_t Attention::WeightBytes() const {
-  int64_t bytes = qkv_.bytes() + v_.bytes() + o_.bytes();
+  int64_t bytes = qkv_.bytes() + v_.bytes() + o_.bytes() + adapters_.WeightBytes();
   for (const auto* experts : {&value_experts_, &output_experts_}) {
     if (!experts->has_value()) continue;
     bytes += (*experts)->router.weight_bytes();

@@ -3,6 +3,7 @@
 // 2024).
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "engine/blocks/expert_router.h"
 #include "engine/blocks/norm.h"
 #include "engine/blocks/rope_tables.h"
+#include "engine/blocks/soft_adapter.h"
 
 namespace sluice {
 
@@ -38,10 +40,23 @@ class Attention final : public Block {
   struct Heads {
     kernels::TensorView q, k, v;
   };
+  // Absent ones do nothing.
+  struct Adapters {
+    SoftLowRank q, k, v, o;
+    SoftScaling k_scaling, v_scaling;
+    std::array<const SoftLowRank*, 4> low_ranks() const { return {&q, &k, &v, &o}; }
+    std::array<const SoftScaling*, 2> scalings() const { return {&k_scaling, &v_scaling}; }
+    double FlopsPerRow() const;
+    int64_t NumParameters() const;
+    int64_t WeightBytes() const;
+    int64_t WorkspaceBytes(int32_t max_rows) const;
+  };
 
   static absl::StatusOr<std::optional<ExpertProjection>> LoadExperts(
       const ProjectionSpec& projection, const AttentionSpec& spec, WeightLoader& loader);
+  static absl::StatusOr<Adapters> LoadAdapters(const AttentionSpec& spec, WeightLoader& loader);
   Heads Project(const BlockInput& input, ForwardContext& context);
+  void Adapt(const BlockInput& input, const Heads& heads, ForwardContext& context) const;
   void ProjectExpertValues(const BlockInput& input,
                            kernels::TensorView values,
                            ForwardContext& context);
@@ -71,6 +86,7 @@ class Attention final : public Block {
   FloatVector qkv_bias_, v_bias_, o_bias_, sinks_;
   std::optional<Norm> q_norm_, k_norm_;
   std::optional<ExpertProjection> value_experts_, output_experts_;
+  Adapters adapters_;
 };
 
 }  // namespace sluice

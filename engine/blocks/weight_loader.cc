@@ -204,7 +204,8 @@ absl::StatusOr<FloatVector> WeightLoader::Biases(const std::vector<ProjectionSpe
 }
 
 absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::Stacked(const ProjectionSpec& part,
-                                                                int32_t count) {
+                                                                int32_t count,
+                                                                WeightFormat format) {
   if (part.split_by_head) return SplitColumns(part, count);
   std::vector<PackedMatrix> matrices;
   const int64_t elements = part.in * part.out;
@@ -213,10 +214,25 @@ absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::Stacked(const Projection
   for (int32_t i = 0; i < count; ++i) {
     ASSIGN_OR_RETURN(const Raw raw, ReadRaw(part.weight, count * elements, i * elements, elements));
     const WeightSource source{raw.bytes.data(), raw.dtype, part.out, part.in, part.transposed};
-    ASSIGN_OR_RETURN(PackedMatrix matrix, backend_.Pack({&source, 1}, format_));
+    ASSIGN_OR_RETURN(PackedMatrix matrix, backend_.Pack({&source, 1}, format));
     matrices.push_back(std::move(matrix));
   }
   return matrices;
+}
+
+absl::StatusOr<PackedMatrix> WeightLoader::Joined(const ProjectionSpec& part,
+                                                  int32_t count,
+                                                  WeightFormat format) {
+  const int64_t elements = part.in * part.out;
+  RETURN_IF_ERROR(CheckMatrixShape(part.weight, count * (part.transposed ? part.in : part.out),
+                                   part.transposed ? part.out : part.in, true));
+  ASSIGN_OR_RETURN(const Raw raw, ReadRaw(part.weight, count * elements, 0, count * elements));
+  std::vector<WeightSource> sources;
+  for (int32_t i = 0; i < count; ++i) {
+    const std::byte* first = raw.bytes.data() + i * elements * kernels::SizeOf(raw.dtype);
+    sources.push_back({first, raw.dtype, part.out, part.in, part.transposed});
+  }
+  return backend_.Pack(sources, format);
 }
 
 absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::SplitColumns(const ProjectionSpec& part,

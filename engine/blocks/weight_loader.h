@@ -51,7 +51,16 @@ class WeightLoader {
   absl::StatusOr<FloatVector> Vector(const std::string& name, int64_t size, float offset = 0.0f);
   // Matrices of a stacked tensor [count, a, b], one packed matrix each.
   absl::StatusOr<std::vector<kernels::PackedMatrix>> Stacked(const ProjectionSpec& part,
-                                                             int32_t count);
+                                                             int32_t count,
+                                                             kernels::WeightFormat format);
+  absl::StatusOr<std::vector<kernels::PackedMatrix>> Stacked(const ProjectionSpec& part,
+                                                             int32_t count) {
+    return Stacked(part, count, format_);
+  }
+  // The same as one matrix, their outputs behind one another.
+  absl::StatusOr<kernels::PackedMatrix> Joined(const ProjectionSpec& part,
+                                               int32_t count,
+                                               kernels::WeightFormat format);
   absl::StatusOr<kernels::PackedExperts> Experts(const MoeFfnSpec& spec, int64_t dim);
   // Biases of all experts, gate and up apart; empty where the spec names none.
   struct ExpertVectors {

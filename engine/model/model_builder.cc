@@ -8,6 +8,7 @@
 #include "engine/blocks/dense_ffn.h"
 #include "engine/blocks/latent_attention.h"
 #include "engine/blocks/mixture_attention.h"
+#include "engine/blocks/mixture_ffn.h"
 #include "engine/blocks/moe_ffn.h"
 #include "engine/status_macros.h"
 
@@ -225,6 +226,8 @@ class ModelBuilder {
     if (const auto* latent = std::get_if<LatentAttentionSpec>(&spec)) {
       return LatentAttention::Load(*latent, model_->rope_tables_, loader_);
     }
+    if (const auto* mixture = std::get_if<MixtureFfnSpec>(&spec))
+      return MixtureFfn::Load(*mixture, dim, loader_);
     return DenseFfn::Load(std::get<DenseFfnSpec>(spec), loader_);
   }
 

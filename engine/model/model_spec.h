@@ -83,6 +83,36 @@ struct RouterSpec {
   bool operator==(const RouterSpec&) const = default;
 };
 
+// Soft-merged experts of an adapter (Zadouri et al. 2023, arXiv 2309.05444): p = softmax(x W + b)
+// over all experts; with top_k the p of the others become 0 and nothing is renormalised
+// (for-ai/parameter-efficient-moe src/routing.py). p belongs to the row: nothing can be folded.
+struct SoftRouterSpec {
+  int32_t num_experts = 0;
+  int32_t top_k = 0;   // 0: all
+  std::string weight;  // [inputs, num_experts]
+  std::string bias;    // [num_experts]; empty: none
+  bool operator==(const SoftRouterSpec&) const = default;
+};
+
+// MoV: y becomes y * sum_e p_e l_e, p from y itself. With heads each run of columns by itself: its
+// own p from the shared router, its own l.
+struct SoftScalingSpec {
+  SoftRouterSpec router;
+  int32_t heads = 0;   // 0: one run, the whole row
+  std::string weight;  // [num_experts, width]; with heads [heads, num_experts, width / heads]
+  bool operator==(const SoftScalingSpec&) const = default;
+};
+
+// MoLORA: y gains scale * sum_e p_e B_e A_e x, p from x.
+struct SoftLowRankSpec {
+  SoftRouterSpec router;
+  int64_t rank = 0;
+  float scale = 1.0f;  // alpha / rank
+  std::string down;    // A: [num_experts, in, rank]
+  std::string up;      // B: [num_experts, rank, out]
+  bool operator==(const SoftLowRankSpec&) const = default;
+};
+
 // y = x W^T + b. `rows`: the part [row_begin, row_begin + out) of a fused tensor.
 struct ProjectionSpec {
   int64_t in = 0;
@@ -103,6 +133,9 @@ struct ProjectionSpec {
   // Only of o, with one expert per head: `weight` is one matrix [out, in] and the expert of head h
   // is its input columns [h * head_dim, (h + 1) * head_dim).
   bool split_by_head = false;
+  // Adapters of the projections of attention and of the dense FFN, the second one of k and v only.
+  std::optional<SoftLowRankSpec> low_rank;
+  std::optional<SoftScalingSpec> scaling;
   bool operator==(const ProjectionSpec&) const = default;
 };
 
@@ -169,6 +202,7 @@ struct DenseFfnSpec {
   ProjectionSpec up;
   ProjectionSpec down;
   bool input_from_residual = false;
+  std::optional<SoftScalingSpec> hidden_scaling;  // of the activated hidden row
   bool operator==(const DenseFfnSpec&) const = default;
 };
 
@@ -203,7 +237,27 @@ struct MoeFfnSpec {
   bool operator==(const MoeFfnSpec&) const = default;
 };
 
-using BlockSpec = std::variant<AttentionSpec, DenseFfnSpec, MoeFfnSpec, LatentAttentionSpec>;
+// Mixture of Tokens (Antoniak et al. 2023, arXiv 2310.15961; models.md 5.1). A group of group_size
+// rows at one position feeds every expert one mixture of its rows: with l = x C / temperature, m_ce
+// = softmax over the rows c of l_ce, z_e = sum_c m_ce x_c, o_e = act(z_e up_e) down_e, y_c = sum_e
+// w_ce o_e. Rows that a group lacks are zero rows, with l = 0: they take weight. A row that no
+// request has grouped is alone with group_size - 1 zero rows.
+struct MixtureFfnSpec {
+  int32_t group_size = 1;
+  int32_t num_experts = 0;
+  int64_t hidden = 0;  // of one expert
+  Activation activation = Activation::kRelu;
+  float temperature = 1.0f;
+  bool emit_over_experts = false;  // w = softmax over e of l; otherwise w = m
+  bool discrete = false;           // every weight that is the largest becomes 1, the others 0
+  std::string controller;          // C: [dim, num_experts]
+  std::string up;                  // [num_experts, dim, hidden]
+  std::string down;                // [num_experts, hidden, dim]
+  bool operator==(const MixtureFfnSpec&) const = default;
+};
+
+using BlockSpec =
+    std::variant<AttentionSpec, DenseFfnSpec, MoeFfnSpec, LatentAttentionSpec, MixtureFfnSpec>;
 
 // x += residual_scale * output_norm(block(input_norm(x))); then x = residual_norm(x).
 struct SublayerSpec {

@@ -103,10 +103,14 @@ absl::Status CheckAttention(const std::string& path, const AttentionSpec& attent
   if (attention.q.experts.has_value()) return CheckMixture(path, attention, dim);
   const int64_t q_width = int64_t{attention.num_heads} * attention.head_dim;
   const int64_t kv_width = int64_t{attention.num_kv_heads} * attention.head_dim;
-  RETURN_IF_ERROR(CheckDense(path + ".q", attention.q, dim, q_width));
-  RETURN_IF_ERROR(CheckDense(path + ".k", attention.k, dim, kv_width));
-  RETURN_IF_ERROR(CheckProjection(path + ".v", attention.v, dim, kv_width));
-  RETURN_IF_ERROR(CheckProjection(path + ".o", attention.o, q_width, dim));
+  RETURN_IF_ERROR(CheckDense(path + ".q", WithoutAdapters(attention.q), dim, q_width));
+  RETURN_IF_ERROR(CheckDense(path + ".k", WithoutAdapters(attention.k), dim, kv_width));
+  RETURN_IF_ERROR(CheckProjection(path + ".v", WithoutAdapters(attention.v), dim, kv_width));
+  RETURN_IF_ERROR(CheckProjection(path + ".o", WithoutAdapters(attention.o), q_width, dim));
+  RETURN_IF_ERROR(CheckAdapters(path + ".q", attention.q, 0));
+  RETURN_IF_ERROR(CheckAdapters(path + ".k", attention.k, attention.num_kv_heads));
+  RETURN_IF_ERROR(CheckAdapters(path + ".v", attention.v, attention.num_kv_heads));
+  RETURN_IF_ERROR(CheckAdapters(path + ".o", attention.o, 0));
   RETURN_IF_ERROR(CheckHeadExperts(path + ".v", attention.v));
   RETURN_IF_ERROR(CheckHeadExperts(path + ".o", attention.o));
   if (attention.v.split_by_head) return NotRun(path + ".v", "split_by_head of values");
@@ -165,9 +169,20 @@ absl::Status CheckDenseFfn(const std::string& path, const DenseFfnSpec& ffn, int
   if (ffn.activation == Activation::kClampedSwiglu)
     return NotRun(path + ".activation", "clamped_swiglu outside of experts");
   RETURN_IF_ERROR(CheckRange(path, "hidden", ffn.hidden, 1, kMaxHidden));
-  if (ffn.gated) RETURN_IF_ERROR(CheckDense(path + ".gate", ffn.gate, dim, ffn.hidden));
-  RETURN_IF_ERROR(CheckDense(path + ".up", ffn.up, dim, ffn.hidden));
-  return CheckDense(path + ".down", ffn.down, ffn.hidden, dim);
+  if (ffn.gated) {
+    RETURN_IF_ERROR(CheckDense(path + ".gate", WithoutAdapters(ffn.gate), dim, ffn.hidden));
+    RETURN_IF_ERROR(CheckAdapters(path + ".gate", ffn.gate, 0));
+  }
+  RETURN_IF_ERROR(CheckDense(path + ".up", WithoutAdapters(ffn.up), dim, ffn.hidden));
+  RETURN_IF_ERROR(CheckDense(path + ".down", WithoutAdapters(ffn.down), ffn.hidden, dim));
+  RETURN_IF_ERROR(CheckAdapters(path + ".up", ffn.up, 0));
+  RETURN_IF_ERROR(CheckAdapters(path + ".down", ffn.down, 0));
+  return CheckScaling(path + ".hidden_scaling", ffn.hidden_scaling, 0);
+}
+
+bool HasAdapters(const DenseFfnSpec& ffn) {
+  return ffn.gate.low_rank.has_value() || ffn.up.low_rank.has_value() ||
+         ffn.down.low_rank.has_value() || ffn.hidden_scaling.has_value();
 }
 
 absl::Status CheckExperts(const std::string& path, const MoeFfnSpec& ffn, int64_t dim) {
@@ -200,13 +215,29 @@ absl::Status CheckMoeFfn(const std::string& path, const MoeFfnSpec& ffn, int64_t
   }
   RETURN_IF_ERROR(CheckExperts(path + ".experts", ffn, dim));
   if (ffn.shared.has_value()) RETURN_IF_ERROR(CheckDenseFfn(path + ".shared", *ffn.shared, dim));
+  if (ffn.shared.has_value() && HasAdapters(*ffn.shared))
+    return NotRun(path + ".shared", "a soft-merged adapter of a shared expert");
   if (!ffn.shared.has_value() && !ffn.shared_gate.empty()) {
     return Invalid(path + ".shared_gate", "needs shared experts");
   }
   return absl::OkStatus();
 }
 
+absl::Status CheckMixtureFfn(const std::string& path, const MixtureFfnSpec& ffn) {
+  RETURN_IF_ERROR(CheckRange(path, "group_size", ffn.group_size, 1, kMaxExperts));
+  RETURN_IF_ERROR(CheckRange(path, "num_experts", ffn.num_experts, 1, kMaxExperts));
+  RETURN_IF_ERROR(CheckRange(path, "hidden", ffn.hidden, 1, kMaxHidden));
+  RETURN_IF_ERROR(CheckFloat(path, "temperature", static_cast<double>(ffn.temperature), 1e-3, 1e6));
+  if (ffn.activation == Activation::kClampedSwiglu)
+    return NotRun(path + ".activation", "clamped_swiglu without a gate");
+  RETURN_IF_ERROR(CheckName(path, "controller", ffn.controller));
+  RETURN_IF_ERROR(CheckName(path, "up", ffn.up));
+  return CheckName(path, "down", ffn.down);
+}
+
 absl::Status CheckBlock(const std::string& path, const BlockSpec& block, int64_t dim) {
+  if (const auto* mixture = std::get_if<MixtureFfnSpec>(&block))
+    return CheckMixtureFfn(path, *mixture);
   if (const auto* attention = std::get_if<AttentionSpec>(&block))
     return CheckAttention(path, *attention, dim);
   if (const auto* latent = std::get_if<LatentAttentionSpec>(&block))

@@ -92,6 +92,30 @@ void Fields(Visitor& visit, RouterSpec& spec) {
 }
 
 template <typename Visitor>
+void Fields(Visitor& visit, SoftRouterSpec& spec) {
+  visit("num_experts", spec.num_experts);
+  visit("top_k", spec.top_k);
+  visit("weight", spec.weight);
+  visit("bias", spec.bias);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, SoftScalingSpec& spec) {
+  visit("router", spec.router);
+  visit("heads", spec.heads);
+  visit("weight", spec.weight);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, SoftLowRankSpec& spec) {
+  visit("router", spec.router);
+  visit("rank", spec.rank);
+  visit("scale", spec.scale);
+  visit("down", spec.down);
+  visit("up", spec.up);
+}
+
+template <typename Visitor>
 void Fields(Visitor& visit, ProjectionSpec& spec) {
   visit("in", spec.in);
   visit("out", spec.out);
@@ -103,6 +127,8 @@ void Fields(Visitor& visit, ProjectionSpec& spec) {
   visit("row_stride", spec.row_stride);
   visit("experts", spec.experts);
   visit("split_by_head", spec.split_by_head);
+  visit("low_rank", spec.low_rank);
+  visit("scaling", spec.scaling);
 }
 
 template <typename Visitor>
@@ -162,6 +188,21 @@ void Fields(Visitor& visit, DenseFfnSpec& spec) {
   visit("up", spec.up);
   visit("down", spec.down);
   visit("input_from_residual", spec.input_from_residual);
+  visit("hidden_scaling", spec.hidden_scaling);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, MixtureFfnSpec& spec) {
+  visit("group_size", spec.group_size);
+  visit("num_experts", spec.num_experts);
+  visit("hidden", spec.hidden);
+  visit("activation", spec.activation);
+  visit("temperature", spec.temperature);
+  visit("emit_over_experts", spec.emit_over_experts);
+  visit("discrete", spec.discrete);
+  visit("controller", spec.controller);
+  visit("up", spec.up);
+  visit("down", spec.down);
 }
 
 template <typename Visitor>

@@ -18,8 +18,8 @@ using nlohmann::json;
 using spec_fields::EnumNames;
 using spec_fields::Fields;
 
-constexpr std::array<const char*, 4> kBlockNames = {"attention", "dense_ffn", "moe_ffn",
-                                                    "latent_attention"};
+constexpr std::array<const char*, 5> kBlockNames = {"attention", "dense_ffn", "moe_ffn",
+                                                    "latent_attention", "mixture_ffn"};
 
 // The shortest decimal that reads back as the same float.
 double ShortestDecimal(float value) {
@@ -140,7 +140,8 @@ class Reader {
     if (kind == kBlockNames[2]) return Read(*value.begin(), path, field.emplace<MoeFfnSpec>());
     if (kind == kBlockNames[3])
       return Read(*value.begin(), path, field.emplace<LatentAttentionSpec>());
-    Fail(path, "must be attention, dense_ffn, moe_ffn or latent_attention");
+    if (kind == kBlockNames[4]) return Read(*value.begin(), path, field.emplace<MixtureFfnSpec>());
+    Fail(path, "must be attention, dense_ffn, moe_ffn, latent_attention or mixture_ffn");
   }
   template <typename T>
   void Read(const json& value, const std::string& path, std::optional<T>& field) {

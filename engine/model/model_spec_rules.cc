@@ -108,10 +108,59 @@ absl::Status CheckProjection(const std::string& path,
   RETURN_IF_ERROR(CheckRange(path, "row_begin", projection.row_begin, 0, kMaxRowBegin));
   RETURN_IF_ERROR(CheckRuns(path, projection));
   RETURN_IF_ERROR(CheckName(path, "weight", projection.weight));
+  if (projection.low_rank.has_value() || projection.scaling.has_value())
+    return NotRun(path, "a soft-merged adapter here");
   if (projection.split_by_head && !projection.experts.has_value()) {
     return Invalid(path, "split_by_head needs experts");
   }
   return absl::OkStatus();
+}
+
+namespace {
+
+absl::Status CheckSoftRouter(const std::string& path, const SoftRouterSpec& router) {
+  RETURN_IF_ERROR(CheckRange(path, "num_experts", router.num_experts, 1, kMaxExperts));
+  RETURN_IF_ERROR(CheckRange(path, "top_k", router.top_k, 0, router.num_experts));
+  return CheckName(path, "weight", router.weight);
+}
+
+}  // namespace
+
+ProjectionSpec WithoutAdapters(const ProjectionSpec& projection) {
+  ProjectionSpec plain = projection;
+  plain.low_rank.reset();
+  plain.scaling.reset();
+  return plain;
+}
+
+absl::Status CheckScaling(const std::string& path,
+                          const std::optional<SoftScalingSpec>& scaling,
+                          int32_t heads) {
+  if (!scaling.has_value()) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckSoftRouter(path + ".router", scaling->router));
+  RETURN_IF_ERROR(CheckEqual(path, "heads", scaling->heads, heads));
+  return CheckName(path, "weight", scaling->weight);
+}
+
+absl::Status CheckAdapters(const std::string& path,
+                           const ProjectionSpec& projection,
+                           int32_t scaled_heads) {
+  if (!projection.low_rank.has_value() && !projection.scaling.has_value()) return absl::OkStatus();
+  if (projection.experts.has_value())
+    return NotRun(path, "a soft-merged adapter of an expert projection");
+  if (projection.scaling.has_value() && scaled_heads == 0)
+    return NotRun(path + ".scaling", "scaling the outputs of this projection");
+  RETURN_IF_ERROR(CheckScaling(path + ".scaling", projection.scaling, scaled_heads));
+  if (!projection.low_rank.has_value()) return absl::OkStatus();
+  const SoftLowRankSpec& low_rank = *projection.low_rank;
+  const std::string at = path + ".low_rank";
+  RETURN_IF_ERROR(CheckSoftRouter(at + ".router", low_rank.router));
+  RETURN_IF_ERROR(CheckRange(at, "rank", low_rank.rank, 1, kMaxDim));
+  RETURN_IF_ERROR(CheckRange(at, "num_experts * rank", low_rank.router.num_experts * low_rank.rank,
+                             1, kMaxHidden));
+  RETURN_IF_ERROR(CheckFloat(at, "scale", static_cast<double>(low_rank.scale), -1e6, 1e6));
+  RETURN_IF_ERROR(CheckName(at, "down", low_rank.down));
+  return CheckName(at, "up", low_rank.up);
 }
 
 absl::Status CheckDense(const std::string& path,

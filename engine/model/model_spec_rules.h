@@ -43,6 +43,15 @@ absl::Status CheckDense(const std::string& path,
                         const ProjectionSpec& projection,
                         int64_t in,
                         int64_t out);
+// What CheckProjection and CheckDense refuse: the adapters of a projection whose place runs them.
+// `scaled_heads`: heads of its outputs where these may be scaled, or 0.
+ProjectionSpec WithoutAdapters(const ProjectionSpec& projection);
+absl::Status CheckAdapters(const std::string& path,
+                           const ProjectionSpec& projection,
+                           int32_t scaled_heads);
+absl::Status CheckScaling(const std::string& path,
+                          const std::optional<SoftScalingSpec>& scaling,
+                          int32_t heads);
 // A sublayer: its norms and its block (model_spec_blocks.cc).
 absl::Status CheckSublayer(const std::string& path, const SublayerSpec& sublayer, int64_t dim);
 

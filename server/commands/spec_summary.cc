@@ -18,7 +18,22 @@ struct BlockSize {
   }
 };
 
+void AddScaling(const std::optional<SoftScalingSpec>& scaling, int64_t width, BlockSize& size) {
+  if (!scaling.has_value()) return;
+  const int64_t experts = scaling->router.num_experts;
+  size.Add(experts * (width + width / std::max(1, scaling->heads)));
+}
+
+void AddAdapters(const ProjectionSpec& projection, BlockSize& size) {
+  AddScaling(projection.scaling, projection.out, size);
+  if (!projection.low_rank.has_value()) return;
+  const SoftLowRankSpec& spec = *projection.low_rank;
+  const int64_t experts = spec.router.num_experts;
+  size.Add(experts * (projection.in + spec.rank * (projection.in + projection.out)));
+}
+
 void AddProjection(const ProjectionSpec& projection, int64_t heads, BlockSize& size) {
+  AddAdapters(projection, size);
   int64_t weights = projection.in * projection.out;
   double share = 1.0;
   if (projection.experts.has_value()) {
@@ -35,6 +50,7 @@ void AddFfn(const DenseFfnSpec& ffn, BlockSize& size) {
   if (ffn.gated) AddProjection(ffn.gate, 1, size);
   AddProjection(ffn.up, 1, size);
   AddProjection(ffn.down, 1, size);
+  AddScaling(ffn.hidden_scaling, ffn.hidden, size);
 }
 
 // One router chooses pairs of query and output projections.
@@ -74,6 +90,10 @@ BlockSize SizeOf(const BlockSpec& block, int64_t dim) {
          {&latent->q, &latent->kv_down, &latent->kv_up, &latent->o}) {
       AddProjection(*projection, latent->num_heads, size);
     }
+    return size;
+  }
+  if (const auto* mixture = std::get_if<MixtureFfnSpec>(&block)) {  // every row runs all experts
+    size.Add(mixture->num_experts * dim * (2 * mixture->hidden + 1));
     return size;
   }
   const auto& moe = std::get<MoeFfnSpec>(block);

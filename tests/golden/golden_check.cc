@@ -8,8 +8,12 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "engine/status_macros.h"
+#include "tests/golden/layer_check.h"
 
 namespace sluice {
 namespace {
@@ -181,6 +185,26 @@ absl::Status CheckWays(const std::vector<std::vector<int32_t>>& tokens,
   return absl::OkStatus();
 }
 
+// The members of a cohort go on together, in steps of any length, beside others or not.
+absl::Status CheckCohortWays(const std::vector<std::vector<int32_t>>& tokens,
+                             const std::vector<SequenceTrace>& once,
+                             GoldenRun& run,
+                             GoldenReport& report) {
+  std::vector<std::vector<int32_t>> with_other = tokens;
+  with_other.emplace_back(tokens.front().rbegin(), tokens.front().rend());
+  for (const int32_t chunk : {static_cast<int32_t>(tokens.front().size()), 7, 1}) {
+    ASSIGN_OR_RETURN(const auto split,
+                     run.Run(tokens, Together(Lengths(tokens), chunk), tokens.size()));
+    if (split != once) report.wrong_ways.push_back(absl::StrCat("a cohort in chunks of ", chunk));
+    ASSIGN_OR_RETURN(auto beside,
+                     run.Run(with_other, Together(Lengths(with_other), chunk), tokens.size()));
+    beside.pop_back();
+    if (beside != once)
+      report.wrong_ways.push_back(absl::StrCat("a cohort beside another, chunks of ", chunk));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 bool GoldenReport::ok() const { return first_wrong().empty() && wrong_ways.empty(); }
@@ -202,10 +226,34 @@ bool RoutesWholePrompt(const ModelSpec& spec) {
   return false;
 }
 
+std::vector<GoldenCase> GoldenCases(const ExpectedTensors& expected) {
+  std::vector<GoldenCase> cases;
+  for (const char* prefix : {"", "short.", "single."}) {
+    if (!GoldenTokens(expected, prefix).empty()) cases.push_back({prefix});
+  }
+  for (const auto& entry : expected) {
+    absl::string_view name = entry.first;
+    if (!absl::ConsumeSuffix(&name, "logits")) continue;
+    GoldenCase found{std::string(name)};
+    absl::string_view kind = name;
+    absl::ConsumeSuffix(&kind, ".");
+    int32_t number = 0;
+    if (absl::ConsumePrefix(&kind, "isolated") && absl::SimpleAtoi(kind, &number)) {
+      found.first = static_cast<size_t>(std::max(0, number));
+    } else if (kind == "cohort" || absl::StartsWith(kind, "partial")) {
+      found.cohort = true;
+    } else {
+      continue;
+    }
+    if (!GoldenTokens(expected, found).empty()) cases.push_back(std::move(found));
+  }
+  return cases;
+}
+
 std::vector<std::vector<int32_t>> GoldenTokens(const ExpectedTensors& expected,
-                                               const std::string& prefix) {
+                                               const GoldenCase& which) {
   const auto ids = expected.find("input_ids");
-  const auto logits = expected.find(prefix + "logits");
+  const auto logits = expected.find(which.prefix + "logits");
   if (ids == expected.end() || logits == expected.end()) return {};
   if (ids->second.shape.empty()) return {};
   const auto length = static_cast<size_t>(ids->second.shape.back());
@@ -213,10 +261,12 @@ std::vector<std::vector<int32_t>> GoldenTokens(const ExpectedTensors& expected,
   if (shape.size() < 2) return {};
   const auto count = shape.size() == 3 ? static_cast<size_t>(shape[0]) : 1;
   const auto kept = static_cast<size_t>(shape[shape.size() - 2]);
-  if (length == 0 || kept > length || count * length > ids->second.integers.size()) return {};
+  const size_t stored = length == 0 ? 0 : ids->second.integers.size() / length;
+  if (stored == 0 || kept > length || count > stored || which.first > stored - count) return {};
   std::vector<std::vector<int32_t>> tokens;
   for (size_t s = 0; s < count; ++s) {
-    const auto begin = ids->second.integers.begin() + static_cast<int64_t>(s * length);
+    const auto begin =
+        ids->second.integers.begin() + static_cast<int64_t>((which.first + s) * length);
     tokens.emplace_back(begin, begin + static_cast<int64_t>(kept));
   }
   return tokens;
@@ -236,7 +286,7 @@ absl::StatusOr<OpenGolden> OpenGoldenFolder(const std::string& folder,
   }
   if (golden.expected.count("input_ids") == 0 ||
       golden.expected["input_ids"].integers.size() > kMaxTokens ||
-      GoldenTokens(golden.expected, "").empty()) {
+      GoldenCases(golden.expected).empty()) {
     return absl::InvalidArgumentError(folder +
                                       "/expected.safetensors: no input_ids that fit its logits");
   }
@@ -245,15 +295,22 @@ absl::StatusOr<OpenGolden> OpenGoldenFolder(const std::string& folder,
   config.weights = options.weights;
   config.threads = 2;
   config.max_sequences = 4;
-  for (const auto& list : GoldenTokens(golden.expected, "")) {
-    config.max_batch_tokens =
-        std::max(config.max_batch_tokens, 2 * static_cast<int32_t>(list.size()));
+  for (const GoldenCase& which : GoldenCases(golden.expected)) {
+    const auto tokens = GoldenTokens(golden.expected, which);
+    size_t rows = 2 * tokens.front().size();
+    if (which.cohort) {  // in one step, with another sequence
+      rows = (tokens.size() + 1) * tokens.front().size();
+      config.max_sequences =
+          std::max(config.max_sequences, static_cast<int32_t>(tokens.size()) + 1);
+    }
+    config.max_batch_tokens = std::max(config.max_batch_tokens, static_cast<int32_t>(rows));
   }
   ASSIGN_OR_RETURN(golden.run, GoldenRun::Load(served, config));
   return golden;
 }
 
 absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckOptions& options) {
+  if (IsLayerFolder(folder)) return CheckLayerGolden(folder, options);
   ASSIGN_OR_RETURN(OpenGolden golden, OpenGoldenFolder(folder, options));
   GoldenRun& run = *golden.run;
   GoldenReport report;
@@ -261,20 +318,27 @@ absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckO
   report.whole_prompt = RoutesWholePrompt(run.spec());
   report.unused_weights = run.unused_weights();
   std::set<std::string> compared = {"input_ids"};
-  for (const char* prefix : {"", "short.", "single."}) {
-    const auto tokens = GoldenTokens(golden.expected, prefix);
-    if (tokens.empty()) continue;
+  for (const GoldenCase& which : GoldenCases(golden.expected)) {
+    const auto tokens = GoldenTokens(golden.expected, which);
     for (const auto& list : tokens) {
       for (const int32_t id : list) {
         if (id < 0 || id >= run.spec().decoder().embedding.vocab_size)
           return absl::InvalidArgumentError(folder + ": input_ids outside the vocabulary");
       }
     }
-    ASSIGN_OR_RETURN(const auto once, run.Run(tokens, OneShot(Lengths(tokens))));
-    Comparison comparison(golden.expected, prefix, ToleranceOf(golden, options), report);
+    const std::vector<int32_t> lengths = Lengths(tokens);
+    ASSIGN_OR_RETURN(const auto once,
+                     which.cohort
+                         ? run.Run(tokens, Together(lengths, lengths.front()), tokens.size())
+                         : run.Run(tokens, OneShot(lengths)));
+    Comparison comparison(golden.expected, which.prefix, ToleranceOf(golden, options), report);
     comparison.Compare(once, run.spec());
     compared.insert(comparison.compared().begin(), comparison.compared().end());
-    if (!report.whole_prompt) RETURN_IF_ERROR(CheckWays(tokens, once, run, report));
+    if (which.cohort) {
+      RETURN_IF_ERROR(CheckCohortWays(tokens, once, run, report));
+    } else if (!report.whole_prompt) {
+      RETURN_IF_ERROR(CheckWays(tokens, once, run, report));
+    }
   }
   for (const auto& [name, tensor] : golden.expected) {
     if (compared.count(name) == 0) report.not_compared.push_back(name);

@@ -30,6 +30,7 @@ struct TensorResult {
 
 struct GoldenReport {
   std::string family;
+  bool layer_alone = false;             // no sequences, so no ways of running them
   bool whole_prompt = false;            // routed by top-k over the prompt: only one shot is defined
   std::vector<TensorResult> tensors;    // in the order of the forward pass
   std::vector<std::string> wrong_ways;  // ways of running that did not give the bits of one shot
@@ -53,10 +54,22 @@ struct OpenGolden {
 };
 absl::StatusOr<OpenGolden> OpenGoldenFolder(const std::string& folder, const CheckOptions& options);
 
-// The sequences that `prefix` ("", "short.", "single.") of a folder runs: the stored ids, cut to
-// the length of its logits.
+// The cases of a folder, by the prefix of their tensors. "", "short.", "single." and "isolated#."
+// are sequences by themselves; "cohort." and "partial#." are one cohort.
+struct GoldenCase {
+  std::string prefix;
+  size_t first = 0;  // of the stored sequences
+  bool cohort = false;
+};
+std::vector<GoldenCase> GoldenCases(const ExpectedTensors& expected);
+
+// The sequences that a case runs: the stored ids, cut to the length of its logits.
 std::vector<std::vector<int32_t>> GoldenTokens(const ExpectedTensors& expected,
-                                               const std::string& prefix);
+                                               const GoldenCase& which);
+inline std::vector<std::vector<int32_t>> GoldenTokens(const ExpectedTensors& expected,
+                                                      const std::string& prefix) {
+  return GoldenTokens(expected, GoldenCase{prefix});
+}
 
 // Whether a layer routes by top-k over the prompt, which must then not be cut.
 bool RoutesWholePrompt(const ModelSpec& spec);

@@ -15,6 +15,7 @@
 #include "engine/weights/model_file.h"
 #include "engine/weights/safetensors.h"
 #include "tests/golden/served_mod.h"
+#include "tests/golden/served_mot.h"
 
 namespace sluice {
 namespace {
@@ -56,7 +57,8 @@ struct ServedForm {
   const char* family;
   absl::StatusOr<json> (*convert)(const json& golden);
 };
-constexpr ServedForm kServedForms[] = {{"moeut", MoeutConfig}, {"mod", ServedModConfig}};
+constexpr ServedForm kServedForms[] = {
+    {"moeut", MoeutConfig}, {"mod", ServedModConfig}, {"mot", ServedMotConfig}};
 
 absl::Status ReadLongs(const ModelFile& file,
                        int64_t offset,

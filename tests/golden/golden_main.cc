@@ -26,7 +26,9 @@ void Print(const GoldenReport& report) {
                 static_cast<double>(tensor.worst), static_cast<double>(tensor.allowed),
                 tensor.ok() ? "ok" : "MISS");
   }
-  if (report.whole_prompt) {
+  if (report.layer_alone) {
+    std::printf("  a layer alone\n");
+  } else if (report.whole_prompt) {
     std::printf("  one shot only: a layer routes by top-k over the prompt\n");
   } else if (report.wrong_ways.empty()) {
     std::printf("  chunks of 7, token by token, beside another sequence: the same bits\n");

@@ -131,9 +131,12 @@ absl::StatusOr<GoldenRun> GoldenRun::Load(const std::string& directory,
 }
 
 absl::StatusOr<std::vector<SequenceTrace>> GoldenRun::Run(
-    const std::vector<std::vector<int32_t>>& tokens, const std::vector<Step>& steps) {
+    const std::vector<std::vector<int32_t>>& tokens,
+    const std::vector<Step>& steps,
+    size_t cohort) {
   std::vector<SequenceTrace> traces(tokens.size());
   sequences_.clear();
+  cohort_ = cohort;
   for (size_t i = 0; i < tokens.size(); ++i) {
     ASSIGN_OR_RETURN(const KvSequence sequence, runner_->pages().Open());
     sequences_.push_back(sequence);
@@ -155,7 +158,8 @@ absl::Status GoldenRun::RunStep(const Step& step,
       rows.positions.push_back(position);
       rows.sequences.push_back(sequences_[chunk.sequence]);
       rows.is_prompt.push_back(1);
-      rows.routing.emplace_back();
+      rows.routing.push_back({.cohort = chunk.sequence < cohort_ ? 0 : -1,
+                              .slot = static_cast<int32_t>(chunk.sequence)});
       rows.trace.push_back(chunk.sequence);
     }
   }
@@ -172,6 +176,7 @@ absl::StatusOr<std::vector<int32_t>> GoldenRun::Generate(std::vector<int32_t> to
                                                          int32_t count) {
   ASSIGN_OR_RETURN(const KvSequence sequence, runner_->pages().Open());
   sequences_ = {sequence};
+  cohort_ = 0;
   std::vector<SequenceTrace> traces(1);
   const auto vocab = static_cast<int64_t>(spec_.decoder().embedding.vocab_size);
   int32_t begin = 0;

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "tests/model/bad_soft_configs.h"
 #include "tests/model/bad_transformers_configs.h"
 #include "tests/model/spec_stores.h"
 #include "tests/weights/file_fixture.h"
@@ -98,7 +99,9 @@ const char* const kFolders[] = {"llama",         "llama-tied-bias",
                                 "qwen3-yarn",    "granite",
                                 "granitemoe",    "gpt_oss",
                                 "gpt_oss-mxfp4", "deepseek_v2-groups",
-                                "deepseek_v3"};
+                                "deepseek_v3",   "mot",
+                                "mot-emit",      "mot-tower",
+                                "mov-gpt2",      "molora-llama"};
 
 TEST_F(ArchitecturesTest, EveryGoldenConfigLoads) {
   for (const char* folder : kFolders) {
@@ -261,6 +264,7 @@ TEST_P(BadConfigTest, GivesOneLineNamingKeyAndFile) {
 }
 
 INSTANTIATE_TEST_SUITE_P(HandMade, BadConfigTest, ::testing::ValuesIn(kBadConfigs));
+INSTANTIATE_TEST_SUITE_P(Soft, BadConfigTest, ::testing::ValuesIn(kBadSoftConfigs));
 INSTANTIATE_TEST_SUITE_P(Transformers, BadConfigTest, ::testing::ValuesIn(kBadTransformersConfigs));
 
 TEST_F(ArchitecturesTest, BrokenConfigFilesAreRefused) {
@@ -327,7 +331,7 @@ TEST_F(ArchitecturesTest, NoValueInAnyPlaceCrashes) {
 TEST_F(ArchitecturesTest, EveryTensorThatIsMissingOrBentIsNamed) {
   // Their absence has a meaning: no bias, one linear layer, a tied head, plain matrices.
   const std::vector<std::string> optional = {"mod_router.bias", "mod_predictor", "lm_head.weight",
-                                             "sel_v"};
+                                             "sel_v", "router.bias"};
   for (const char* folder : kFolders) {
     const auto weights = WeightsOf(folder);
     json config = ConfigOf(folder);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/support/random_halting.h"
+#include "tests/support/random_soft.h"
 
 namespace sluice::testing {
 namespace {
@@ -340,6 +341,7 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
   stack.final_norm = MakeNorm("final", layer_norm);
   spec.stacks.push_back(std::move(stack));
   if (draw.Chance(0.5)) spec.head.weight = "head.weight";
+  if (what.experts) DrawSoftParts(seed, spec);
   return spec;
 }
 

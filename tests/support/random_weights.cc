@@ -1,4 +1,5 @@
 // The weights of a random spec: every tensor it names, in the shape of the spec.
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -63,6 +64,25 @@ class Filler {
                              : projection.out;
     Matrix(projection.weight, turned ? projection.in : rows, turned ? rows : projection.in, scale);
     Vector(projection.bias, projection.out, 0.1f, 0.0f);
+    FillScaling(projection.scaling, projection.out);
+    if (!projection.low_rank.has_value()) return;
+    const SoftLowRankSpec& low_rank = *projection.low_rank;
+    const int64_t experts = low_rank.router.num_experts;
+    FillSoftRouter(low_rank.router, projection.in);
+    Add(low_rank.down, {experts, projection.in, low_rank.rank}, scale, 0.0f);
+    Add(low_rank.up, {experts, low_rank.rank, projection.out}, 0.5f, 0.0f);
+  }
+  void FillSoftRouter(const SoftRouterSpec& router, int64_t width) {
+    Matrix(router.weight, width, router.num_experts, 1.0f / std::sqrt(Float(width)));
+    Vector(router.bias, router.num_experts, 0.1f, 0.0f);
+  }
+  void FillScaling(const std::optional<SoftScalingSpec>& scaling, int64_t width) {
+    if (!scaling.has_value()) return;
+    const int64_t run = width / std::max(1, scaling->heads);
+    FillSoftRouter(scaling->router, run);
+    std::vector<int64_t> shape = {scaling->router.num_experts, run};
+    if (scaling->heads > 0) shape.insert(shape.begin(), scaling->heads);
+    Add(scaling->weight, std::move(shape), 0.3f, 1.0f);
   }
   void FillRouter(const RouterSpec& router, int32_t groups) {
     const int64_t outputs = int64_t{groups} * (router.num_experts + router.num_null_experts);
@@ -103,6 +123,13 @@ class Filler {
     if (ffn.gated) FillProjection(ffn.gate);
     FillProjection(ffn.up);
     FillProjection(ffn.down);
+    FillScaling(ffn.hidden_scaling, ffn.hidden);
+  }
+  void FillMixture(const MixtureFfnSpec& ffn) {
+    const int64_t experts = ffn.num_experts;
+    Matrix(ffn.controller, dim_, experts, 1.0f / std::sqrt(Float(dim_)));
+    Add(ffn.up, {experts, dim_, ffn.hidden}, 1.0f / std::sqrt(Float(dim_)), 0.0f);
+    Add(ffn.down, {experts, ffn.hidden, dim_}, 1.0f / std::sqrt(Float(ffn.hidden)), 0.0f);
   }
   void FillMoe(const MoeFfnSpec& moe) {
     FillRouter(moe.router, 1);
@@ -150,6 +177,7 @@ class Filler {
         FillLatentAttention(*latent);
       if (const auto* ffn = std::get_if<DenseFfnSpec>(&sublayer.block)) FillDense(*ffn);
       if (const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block)) FillMoe(*moe);
+      if (const auto* mixture = std::get_if<MixtureFfnSpec>(&sublayer.block)) FillMixture(*mixture);
     }
   }
 
