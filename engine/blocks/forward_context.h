@@ -24,6 +24,7 @@ struct RowRouting {
   float capacity = -1.0f;         // < 0: the trained rule
   int32_t experts_per_token = 0;  // 0: the model's own
   int32_t max_depth = 0;          // repeats of an adjustable group; 0: all
+  float exit_threshold = -1.0f;   // of ExitSpec and the halting gate; < 0: the model's own
 };
 
 // The rows of a step, sequence by sequence, positions ascending inside each.
