@@ -31,7 +31,7 @@ enum class RopeStyle : uint8_t { kHalf, kInterleaved };
 enum class ScoreFunction : uint8_t { kSoftmax, kSigmoid, kSoftmaxOverTopK };
 // How a group of experts is ranked: by its largest score, or by the sum of its two largest.
 enum class GroupScore : uint8_t { kMax, kTopTwoSum };
-enum class GateFunction : uint8_t { kIdentity, kSigmoid, kOne };
+enum class GateFunction : uint8_t { kIdentity, kSigmoid, kOne, kTanh };
 enum class DepthCombine : uint8_t { kScaledUpdate, kPlusBlock, kOnlyBlock };
 
 // A row-major weight as it stands in a file: [n, k] ([k, n] when `transposed`), f32, bf16 or f16.

@@ -87,6 +87,8 @@ const std::vector<Architecture>& Architectures() {
       {"gpt_oss", MapGptOss},
       {"deepseek_v2", MapDeepseekV2},
       {"deepseek_v3", MapDeepseekV3},
+      {"ouro", MapOuro},
+      {"universal_transformer", MapUniversalTransformer},
   };
   return table;
 }

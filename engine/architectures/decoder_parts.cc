@@ -28,7 +28,7 @@ void ReadHeads(ConfigReader& config, DecoderShape& shape) {
 // Newer files list the kind of each layer; older ones follow a rule of their family.
 void ReadWindows(ConfigReader& config, DecoderShape& shape) {
   shape.windows.assign(static_cast<size_t>(shape.num_layers), 0);
-  const bool qwen = shape.family.rfind("qwen", 0) == 0;
+  const bool qwen = shape.family.rfind("qwen", 0) == 0 || shape.family == "ouro";
   const bool uses_window = config.Has("sliding_window") && config.Bool("use_sliding_window", !qwen);
   const json* types = config.Member("layer_types");
   if (types != nullptr) {
@@ -52,7 +52,8 @@ void ReadWindows(ConfigReader& config, DecoderShape& shape) {
     return config.Unimplemented("use_sliding_window", "a window without 'layer_types'");
   }
   const int32_t window = config.Int32("sliding_window", 1, kMaxPositions);
-  const bool by_layer = shape.family == "qwen2" || shape.family == "qwen3";
+  const bool by_layer =
+      shape.family == "qwen2" || shape.family == "qwen3" || shape.family == "ouro";
   const int32_t first = by_layer ? config.Int32("max_window_layers", 0, kMaxLayers, 28) : 0;
   for (int32_t i = first; i < shape.num_layers; ++i) shape.windows[static_cast<size_t>(i)] = window;
 }

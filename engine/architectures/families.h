@@ -28,6 +28,7 @@ absl::StatusOr<ModelSpec> MapMixtureOfTokens(const nlohmann::json& config,
                                              const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapMoeut(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapOlmoe(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapOuro(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen2(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen2Moe(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen3(const nlohmann::json& config, const WeightStore& weights);
@@ -35,5 +36,7 @@ absl::StatusOr<ModelSpec> MapQwen3Moe(const nlohmann::json& config, const Weight
 
 absl::StatusOr<ModelSpec> MapSparseUniversal(const nlohmann::json& config,
                                              const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapUniversalTransformer(const nlohmann::json& config,
+                                                  const WeightStore& weights);
 
 }  // namespace sluice

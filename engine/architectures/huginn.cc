@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/architectures/decoder_parts.h"
 #include "engine/architectures/families.h"
+#include "engine/architectures/recurrence_parts.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -16,23 +17,34 @@ struct HuginnConfig {
   float norm_epsilon, embedding_scale;
   double theta;
   bool qk_bias, bias, tied;
+  std::optional<ExitSpec> exit;
+  RepeatKv halted_kv;
 };
 
 // Keys whose other values are other models.
 void RefuseVariants(ConfigReader& config) {
-  const std::pair<const char*, const char*> only[] = {{"block_class_name", "SandwichBlock"},
-                                                      {"mlp_class_name", "GatedMLP"},
-                                                      {"nonlin_name", "SiLU"},
-                                                      {"injection_type", "linear"},
-                                                      {"state_init", "like-init"}};
-  for (const auto& [key, value] : only) {
-    if (config.String(key, value) != value)
-      config.Unimplemented(key, absl::StrCat("a value other than ", value));
-  }
+  RefuseOtherValues(config, {{"block_class_name", "SandwichBlock"},
+                             {"mlp_class_name", "GatedMLP"},
+                             {"nonlin_name", "SiLU"},
+                             {"injection_type", "linear"},
+                             {"state_init", "like-init"}});
   const std::string norm = config.String("norm_class_name", "RMSNorm_llama");
   if (norm != "RMSNorm_llama" && norm != "RMSNorm")
     config.Unimplemented("norm_class_name", "a norm other than RMSNorm");
   if (config.Has("rope_scaling")) config.Unimplemented("rope_scaling", "a scaled rotary position");
+}
+
+// generate_with_adaptive_compute, its criterion and its default thresholds. The others compare what
+// the head says, for which coda and head would have to run after every repeat.
+void ReadExit(ConfigReader& config, HuginnConfig& found) {
+  const size_t criterion = config.Choice(
+      "exit_criterion",
+      {"none", "latent-diff", "entropy-diff", "kl", "minp-kl", "cosine", "argmax-stability"}, 0);
+  if (criterion > 1)
+    config.Unimplemented("exit_criterion", "a criterion other than none and latent-diff");
+  const double threshold = config.Number("exit_threshold", 0.0, 1.0, 0.03);
+  found.halted_kv = ReadHaltedKv(config, RepeatKv::kOwn);
+  if (criterion == 1) found.exit = ExitSpec{.threshold = static_cast<float>(threshold)};
 }
 
 HuginnConfig ReadConfig(ConfigReader& config) {
@@ -63,6 +75,7 @@ HuginnConfig ReadConfig(ConfigReader& config) {
   found.bias = config.Bool("bias", false);
   found.tied = config.Bool("tie_embeddings", true);
   RefuseVariants(config);
+  ReadExit(config, found);
   const nlohmann::json* values = config.Member("init_values");
   if (values == nullptr || !values->is_object()) {
     config.Invalid("init_values", "must be an object with embed_scale");
@@ -142,6 +155,11 @@ absl::StatusOr<ModelSpec> MapHuginn(const nlohmann::json& json, const WeightStor
   LayerGroupSpec core = MakeGroup(config, "core", "core_block", config.core);
   core.repeat.times = config.num_steps;
   core.repeat.adjustable = true;
+  if (config.exit.has_value()) {
+    core.repeat.halting = HaltingKind::kConvergence;
+    core.repeat.exit = config.exit;
+    core.repeat.kv = config.halted_kv;
+  }
   core.repeat.injection = Linear(2 * config.dim, config.dim, "transformer.adapter", config.bias);
   core.output_norm = Norm(config, "transformer.ln_f");
   stack.groups.push_back(std::move(core));

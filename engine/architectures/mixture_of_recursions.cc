@@ -21,13 +21,17 @@ struct RecursionConfig {
   std::vector<double> capacity;  // per recursion
   GateFunction gate = GateFunction::kSigmoid;
   DepthDecide prefill_decide = DepthDecide::kRouterThreshold;
+  bool mlp_router = false;
+  float input_scale = 1.0f;  // 1 / temp
+  bool shares_kv = false;    // later recursions read what the first one stored
 };
 
 // The defaults are those of the published configurations: 1, 2/3, 1/3 of the rows.
 void ReadExpertChoice(ConfigReader& mor, RecursionConfig& found) {
   constexpr int64_t kMany = 4'096;
-  found.gate = mor.Choice("router_func", {"sigmoid", "identity"}, 0) == 0 ? GateFunction::kSigmoid
-                                                                          : GateFunction::kIdentity;
+  constexpr GateFunction kGates[] = {GateFunction::kSigmoid, GateFunction::kIdentity,
+                                     GateFunction::kTanh};
+  found.gate = kGates[mor.Choice("router_func", {"sigmoid", "identity", "tanh"}, 0)];
   found.alpha = static_cast<float>(mor.Number("alpha", -1e3, 1e3, 0.1));
   const bool top_k = mor.Choice("prefill_decide", {"router_threshold", "router_topk"}, 0) == 1;
   if (top_k) found.prefill_decide = DepthDecide::kRouterTopK;
@@ -59,11 +63,17 @@ RecursionConfig ReadRecursion(ConfigReader& config, const DecoderShape& shape) {
   found.expert_choice = mor.Choice("type", {"token", "expert"}, std::nullopt) == 1;
   if (mor.Choice("sharing", {"middle_cycle", "cycle", "sequence", "middle_sequence"}, 0) != 0)
     mor.Unimplemented("sharing", "a layout other than middle_cycle");
-  if (mor.Choice("router_type", {"linear", "mlp"}, 0) != 0)
-    mor.Unimplemented("router_type", "a router other than linear");
-  if (mor.Bool("kv_sharing", false)) mor.Unimplemented("kv_sharing", "sharing keys and values");
-  if (mor.Number("temp", 0.0, 1e6, 1.0) != 1.0)
-    mor.Unimplemented("temp", "a temperature other than 1");
+  const size_t router = mor.Choice("router_type", {"linear", "mlp", "wide_mlp"}, 0);
+  found.mlp_router = router == 1;
+  if (router == 2) mor.Unimplemented("router_type", "a router other than linear and mlp");
+  found.shares_kv = mor.Bool("kv_sharing", false);
+  if (found.shares_kv && found.expert_choice)
+    mor.Unimplemented("kv_sharing", "sharing between the layers of expert choice");
+  if (mor.Bool("update_cache", false))
+    mor.Unimplemented("update_cache", "keys and values that last for one call");
+  if (mor.Choice("gating", {"weighted", "unweighted"}, 0) != 0)
+    mor.Unimplemented("gating", "a recursion that is not weighted");
+  found.input_scale = static_cast<float>(1.0 / mor.Number("temp", 1e-3, 1e6, 1.0));
   found.num_recursion = mor.Int32("num_recursion", 1, kMaxLayers);
   if (found.expert_choice) {
     ReadExpertChoice(mor, found);
@@ -98,11 +108,20 @@ LayerGroupSpec RecursiveGroup(const DecoderShape& shape, const RecursionConfig& 
   group.name = "recursion";
   group.repeat.times = recursion.num_recursion;
   group.repeat.halting = HaltingKind::kChosenDepth;
+  if (recursion.shares_kv) group.repeat.kv = RepeatKv::kFirst;
+  const std::string router = name + ".mor_router.router";
   group.repeat.depth_router = RouterSpec{.score = recursion.score,
                                          .num_experts = recursion.num_recursion,
                                          .top_k = 1,
                                          .scale = recursion.alpha,
-                                         .weight = name + ".mor_router.router.weight"};
+                                         .weight = router + ".weight",
+                                         .input_scale = recursion.input_scale};
+  if (recursion.mlp_router) {  // util.py, MLPRouter
+    group.repeat.depth_router->weight = router + ".2.weight";
+    group.repeat.depth_router->hidden = 2 * shape.dim;
+    group.repeat.depth_router->hidden_weight = router + ".0.weight";
+    group.repeat.depth_router->hidden_activation = Activation::kGelu;
+  }
   if (recursion.balanced)
     group.repeat.depth_router->selection_bias = name + ".mor_router.router_bias";
   // The recursions' tensors are one tensor under several names: token choice ties them all.
@@ -120,13 +139,19 @@ LayerSpec ExpertChoiceLayer(const DecoderShape& shape, const RecursionConfig& co
     LayerSpec part = LlamaLayer(shape, absl::StrCat(name, ".block.", i));
     for (SublayerSpec& sublayer : part.sublayers) layer.sublayers.push_back(std::move(sublayer));
   }
-  layer.depth = DepthRouterSpec{.weight = name + ".mor_router.router.weight",
+  const std::string router = name + ".mor_router.router";
+  layer.depth = DepthRouterSpec{.weight = router + ".weight",
+                                .input_scale = config.input_scale,
                                 .gate = config.gate,
                                 .combine = DepthCombine::kPlusBlock,
                                 .prefill_decide = config.prefill_decide,
                                 .gate_scale = config.alpha,
                                 .nested = r > 0,
                                 .capacity = config.capacity[static_cast<size_t>(r)]};
+  if (config.mlp_router) {
+    layer.depth->weight = router + ".2.weight";
+    layer.depth->hidden = Linear(shape.dim, 2 * shape.dim, router + ".0", false);
+  }
   return layer;
 }
 

@@ -275,7 +275,10 @@ absl::Status CheckSublayer(const WeightStore& weights, const SublayerSpec& subla
 
 absl::Status CheckLayer(const WeightStore& weights, const LayerSpec& layer, int64_t dim) {
   if (layer.depth.has_value()) {
-    RETURN_IF_ERROR(CheckShape(weights, layer.depth->weight, {1, dim}));
+    const auto& hidden = layer.depth->hidden;
+    if (hidden.has_value()) RETURN_IF_ERROR(CheckProjection(weights, *hidden));
+    RETURN_IF_ERROR(
+        CheckShape(weights, layer.depth->weight, {1, hidden.has_value() ? hidden->out : dim}));
     RETURN_IF_ERROR(CheckVector(weights, layer.depth->bias, 1));
     for (const ProjectionSpec& part : layer.depth->predictor)
       RETURN_IF_ERROR(CheckProjection(weights, part));
@@ -294,6 +297,13 @@ absl::Status CheckRepeat(const WeightStore& weights, const LayerGroupSpec& group
     RETURN_IF_ERROR(CheckProjection(weights, repeat.gate->hidden));
     RETURN_IF_ERROR(CheckProjection(weights, repeat.gate->out));
   }
+  if (repeat.exit.has_value() && !repeat.exit->weight.empty()) {
+    RETURN_IF_ERROR(CheckShape(weights, repeat.exit->weight, {1, dim}));
+    RETURN_IF_ERROR(CheckVector(weights, repeat.exit->bias, 1));
+  }
+  if (repeat.signal.has_value() && !repeat.signal->step_weight.empty())
+    RETURN_IF_ERROR(CheckShape(weights, repeat.signal->step_weight, {repeat.times, dim}));
+  RETURN_IF_ERROR(CheckNorm(weights, repeat.norm, dim));
   return CheckNorm(weights, group.output_norm, dim);
 }
 

@@ -21,6 +21,20 @@ void Clip(const TensorView& x, float limit) {
   }
 }
 
+// The places of some of the placed rows.
+kernels::KvRows PartOf(const kernels::KvRows& all, const RowSet& chosen, Workspace& workspace) {
+  if (chosen.count == all.count) return all;
+  int32_t* part[4];
+  for (int32_t*& list : part) list = workspace.Take<int32_t>(chosen.count);
+  for (int32_t i = 0; i < chosen.count; ++i) {
+    part[0][i] = all.sequence[chosen[i]];
+    part[1][i] = all.slot[chosen[i]];
+    part[2][i] = all.begin[chosen[i]];
+    part[3][i] = all.end[chosen[i]];
+  }
+  return {part[0], part[1], part[2], part[3], chosen.count};
+}
+
 }  // namespace
 
 absl::StatusOr<std::optional<Attention::ExpertProjection>> Attention::LoadExperts(
@@ -92,15 +106,22 @@ absl::StatusOr<std::unique_ptr<Attention>> Attention::Load(const AttentionSpec& 
 void Attention::Forward(const BlockInput& input, ForwardContext& context) {
   const int32_t count = input.rows.count();
   Workspace::Scope scope(context.workspace);
-  const kernels::KvRows& rows =
-      context.placements.Place(input.kv.kv_class, context.batch, input.rows.origin, context.cache);
-  const Heads heads = Project(input, context);
-  Adapt(input, heads, context);
-  NormAndRotate(heads, input.rows, context.placements.Positions(input.kv.kv_class), context);
+  const RowSet& stored = input.stored == nullptr ? input.rows.origin : input.stored->origin;
+  const kernels::KvRows& places =
+      context.placements.Place(input.kv.kv_class, context.batch, stored, context.cache);
+  Heads heads;
+  if (count > 0) {
+    heads = Project(input, context);
+    Adapt(input, heads, context);
+    NormAndRotate(heads, input.rows, context.placements.Positions(input.kv.kv_class), context);
+  }
+  Store(input, heads, places, context);
+  if (count == 0) return;
+  const kernels::KvRows rows =
+      input.stored == nullptr ? places : PartOf(places, input.stored->running, context.workspace);
 
   const kernels::KvLayerView kv =
       context.cache.LayerView(input.kv.kv_class, input.kv.layer_in_class);
-  context.backend.AppendKv({.kv = kv, .rows = rows, .key = heads.k, .value = heads.v});
   const TensorView attended =
       context.workspace.TakeMatrix(count, int64_t{spec_.num_heads} * spec_.head_dim);
   context.backend.PagedAttention({.kv = kv,
@@ -119,6 +140,41 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
   adapters_.o.AddTo(attended, count, input.out, context);
   context.stats.AddFlops(input.rows.origin, DenseProjectionFlops() + adapters_.FlopsPerRow());
   context.stats.AddWeightBytes(qkv_.bytes() + v_.bytes() + o_.bytes() + adapters_.WeightBytes());
+}
+
+// Rows that stopped are stored as their last execution left them.
+void Attention::Store(const BlockInput& input,
+                      const Heads& heads,
+                      const kernels::KvRows& places,
+                      ForwardContext& context) {
+  const kernels::KvLayerView kv =
+      context.cache.LayerView(input.kv.kv_class, input.kv.layer_in_class);
+  const StoredRows* stored = input.stored;
+  if (stored == nullptr)
+    return context.backend.AppendKv({.kv = kv, .rows = places, .key = heads.k, .value = heads.v});
+  if (stored->kept.cols == 0) return;
+  const int64_t width = int64_t{spec_.num_kv_heads} * spec_.head_dim;
+  const auto keep = [&](const TensorView& from, int64_t column) {
+    context.backend.CombineDepth({.combine = DepthCombine::kOnlyBlock,
+                                  .gate = GateFunction::kOne,
+                                  .y = from,
+                                  .x = stored->kept.Columns(column, width),
+                                  .rows = stored->kept_running});
+  };
+  if (stored->running.count > 0) {
+    keep(heads.k, 0);
+    keep(heads.v, width);
+  }
+  Workspace::Scope scope(context.workspace);
+  TensorView kept = stored->kept;
+  if (stored->origin.count < kept.rows) {
+    kept = context.workspace.TakeMatrix(stored->origin.count, 2 * width);
+    context.backend.Gather(stored->kept, stored->kept_origin, kept);
+  }
+  context.backend.AppendKv({.kv = kv,
+                            .rows = places,
+                            .key = kept.Columns(0, width),
+                            .value = kept.Columns(width, width)});
 }
 
 Attention::Heads Attention::Project(const BlockInput& input, ForwardContext& context) {

@@ -23,6 +23,16 @@ struct SecondStream {
   kernels::TensorView kept;  // [rows, 2 * kv_width], keys | values
 };
 
+// Keys and values of more rows of the step than those that run.
+struct StoredRows {
+  kernels::RowSet origin;   // the rows that the KV layer has after this execution
+  kernels::RowSet running;  // those of them that run: indices into `origin`, ascending
+  // What each row of the step last computed, [rows, 2 * kv_width], keys | values, and the rows of
+  // it that `origin` and `running` stand for. Empty: nothing is stored, the KV layer has it all.
+  kernels::TensorView kept;
+  kernels::RowSet kept_origin, kept_running;
+};
+
 struct BlockInput {
   const Rows& rows;            // the residual stream (un-normed)
   kernels::TensorView normed;  // [count, dim]; rows.x itself without an input norm
@@ -33,7 +43,8 @@ struct BlockInput {
   kernels::TensorView out;
   bool accumulate = true;
   const SecondStream* second = nullptr;
-  kernels::TensorView second_normed;  // [second->fresh.count, dim]
+  const StoredRows* stored = nullptr;  // null: the rows that run are stored
+  kernels::TensorView second_normed;   // [second->fresh.count, dim]
 };
 
 class Block {

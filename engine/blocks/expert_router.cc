@@ -36,13 +36,22 @@ Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
                   context.workspace.Take<float>(int64_t{choices} * spec_.top_k), spec_.top_k};
   const kernels::TensorView logits = context.workspace.TakeMatrix(count, weight_.n);
   kernels::TensorView x = call.x;
+  if (spec_.input_scale != 1.0f) {
+    x = context.workspace.TakeMatrix(count, call.x.cols);
+    for (int32_t i = 0; i < count; ++i) {
+      const float* from = call.x.Row(i);
+      float* to = x.Row(i);
+      for (int64_t c = 0; c < x.cols; ++c) to[c] = spec_.input_scale * from[c];
+    }
+  }
   if (hidden_.n > 0) {
+    const kernels::TensorView read = x;
     x = context.workspace.TakeMatrix(count, hidden_.n);
-    context.backend.Linear({.x = call.x,
+    context.backend.Linear({.x = read,
                             .x_rows = rows,
                             .weight = &hidden_,
                             .bias = hidden_bias_.data(),
-                            .activation = Activation::kTanh,
+                            .activation = spec_.hidden_activation,
                             .out = x,
                             .out_rows = rows});
   }
@@ -110,7 +119,8 @@ void ExpertRouter::LimitChoices(const Routing& routing,
 int64_t ExpertRouter::WorkspaceBytes(int32_t max_rows) const {
   const int64_t choices = int64_t{max_rows} * groups_ * spec_.top_k;
   return 2 * Workspace::BytesFor(choices) + Workspace::BytesFor(int64_t{max_rows} * weight_.n) +
-         Workspace::BytesFor(int64_t{max_rows} * hidden_.n);
+         Workspace::BytesFor(int64_t{max_rows} * hidden_.n) +
+         (spec_.input_scale == 1.0f ? 0 : Workspace::BytesFor(int64_t{max_rows} * dim()));
 }
 
 }  // namespace sluice

@@ -46,6 +46,7 @@ class ExpertRouter {
   const RouterSpec& spec() const { return spec_; }
 
  private:
+  int64_t dim() const { return hidden_.n > 0 ? hidden_.k : weight_.k; }
   // Applies requests' experts_per_token: later choices become null experts.
   void LimitChoices(const Routing& routing, const Rows& rows, ForwardContext& context) const;
 

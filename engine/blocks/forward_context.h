@@ -24,6 +24,7 @@ struct RowRouting {
   float capacity = -1.0f;         // < 0: the trained rule
   int32_t experts_per_token = 0;  // 0: the model's own
   int32_t max_depth = 0;          // repeats of an adjustable group; 0: all
+  float exit_threshold = -1.0f;   // of ExitSpec and the halting gate; < 0: the model's own
   // Rows of equal cohort and position that a step runs together are mixed by Mixture of Tokens, in
   // the order of their slots; no two have the same slot. -1: the row is alone.
   int32_t cohort = -1;

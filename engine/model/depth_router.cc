@@ -34,6 +34,11 @@ absl::StatusOr<DepthRouter> DepthRouter::Load(const DepthRouterSpec& spec,
                                               WeightLoader& loader) {
   DepthRouter router;
   router.spec_ = spec;
+  if (spec.hidden.has_value()) {
+    ASSIGN_OR_RETURN(router.hidden_, loader.Matrix({*spec.hidden}, kernels::WeightFormat::kF32));
+    ASSIGN_OR_RETURN(router.hidden_bias_, loader.Biases({*spec.hidden}));
+    dim = spec.hidden->out;
+  }
   const ProjectionSpec projection{.in = dim, .out = 1, .weight = spec.weight, .bias = spec.bias};
   ASSIGN_OR_RETURN(router.router_, loader.Matrix({projection}, kernels::WeightFormat::kF32));
   ASSIGN_OR_RETURN(router.bias_, loader.Biases({projection}));
@@ -77,14 +82,7 @@ Selection DepthRouter::Select(const Rows& rows,
                               const uint8_t* candidates,
                               ForwardContext& context) const {
   const int32_t count = rows.count();
-  const RowSet all = AllRows(count);
-  float* scores = context.workspace.Take<float>(count);
-  context.backend.Linear({.x = rows.x,
-                          .x_rows = all,
-                          .weight = &router_,
-                          .bias = bias_.data(),
-                          .out = kernels::MatrixView(scores, count, 1),
-                          .out_rows = all});
+  float* scores = RouterScores(rows, context);
   const float* predicted = predictor_.empty() ? nullptr : PredictorScores(rows, context);
   float* deciding = context.workspace.Take<float>(count);
   float* thresholds = context.workspace.Take<float>(count);
@@ -124,6 +122,40 @@ Selection DepthRouter::Select(const Rows& rows,
   return {chosen, selected_scores, ScaleGates(selected_scores, num_selected)};
 }
 
+float* DepthRouter::RouterScores(const Rows& rows, ForwardContext& context) const {
+  const int32_t count = rows.count();
+  const RowSet all = AllRows(count);
+  float* scores = context.workspace.Take<float>(count);
+  Workspace::Scope scope(context.workspace);
+  TensorView x = rows.x;
+  if (spec_.input_scale != 1.0f) {
+    x = context.workspace.TakeMatrix(count, rows.x.cols);
+    for (int32_t i = 0; i < count; ++i) {
+      const float* from = rows.x.Row(i);
+      float* to = x.Row(i);
+      for (int64_t c = 0; c < x.cols; ++c) to[c] = spec_.input_scale * from[c];
+    }
+  }
+  if (hidden_.n > 0) {
+    const TensorView read = x;
+    x = context.workspace.TakeMatrix(count, hidden_.n);
+    context.backend.Linear({.x = read,
+                            .x_rows = all,
+                            .weight = &hidden_,
+                            .bias = hidden_bias_.data(),
+                            .activation = Activation::kGelu,
+                            .out = x,
+                            .out_rows = all});
+  }
+  context.backend.Linear({.x = x,
+                          .x_rows = all,
+                          .weight = &router_,
+                          .bias = bias_.data(),
+                          .out = kernels::MatrixView(scores, count, 1),
+                          .out_rows = all});
+  return scores;
+}
+
 // With a scale the scores become the gates themselves.
 GateFunction DepthRouter::ScaleGates(float* scores, int32_t count) const {
   if (spec_.gate_scale == 1.0f) return spec_.gate;
@@ -131,6 +163,7 @@ GateFunction DepthRouter::ScaleGates(float* scores, int32_t count) const {
     float gate = scores[i];
     if (spec_.gate == GateFunction::kSigmoid) gate = 1.0f / (1.0f + std::exp(-gate));
     if (spec_.gate == GateFunction::kOne) gate = 1.0f;
+    if (spec_.gate == GateFunction::kTanh) gate = std::tanh(gate);
     scores[i] = spec_.gate_scale * gate;
   }
   return GateFunction::kIdentity;
@@ -240,17 +273,20 @@ void DepthRouter::SoftmaxOverSelected(const Rows& rows,
 int64_t DepthRouter::WorkspaceBytes(int32_t max_rows) const {
   int64_t bytes = 6 * Workspace::BytesFor(max_rows);
   for (const auto& layer : predictor_) bytes += Workspace::BytesFor(max_rows * layer.n);
+  bytes += Workspace::BytesFor(max_rows * hidden_.n);
+  if (spec_.input_scale != 1.0f)
+    bytes += Workspace::BytesFor(max_rows * (hidden_.n > 0 ? hidden_.k : router_.k));
   return bytes;
 }
 
 double DepthRouter::FlopsPerRow() const {
-  double flops = 2.0 * static_cast<double>(router_.k);
+  double flops = 2.0 * static_cast<double>(router_.k + hidden_.n * hidden_.k);
   for (const auto& layer : predictor_) flops += 2.0 * static_cast<double>(layer.n * layer.k);
   return flops;
 }
 
 int64_t DepthRouter::NumParameters() const {
-  int64_t count = router_.n * router_.k + bias_.size;
+  int64_t count = router_.n * router_.k + bias_.size + hidden_.n * hidden_.k + hidden_bias_.size;
   for (size_t i = 0; i < predictor_.size(); ++i) {
     count += predictor_[i].n * predictor_[i].k + predictor_bias_[i].size;
   }
@@ -258,7 +294,7 @@ int64_t DepthRouter::NumParameters() const {
 }
 
 int64_t DepthRouter::WeightBytes() const {
-  int64_t bytes = router_.bytes();
+  int64_t bytes = router_.bytes() + hidden_.bytes();
   for (const auto& layer : predictor_) bytes += layer.bytes();
   return bytes;
 }

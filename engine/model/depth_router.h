@@ -30,6 +30,7 @@ class DepthRouter {
  private:
   float Threshold(const RowRouting& routing) const;
   DepthDecide Decide(const RowRouting& routing, bool is_prompt) const;
+  float* RouterScores(const Rows& rows, ForwardContext& context) const;
   float* PredictorScores(const Rows& rows, ForwardContext& context) const;
   bool TakesTopK(int32_t row, const Batch& batch) const;
   int32_t NumTaken(float capacity, int32_t rows) const;
@@ -45,8 +46,9 @@ class DepthRouter {
   GateFunction ScaleGates(float* scores, int32_t count) const;
 
   DepthRouterSpec spec_;
+  kernels::PackedMatrix hidden_;  // n == 0: a linear router
   kernels::PackedMatrix router_;
-  FloatVector bias_;
+  FloatVector hidden_bias_, bias_;
   std::vector<kernels::PackedMatrix> predictor_;
   std::vector<FloatVector> predictor_bias_;
 };

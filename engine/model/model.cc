@@ -75,10 +75,13 @@ void Model::RunGroup(
     const Rows live = pass.Enter(step);
     const int32_t first = group.first_instance + step * num_layers;
     for (Layer& layer : group.layers) {
-      const Execution at{step, first + layer.index_in_group, pass.second(), taken};
+      const Execution at{step, first + layer.index_in_group, pass.second(), pass.stored(), taken};
       if (at.instance < span.first || at.instance >= span.last) continue;
       if (may_stop) context.stats.CountRouted(at.instance, rows.origin, live.origin);
-      if (live.count() == 0 && at.second == nullptr) continue;  // nobody is left
+      if (context.observer != nullptr && group.repeat.halting != HaltingKind::kNone)
+        context.observer->OnSelection(at.instance, pass.Running());
+      // Nobody is left, and nobody's keys and values are wanted.
+      if (live.count() == 0 && at.second == nullptr && at.stored == nullptr) continue;
       RunLayer(layer, at, live, context);
       if (context.observer != nullptr && at.second == nullptr) {
         context.observer->OnHidden("layer", at.instance, live);
@@ -145,7 +148,7 @@ void Model::RunSublayers(Layer& layer,
                          const Rows& rows,
                          ForwardContext& context) {
   for (const Sublayer& sublayer : layer.sublayers) {
-    // Attention to a second stream stores its rows even when no row asks.
+    // Attention stores the rows of a second stream, or copies, even when no row asks.
     if (rows.count() == 0 && sublayer.kv.empty()) continue;
     RunSublayer(layer, sublayer, at, rows, context);
   }
@@ -171,11 +174,18 @@ void Model::RunSublayer(const Layer& layer,
                         ForwardContext& context) {
   Workspace::Scope scope(context.workspace);
   const int32_t count = rows.count();
+  StoredRows stored;
   BlockInput input{.rows = rows, .layer_instance = at.instance};
   if (!sublayer.kv.empty()) {
     input.kv = sublayer.kv[static_cast<size_t>(at.step)];
     input.second = at.second;
     if (at.second != nullptr) input.second_normed = NormedSecond(sublayer, *at.second, context);
+    if (at.stored != nullptr) {
+      stored = *at.stored;
+      if (stored.kept.cols > 0)
+        stored.kept = stored.kept.Columns(sublayer.kept_begin, sublayer.kept_width);
+      input.stored = &stored;
+    }
   }
   const int64_t dim = rows.x.cols;
   kernels::TensorView normed = rows.x;

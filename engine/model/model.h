@@ -66,6 +66,8 @@ class Model {
     std::unique_ptr<Block> block;
     float residual_scale = 1.0f;
     std::vector<KvLayer> kv;  // per repeat; empty when the block stores nothing
+    int64_t kept_begin = 0;   // its columns of StoredRows::kept
+    int64_t kept_width = 0;
   };
   struct Layer {
     std::optional<DepthRouter> depth;
@@ -84,6 +86,7 @@ class Model {
     int32_t step = 0;  // repeat of its group
     int32_t instance = 0;
     const SecondStream* second = nullptr;
+    const StoredRows* stored = nullptr;
     uint8_t* taken = nullptr;           // per row of the batch: took the last depth-routed layer
     const Selection* chosen = nullptr;  // of a routed layer: the rows it was given
   };

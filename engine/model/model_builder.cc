@@ -111,7 +111,7 @@ class ModelBuilder {
 
   absl::Status AddGroup(const LayerGroupSpec& spec) {
     ASSIGN_OR_RETURN(Recurrence recurrence,
-                     Recurrence::Load(spec, stack().embedding.dim, KvWidth(spec), loader_));
+                     Recurrence::Load(spec, stack().embedding.dim, KeptWidth(spec), loader_));
     Model::Group group(std::move(recurrence));
     group.repeat = spec.repeat;
     group.first_instance = static_cast<int32_t>(model_->instances_.size());
@@ -128,9 +128,10 @@ class ModelBuilder {
                                       .capacity = depth.has_value() ? depth->capacity : 1.0});
       }
     }
+    int64_t kept = 0;
     for (int32_t index = 0; index < num_layers; ++index) {
       ASSIGN_OR_RETURN(Model::Layer layer, MakeLayer(spec.layers[static_cast<size_t>(index)], group,
-                                                     index, num_layers));
+                                                     index, num_layers, kept));
       group.layers.push_back(std::move(layer));
     }
     Count(group.recurrence.NumParameters(), 1.0);
@@ -142,21 +143,26 @@ class ModelBuilder {
     return absl::OkStatus();
   }
 
-  // Of the group's first attention; stick-breaking groups have no other.
-  static int64_t KvWidth(const LayerGroupSpec& spec) {
+  // Keys and values of all attentions of a group that stores some again in later repeats.
+  static int64_t KeptWidth(const LayerGroupSpec& spec) {
+    if (spec.repeat.halting != HaltingKind::kStickBreaking && spec.repeat.kv != RepeatKv::kLatest)
+      return 0;
+    int64_t width = 0;
     for (const LayerSpec& layer : spec.layers) {
-      for (const SublayerSpec& sublayer : layer.sublayers) {
-        const auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
-        if (attention != nullptr) return int64_t{attention->num_kv_heads} * attention->head_dim;
-      }
+      for (const SublayerSpec& sublayer : layer.sublayers) width += KvWidth(sublayer.block);
     }
-    return 0;
+    return width;
+  }
+  static int64_t KvWidth(const BlockSpec& block) {
+    const auto* attention = std::get_if<AttentionSpec>(&block);
+    return attention == nullptr ? 0 : int64_t{2} * attention->num_kv_heads * attention->head_dim;
   }
 
   absl::StatusOr<Model::Layer> MakeLayer(const LayerSpec& spec,
                                          const Model::Group& group,
                                          int32_t index,
-                                         int32_t num_layers) {
+                                         int32_t num_layers,
+                                         int64_t& kept) {
     const int64_t dim = stack().embedding.dim;
     Model::Layer layer;
     layer.index_in_group = index;
@@ -172,9 +178,17 @@ class ModelBuilder {
       ASSIGN_OR_RETURN(Model::Sublayer sublayer, MakeSublayer(sublayer_spec, share));
       const std::optional<KvNeed> need = KvNeedOf(sublayer_spec.block, spec.depth);
       for (int32_t step = 0; need.has_value() && step < times; ++step) {
+        if (step > 0 && group.repeat.kv == RepeatKv::kFirst) {
+          sublayer.kv.push_back(sublayer.kv[0]);
+          continue;
+        }
         const int32_t instance = group.first_instance + step * num_layers + index;
-        sublayer.kv.push_back(AddKvLayer(*need, ChooseKvClass(*need, instance, step)));
+        sublayer.kv.push_back(
+            AddKvLayer(*need, ChooseKvClass(*need, group.repeat, instance, step)));
       }
+      sublayer.kept_begin = kept;
+      sublayer.kept_width = KvWidth(sublayer_spec.block);
+      kept += sublayer.kept_width;
       const Block& block = *sublayer.block;
       model_->dense_flops_per_row_ += block.FlopsPerRow(true) * times;
       model_->dense_flops_per_slot_ += block.FlopsPerSlot() * times;
@@ -271,10 +285,13 @@ class ModelBuilder {
     std::string name;
     bool routed = false;
   };
-  KvClassChoice ChooseKvClass(const KvNeed& need, int32_t instance, int32_t step) const {
+  KvClassChoice ChooseKvClass(const KvNeed& need,
+                              const RepeatSpec& repeat,
+                              int32_t instance,
+                              int32_t step) const {
     const LayerInstance& layer = model_->instances_[static_cast<size_t>(instance)];
     if (layer.routed) return {absl::StrCat("layer ", layer.label), true};
-    if (layer.may_stop && !need.second_stream) {
+    if (repeat.keys_may_miss() && !need.second_stream) {
       return {absl::StrCat("group ", model_->groups_.size(), " repeat ", step), true};
     }
     const char* where =

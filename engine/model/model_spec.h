@@ -73,9 +73,11 @@ struct RouterSpec {
   std::string weight;          // [num_experts + num_null_experts, dim]
   std::string bias;            // added to the logits; empty: none
   std::string selection_bias;  // added to the scores for the choice only; empty: none
-  // An MLP router (SUT): logits = W tanh(W1 x + b1), W1 [hidden, dim]. 0: linear.
+  // An MLP router (SUT): logits = W act(W1 x + b1), W1 [hidden, dim]. 0: linear.
   int64_t hidden = 0;
   std::string hidden_weight, hidden_bias;
+  Activation hidden_activation = Activation::kTanh;
+  float input_scale = 1.0f;  // of the rows that the router reads (Mixture-of-Recursions: 1 / temp)
   // Only experts of the best `top_groups` of `num_groups` equal groups can be chosen.
   int32_t num_groups = 1;
   int32_t top_groups = 1;
@@ -276,6 +278,8 @@ enum class DepthGatePlace : uint8_t { kMerge, kLastSublayer };
 struct DepthRouterSpec {
   std::string weight;                     // [1, dim]
   std::string bias;                       // [1]; empty: none
+  std::optional<ProjectionSpec> hidden;   // an MLP router: `weight` reads gelu(hidden(x))
+  float input_scale = 1.0f;               // of the rows that the router reads
   std::vector<ProjectionSpec> predictor;  // none, or 1-2 linear layers with SiLU between
   GateFunction gate = GateFunction::kSigmoid;
   // What g multiplies. kLastSublayer: the output of the layer's last block; the merge then takes 1.
@@ -313,7 +317,52 @@ struct LayerSpec {
 };
 
 // kChosenDepth: a router names the number of repeats before the first one (Mixture-of-Recursions).
-enum class HaltingKind : uint8_t { kNone, kAct, kStickBreaking, kConvergence, kChosenDepth };
+// kExitGate, kConvergence: decided after each repeat, kAct: before it (ExitSpec).
+enum class HaltingKind : uint8_t {
+  kNone,
+  kAct,
+  kStickBreaking,
+  kConvergence,
+  kChosenDepth,
+  kExitGate
+};
+
+// Which keys and values a repeat sees.
+//  kOwn         those of the rows that ran it;
+//  kLatest      also those of rows that stopped before it, as their last repeat left them;
+//  kComputeAll  its own of every row: a row that stopped goes on for them, its result does not;
+//  kFirst       in every repeat those of the first one, which every row runs.
+enum class RepeatKv : uint8_t { kOwn, kLatest, kComputeAll, kFirst };
+
+// How a row's result follows from its states s and the share u that each repeat has of it, from a
+// zero result r. kBasic is what tensor2tensor computes, `r * 1 - u`, kInterpolated what the paper's
+// listing says (Dehghani et al. 2018, arXiv 1807.03819, appendix C).
+//  kBasic s u + r - u;  kAccumulated s u + r;  kInterpolated s u + r (1 - u)
+enum class ActOutput : uint8_t { kBasic, kAccumulated, kInterpolated };
+
+// When a row stops. kExitGate: p = sigmoid(weight . state + bias) after each repeat; the first one
+// after which 1 - (1 - p_0)(1 - p_1)... reaches the threshold is the last (Ouro, Zhu et al. 2025,
+// arXiv 2510.25741); a threshold of 1 is never reached. kAct: p before each repeat, of the state
+// with its signal; the first after which p_0 + p_1 + ... exceeds the threshold is the last (Graves
+// 2016, arXiv 1603.08983). kConvergence: after the first repeat that moved the state by less than
+// the threshold, |s - before| / |s| (Huginn's latent-diff, of one token).
+struct ExitSpec {
+  std::string weight;  // [1, dim]; empty with kConvergence
+  std::string bias;    // [1]; empty: none
+  float threshold = 1.0f;
+  ActOutput output = ActOutput::kAccumulated;  // of kAct
+  bool operator==(const ExitSpec&) const = default;
+};
+
+// Added to the state before each repeat (Universal Transformer): sinusoids of the position, and
+// sinusoids or learned vectors of the repeat's number; sines in the first half of the columns,
+// cosines in the second, wave lengths 2 pi to 20000 pi.
+struct StepSignalSpec {
+  bool positions = true;
+  bool steps = true;
+  std::string step_weight;  // [times, dim] in place of the sinusoids of the number; empty: those
+  bool operator==(const StepSignalSpec&) const = default;
+};
 
 // The gate of kStickBreaking: out(gelu(hidden(h))) are two logits, continue and halt.
 struct HaltingGateSpec {
@@ -333,9 +382,20 @@ struct RepeatSpec {
   // kChosenDepth: num_experts == times, top_k == 1; choice e runs e + 1 repeats and its weight w
   // merges them: x = input + w state.
   std::optional<RouterSpec> depth_router;
+  std::optional<ExitSpec> exit;  // kAct, kConvergence, kExitGate
+  RepeatKv kv = RepeatKv::kOwn;
+  std::optional<StepSignalSpec> signal;
+  std::optional<NormSpec> norm;  // of the state after every repeat (Ouro)
   bool operator==(const RepeatSpec&) const = default;
 
-  bool rows_may_stop() const { return adjustable || halting != HaltingKind::kNone; }
+  bool exits() const { return exit.has_value(); }
+  // Whether a row may be missing in a repeat, and then whether its keys and values are.
+  bool rows_may_stop() const {
+    return adjustable || (halting != HaltingKind::kNone && kv != RepeatKv::kComputeAll);
+  }
+  bool keys_may_miss() const {
+    return kv != RepeatKv::kFirst && (adjustable || (rows_may_stop() && kv == RepeatKv::kOwn));
+  }
 };
 
 struct LayerGroupSpec {

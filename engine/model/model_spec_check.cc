@@ -60,6 +60,12 @@ absl::Status CheckTopK(const std::string& path, const DepthRouterSpec& depth) {
 
 absl::Status CheckDepth(const std::string& path, const DepthRouterSpec& depth, int64_t dim) {
   RETURN_IF_ERROR(CheckName(path, "weight", depth.weight));
+  RETURN_IF_ERROR(
+      CheckFloat(path, "input_scale", static_cast<double>(depth.input_scale), -1e6, 1e6));
+  if (depth.hidden.has_value()) {
+    RETURN_IF_ERROR(CheckRange(path + ".hidden", "out", depth.hidden->out, 1, kMaxDim));
+    RETURN_IF_ERROR(CheckDense(path + ".hidden", *depth.hidden, dim, depth.hidden->out));
+  }
   RETURN_IF_ERROR(CheckPredictor(path + ".predictor", depth, dim));
   RETURN_IF_ERROR(CheckFloat(path, "threshold", static_cast<double>(depth.threshold), 0.0, 1.0));
   RETURN_IF_ERROR(CheckTopK(path, depth));
@@ -106,7 +112,7 @@ absl::Status CheckLayer(const std::string& path, const LayerSpec& layer, int64_t
 
 // The sizes of a repeat; model_spec_repeat.cc says which parts may stand together.
 absl::Status CheckRepeat(const std::string& path, const LayerGroupSpec& group, int64_t dim) {
-  RETURN_IF_ERROR(CheckRepeatParts(path, group));
+  RETURN_IF_ERROR(CheckRepeatParts(path, group, dim));
   const RepeatSpec& repeat = group.repeat;
   if (repeat.injection.has_value())
     RETURN_IF_ERROR(CheckDense(path + ".injection", *repeat.injection, 2 * dim, dim));

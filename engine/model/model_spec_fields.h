@@ -28,7 +28,7 @@ SLUICE_ENUM_NAMES(ScoreFunction, {"softmax", "sigmoid", "softmax_over_top_k"});
 SLUICE_ENUM_NAMES(GroupScore, {"max", "top_two_sum"});
 SLUICE_ENUM_NAMES(RopeMix, {"by_rotations", "by_index"});
 SLUICE_ENUM_NAMES(ExpertEncoding, {"plain", "mxfp4"});
-SLUICE_ENUM_NAMES(GateFunction, {"identity", "sigmoid", "one"});
+SLUICE_ENUM_NAMES(GateFunction, {"identity", "sigmoid", "one", "tanh"});
 SLUICE_ENUM_NAMES(DepthCombine, {"scaled_update", "plus_block", "only_block"});
 SLUICE_ENUM_NAMES(MaskKind, {"causal", "full", "block_pattern"});
 SLUICE_ENUM_NAMES(KvSource, {"self", "encoder", "second_stream"});
@@ -36,7 +36,10 @@ SLUICE_ENUM_NAMES(DepthDecide, {"router_threshold", "predictor_threshold", "rout
 SLUICE_ENUM_NAMES(DepthKv, {"routed_only", "all_tokens", "zero_rows"});
 SLUICE_ENUM_NAMES(DepthPosition, {"absolute", "compact"});
 SLUICE_ENUM_NAMES(DepthGatePlace, {"merge", "last_sublayer"});
-SLUICE_ENUM_NAMES(HaltingKind, {"none", "act", "stick_breaking", "convergence", "chosen_depth"});
+SLUICE_ENUM_NAMES(HaltingKind,
+                  {"none", "act", "stick_breaking", "convergence", "chosen_depth", "exit_gate"});
+SLUICE_ENUM_NAMES(RepeatKv, {"own", "latest", "compute_all", "first"});
+SLUICE_ENUM_NAMES(ActOutput, {"basic", "accumulated", "interpolated"});
 SLUICE_ENUM_NAMES(StackRole, {"decoder", "encoder"});
 #undef SLUICE_ENUM_NAMES
 
@@ -86,6 +89,8 @@ void Fields(Visitor& visit, RouterSpec& spec) {
   visit("hidden", spec.hidden);
   visit("hidden_weight", spec.hidden_weight);
   visit("hidden_bias", spec.hidden_bias);
+  visit("hidden_activation", spec.hidden_activation);
+  visit("input_scale", spec.input_scale);
   visit("num_groups", spec.num_groups);
   visit("top_groups", spec.top_groups);
   visit("group_score", spec.group_score);
@@ -251,6 +256,8 @@ template <typename Visitor>
 void Fields(Visitor& visit, DepthRouterSpec& spec) {
   visit("weight", spec.weight);
   visit("bias", spec.bias);
+  visit("hidden", spec.hidden);
+  visit("input_scale", spec.input_scale);
   visit("predictor", spec.predictor);
   visit("gate", spec.gate);
   visit("gate_place", spec.gate_place);
@@ -285,6 +292,21 @@ void Fields(Visitor& visit, HaltingGateSpec& spec) {
 }
 
 template <typename Visitor>
+void Fields(Visitor& visit, ExitSpec& spec) {
+  visit("weight", spec.weight);
+  visit("bias", spec.bias);
+  visit("threshold", spec.threshold);
+  visit("output", spec.output);
+}
+
+template <typename Visitor>
+void Fields(Visitor& visit, StepSignalSpec& spec) {
+  visit("positions", spec.positions);
+  visit("steps", spec.steps);
+  visit("step_weight", spec.step_weight);
+}
+
+template <typename Visitor>
 void Fields(Visitor& visit, RepeatSpec& spec) {
   visit("times", spec.times);
   visit("halting", spec.halting);
@@ -292,6 +314,10 @@ void Fields(Visitor& visit, RepeatSpec& spec) {
   visit("injection", spec.injection);
   visit("gate", spec.gate);
   visit("depth_router", spec.depth_router);
+  visit("exit", spec.exit);
+  visit("kv", spec.kv);
+  visit("signal", spec.signal);
+  visit("norm", spec.norm);
 }
 
 template <typename Visitor>

@@ -10,6 +10,6 @@ namespace sluice {
 
 // `path` names the group's repeat. InvalidArgument for parts that contradict each other,
 // Unimplemented for what the loop does not run.
-absl::Status CheckRepeatParts(const std::string& path, const LayerGroupSpec& group);
+absl::Status CheckRepeatParts(const std::string& path, const LayerGroupSpec& group, int64_t dim);
 
 }  // namespace sluice

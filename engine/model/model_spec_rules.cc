@@ -95,6 +95,10 @@ absl::Status CheckRouter(const std::string& path, const RouterSpec& router) {
   if ((router.hidden > 0) == router.hidden_weight.empty() ||
       (router.hidden == 0 && !router.hidden_bias.empty()))
     return Invalid(path, "hidden_weight must be named exactly when there is a hidden layer");
+  if (router.hidden_activation == Activation::kClampedSwiglu)
+    return NotRun(path + ".hidden_activation", "clamped_swiglu outside of experts");
+  RETURN_IF_ERROR(
+      CheckFloat(path, "input_scale", static_cast<double>(router.input_scale), -1e6, 1e6));
   RETURN_IF_ERROR(CheckGroups(path, router));
   return CheckName(path, "weight", router.weight);
 }

@@ -14,12 +14,12 @@ using kernels::TensorView;
 
 absl::StatusOr<Recurrence> Recurrence::Load(const LayerGroupSpec& spec,
                                             int64_t dim,
-                                            int64_t kv_width,
+                                            int64_t kept_width,
                                             WeightLoader& loader) {
   Recurrence recurrence(spec);
   const RepeatSpec& repeat = spec.repeat;
   recurrence.dim_ = dim;
-  recurrence.kv_width_ = kv_width;
+  recurrence.kept_width_ = kept_width;
   if (repeat.injection.has_value()) {
     ASSIGN_OR_RETURN(recurrence.injection_, loader.Matrix(*repeat.injection));
     ASSIGN_OR_RETURN(recurrence.injection_bias_, loader.Biases({*repeat.injection}));
@@ -39,6 +39,11 @@ absl::StatusOr<Recurrence> Recurrence::Load(const LayerGroupSpec& spec,
   if (spec.output_norm.has_value()) {
     ASSIGN_OR_RETURN(recurrence.output_norm_, Norm::Load(*spec.output_norm, dim, loader));
   }
+  if (repeat.norm.has_value()) {
+    ASSIGN_OR_RETURN(recurrence.norm_, Norm::Load(*repeat.norm, dim, loader));
+  }
+  RETURN_IF_ERROR(recurrence.LoadExits(loader));
+  RETURN_IF_ERROR(recurrence.LoadSignal(loader));
   return recurrence;
 }
 
@@ -46,32 +51,39 @@ int64_t Recurrence::WorkspaceBytes(int32_t max_rows) const {
   const int64_t matrix = Workspace::BytesFor(max_rows * dim_);
   const int64_t list = Workspace::BytesFor(max_rows);
   int64_t bytes = 0;
-  if (spec_.rows_may_stop()) bytes += matrix + 2 * list;
+  if (spec_.rows_may_stop() || spec_.exits()) bytes += matrix + 2 * list;
   if (spec_.injection.has_value()) bytes += matrix + Workspace::BytesFor(2 * max_rows * dim_);
   if (depth_router_.has_value()) bytes += matrix + depth_router_->WorkspaceBytes(max_rows);
   if (spec_.halting == HaltingKind::kStickBreaking) {
-    bytes += 2 * matrix + 3 * list + Workspace::BytesFor(2 * max_rows * kv_width_) +
+    bytes += 2 * matrix + 3 * list + Workspace::BytesFor(max_rows * kept_width_) +
              Workspace::BytesFor(max_rows * gate_hidden_.n) + Workspace::BytesFor(2 * max_rows);
   }
-  return bytes;
+  // What is kept, and what the attentions take to store it and to find the rows that run.
+  if (spec_.kv == RepeatKv::kLatest)
+    bytes += 3 * list + 2 * Workspace::BytesFor(max_rows * kept_width_);
+  if (spec_.kv == RepeatKv::kLatest || spec_.kv == RepeatKv::kFirst) bytes += 4 * list;
+  return bytes + ExitBytes(max_rows);
 }
 
 double Recurrence::FlopsPerRow() const {
   return 2.0 * static_cast<double>(injection_.n * injection_.k + gate_hidden_.n * gate_hidden_.k +
-                                   gate_out_.n * gate_out_.k);
+                                   gate_out_.n * gate_out_.k + exit_.n * exit_.k);
 }
 
 int64_t Recurrence::NumParameters() const {
   int64_t count = injection_.n * injection_.k + gate_hidden_.n * gate_hidden_.k +
                   gate_out_.n * gate_out_.k + injection_bias_.size + gate_hidden_bias_.size +
-                  gate_out_bias_.size;
+                  gate_out_bias_.size + exit_.n * exit_.k + exit_bias_.size;
+  if (spec_.signal.has_value() && !spec_.signal->step_weight.empty())
+    count += static_cast<int64_t>(step_signal_.size());
+  if (norm_.has_value()) count += norm_->num_parameters();
   if (depth_router_.has_value()) count += depth_router_->num_parameters();
   if (output_norm_.has_value()) count += output_norm_->num_parameters();
   return count;
 }
 
 int64_t Recurrence::WeightBytes() const {
-  return injection_.bytes() + gate_hidden_.bytes() + gate_out_.bytes() +
+  return injection_.bytes() + gate_hidden_.bytes() + gate_out_.bytes() + exit_.bytes() +
          (depth_router_.has_value() ? depth_router_->weight_bytes() : 0);
 }
 
@@ -80,7 +92,7 @@ Recurrence::Pass::Pass(const Recurrence& recurrence, const Rows& rows, ForwardCo
   const RepeatSpec& spec = recurrence.spec_;
   const int32_t count = rows.count();
   num_live_ = count;
-  if (spec.rows_may_stop()) {
+  if (spec.rows_may_stop() || spec.exits()) {
     live_ = context.workspace.Take<int32_t>(count);
     origin_ = context.workspace.Take<int32_t>(count);
     packed_ = context.workspace.TakeMatrix(count, recurrence.dim_);
@@ -92,6 +104,16 @@ Recurrence::Pass::Pass(const Recurrence& recurrence, const Rows& rows, ForwardCo
   }
   if (spec.depth_router.has_value()) ChooseDepths();
   if (spec.halting == HaltingKind::kStickBreaking) BeginHalting();
+  if (spec.exits()) BeginExits();
+  if (spec.signal.has_value()) BeginSignal();
+  if (spec.kv == RepeatKv::kLatest) {
+    present_ = context.workspace.Take<int32_t>(count);
+    present_origin_ = context.workspace.Take<int32_t>(count);
+    running_ = context.workspace.Take<int32_t>(count);
+    stored_.kept = context.workspace.TakeMatrix(count, recurrence.kept_width_);
+    for (int32_t i = 0; i < count; ++i) present_[i] = i;
+    num_present_ = count;
+  }
 }
 
 void Recurrence::Pass::ChooseDepths() {
@@ -99,31 +121,75 @@ void Recurrence::Pass::ChooseDepths() {
       recurrence_.depth_router_->Route({.x = rows_.x, .rows = &rows_, .record = false}, context_);
 }
 
-// Who goes on; for everything but stick-breaking, whose gate decides. Monotone in `step`.
-bool Recurrence::Pass::Stays(int32_t row, int32_t step) const {
-  if (depth_.experts != nullptr && depth_.experts[row] < step) return false;
+bool Recurrence::Pass::Asked(int32_t row, int32_t step) const {
   const int32_t asked = context_.batch.routing[static_cast<size_t>(rows_.origin[row])].max_depth;
   return !recurrence_.spec_.adjustable || asked == 0 || step < asked;
 }
 
+// Who goes on; for everything but stick-breaking, whose gate decides. Monotone in `step`.
+bool Recurrence::Pass::Stays(int32_t row, int32_t step) const {
+  if (depth_.experts != nullptr && depth_.experts[row] < step) return false;
+  const bool leaves = exits_ && recurrence_.spec_.kv != RepeatKv::kComputeAll;
+  return !(leaves && exited_[row] != 0) && Asked(row, step);
+}
+
+// Finds the rows of this repeat and returns their states.
+TensorView Recurrence::Pass::SelectLive(int32_t step) {
+  if (halts_) {
+    Halt(step);
+  } else {
+    num_live_ = static_cast<int32_t>(
+        std::remove_if(live_, live_ + num_live_, [&](int32_t row) { return !Stays(row, step); }) -
+        live_);
+  }
+  for (int32_t i = 0; i < num_live_; ++i) origin_[i] = rows_.origin[live_[i]];
+  if (num_live_ == rows_.count()) return stream_;
+  const TensorView x = packed_.Rows(0, num_live_);
+  if (num_live_ > 0) context_.backend.Gather(stream_, {live_, num_live_, nullptr}, x);
+  return x;
+}
+
+void Recurrence::Pass::SelectStored(int32_t step) {
+  const RepeatKv kv = recurrence_.spec_.kv;
+  const RowSet live = live_ != nullptr ? RowSet{live_, num_live_, nullptr} : AllRows(num_live_);
+  if (kv == RepeatKv::kFirst) {  // the first repeat stores as ever
+    stores_ = step > 0 && num_live_ > 0;
+    stored_.origin = rows_.origin;
+    stored_.running = live;
+    return;
+  }
+  // Nobody can be missing when nobody exits.
+  if (kv != RepeatKv::kLatest || !exits_) return;
+  num_present_ =
+      static_cast<int32_t>(std::remove_if(present_, present_ + num_present_,
+                                          [&](int32_t row) { return !Asked(row, step); }) -
+                           present_);
+  int32_t found = 0;
+  for (int32_t i = 0; i < num_present_; ++i) {
+    present_origin_[i] = rows_.origin[present_[i]];
+    if (found < num_live_ && live[found] == present_[i]) running_[found++] = i;
+  }
+  stores_ = num_present_ > 0;
+  stored_.origin = {present_origin_, num_present_, nullptr};
+  stored_.running = {running_, num_live_, nullptr};
+  stored_.kept_origin = {present_, num_present_, nullptr};
+  stored_.kept_running = live;
+}
+
 Rows Recurrence::Pass::Enter(int32_t step) {
+  step_ = step;
   Rows live{stream_, rows_.origin};
   if (live_ != nullptr) {
-    if (halts_) {
-      Halt(step);
-    } else {
-      num_live_ = static_cast<int32_t>(
-          std::remove_if(live_, live_ + num_live_, [&](int32_t row) { return !Stays(row, step); }) -
-          live_);
-    }
-    for (int32_t i = 0; i < num_live_; ++i) origin_[i] = rows_.origin[live_[i]];
+    live.x = SelectLive(step);
     live.origin = {origin_, num_live_, nullptr};
-    if (num_live_ < rows_.count()) {
-      live.x = packed_.Rows(0, num_live_);
-      if (num_live_ > 0) context_.backend.Gather(stream_, {live_, num_live_, nullptr}, live.x);
-    }
   }
-  if (recurrence_.spec_.injection.has_value() && num_live_ > 0) Inject(step, live);
+  SelectStored(step);
+  taken_ = live;
+  if (num_live_ == 0) return live;
+  if (recurrence_.spec_.signal.has_value()) AddSignal(step, live);
+  if (exits_ && recurrence_.spec_.halting == HaltingKind::kConvergence) RememberState(step, live);
+  if (recurrence_.spec_.injection.has_value()) Inject(step, live);
+  if (recurrence_.spec_.halting == HaltingKind::kAct) Ponder(live);
   return live;
 }
 
@@ -153,6 +219,23 @@ void Recurrence::Pass::Inject(int32_t step, const Rows& live) {
 }
 
 void Recurrence::Pass::Leave() {
+  if (num_live_ > 0) {
+    if (recurrence_.norm_.has_value()) {
+      recurrence_.norm_->Apply(taken_.x, taken_.x, num_live_, 0, context_.backend);
+    }
+    if (exits_) {
+      switch (recurrence_.spec_.halting) {
+        case HaltingKind::kAct:
+          MixResult(taken_);
+          break;
+        case HaltingKind::kExitGate:
+          PassGate(taken_);
+          break;
+        default:
+          CompareStates(taken_);
+      }
+    }
+  }
   if (live_ != nullptr && num_live_ > 0 && num_live_ < rows_.count()) {
     context_.backend.CombineDepth({.combine = DepthCombine::kOnlyBlock,
                                    .gate = GateFunction::kOne,
@@ -165,6 +248,7 @@ void Recurrence::Pass::Leave() {
 
 void Recurrence::Pass::Finish() {
   const int32_t count = rows_.count();
+  if (exits_) TakeResults();
   if (depth_.weights != nullptr) {
     // token_choice_router.py: a row that ends at depth e is x_0 + p_e Block(x_e).
     context_.backend.CombineDepth({.combine = DepthCombine::kPlusBlock,
@@ -197,7 +281,7 @@ void Recurrence::Pass::BeginHalting() {
   }
   second_.rows = rows_;
   second_.fresh = {fresh_, count, nullptr};
-  second_.kept = context_.workspace.TakeMatrix(count, 2 * recurrence_.kv_width_);
+  second_.kept = context_.workspace.TakeMatrix(count, recurrence_.kept_width_);
 }
 
 // Stick-breaking in log space (shawntan/SUT, halting.py, ACTWrapper): with the gate's two log
@@ -243,7 +327,8 @@ void Recurrence::Pass::Halt(int32_t step) {
     for (int64_t c = 0; c < recurrence_.dim_; ++c) sum[c] += p * h[c];
     remaining_[row] = std::exp(log_never_[row]);
     // Not "<": a row that is not a number halts, which ends it.
-    if (remaining_[row] >= 1.0f - recurrence_.spec_.gate->threshold) live_[kept++] = row;
+    const float threshold = ThresholdOf(row, recurrence_.spec_.gate->threshold);
+    if (remaining_[row] >= 1.0f - threshold) live_[kept++] = row;
   }
   num_live_ = kept;
 }

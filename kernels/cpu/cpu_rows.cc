@@ -17,6 +17,8 @@ float Gate(GateFunction gate, float score) {
       return 1.0f / (1.0f + std::exp(-score));
     case GateFunction::kOne:
       return 1.0f;
+    case GateFunction::kTanh:
+      return std::tanh(score);
   }
   return 1.0f;
 }

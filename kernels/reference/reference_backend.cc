@@ -154,6 +154,7 @@ void ReferenceBackend::CombineDepth(const DepthCombineArgs& args) {
     double gate = 1.0;
     if (args.gate == GateFunction::kIdentity) gate = static_cast<double>(args.scores[i]);
     if (args.gate == GateFunction::kSigmoid) gate = Sigmoid(static_cast<double>(args.scores[i]));
+    if (args.gate == GateFunction::kTanh) gate = std::tanh(static_cast<double>(args.scores[i]));
     float* x = args.x.Row(args.rows[i]);
     const float* y = args.y.Row(i);
     for (int64_t c = 0; c < args.x.cols; ++c) {

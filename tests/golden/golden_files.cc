@@ -16,6 +16,7 @@
 #include "engine/weights/safetensors.h"
 #include "tests/golden/served_mod.h"
 #include "tests/golden/served_mot.h"
+#include "tests/golden/served_recurrent.h"
 
 namespace sluice {
 namespace {
@@ -52,13 +53,43 @@ absl::StatusOr<json> MoeutConfig(const json& golden) {
   return config;
 }
 
-// The config that the server reads, from the config of a fixture of `family`.
+// The config that the server reads, from the config of a fixture of `family`, and what else
+// differs.
 struct ServedForm {
   const char* family;
   absl::StatusOr<json> (*convert)(const json& golden);
+  void (*rename)(const json& golden, ExpectedTensors& expected) = nullptr;
+  // Of a folder that holds one layer (kind "layer").
+  ExpectedTensors (*layer_weights)(const ExpectedTensors& layer, const ExpectedTensor& x) = nullptr;
 };
 constexpr ServedForm kServedForms[] = {
-    {"moeut", MoeutConfig}, {"mod", ServedModConfig}, {"mot", ServedMotConfig}};
+    {"moeut", MoeutConfig},
+    {"mod", ServedModConfig},
+    {"mot", ServedMotConfig},
+    {"huginn", ServedHuginnConfig, RenameHuginn},
+    {"mor", ServedRecursionsConfig, RenameRecursions},
+    {"sut", ServedSparseUniversalConfig, RenameSparseUniversal, OriginalLayerWeights},
+};
+
+struct GoldenFolder {
+  json config;
+  const ServedForm* form = nullptr;
+  bool layer = false;
+};
+
+absl::StatusOr<GoldenFolder> ReadFolder(const std::string& directory) {
+  GoldenFolder folder;
+  ASSIGN_OR_RETURN(folder.config, ReadJsonFile(directory + "/config.json", 1 << 20, JsonLimits()));
+  ASSIGN_OR_RETURN(const std::string family, ReadString(folder.config, "family"));
+  ASSIGN_OR_RETURN(const std::string kind, ReadString(folder.config, "kind", ""));
+  folder.layer = kind == "layer";
+  for (const ServedForm& form : kServedForms) {
+    if (family == form.family && (!folder.layer || form.layer_weights != nullptr))
+      folder.form = &form;
+  }
+  if (folder.form != nullptr) return folder;
+  return absl::UnimplementedError(directory + "/config.json: no served form of this family");
+}
 
 absl::Status ReadLongs(const ModelFile& file,
                        int64_t offset,
@@ -119,24 +150,50 @@ ScratchDirectory::~ScratchDirectory() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-absl::Status WriteServedModel(const std::string& golden_directory, const std::string& out) {
-  ASSIGN_OR_RETURN(const json golden,
-                   ReadJsonFile(golden_directory + "/config.json", 1 << 20, JsonLimits()));
-  ASSIGN_OR_RETURN(const std::string family, ReadString(golden, "family"));
-  const auto form =
-      std::find_if(std::begin(kServedForms), std::end(kServedForms),
-                   [&family](const ServedForm& candidate) { return family == candidate.family; });
-  if (form == std::end(kServedForms)) {
-    return absl::UnimplementedError(golden_directory +
-                                    "/config.json: no served form of this family");
+absl::Status RenameExpected(const std::string& golden_directory, ExpectedTensors& expected) {
+  ASSIGN_OR_RETURN(const GoldenFolder folder, ReadFolder(golden_directory));
+  if (folder.form->rename != nullptr) folder.form->rename(folder.config, expected);
+  return absl::OkStatus();
+}
+
+void WriteSafetensors(const ExpectedTensors& tensors, const std::string& path) {
+  json header = json::object();
+  size_t end = 0;
+  for (const auto& [name, tensor] : tensors) {
+    const size_t begin = end;
+    end += 4 * tensor.floats.size();
+    header[name] = {{"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {begin, end}}};
   }
-  const absl::StatusOr<json> config = form->convert(golden);
+  const std::string text = header.dump();
+  const uint64_t size = text.size();
+  std::ofstream out(path, std::ios::binary);
+  out.write(reinterpret_cast<const char*>(&size), 8) << text;
+  for (const auto& [name, tensor] : tensors) {
+    out.write(reinterpret_cast<const char*>(tensor.floats.data()),
+              static_cast<std::streamsize>(4 * tensor.floats.size()));
+  }
+}
+
+absl::Status WriteServedModel(const std::string& golden_directory, const std::string& out) {
+  ASSIGN_OR_RETURN(const GoldenFolder folder, ReadFolder(golden_directory));
+  const absl::StatusOr<json> config = folder.form->convert(folder.config);
   if (!config.ok()) {
     return absl::Status(
         config.status().code(),
         absl::StrCat(golden_directory, "/config.json: ", config.status().message()));
   }
   std::ofstream(out + "/config.json") << config->dump(1);
+  if (folder.layer) {
+    ASSIGN_OR_RETURN(const ExpectedTensors layer,
+                     ReadExpected(golden_directory, "weights.safetensors"));
+    ASSIGN_OR_RETURN(const ExpectedTensors expected,
+                     ReadExpected(golden_directory, "expected.safetensors"));
+    const auto x = expected.find("x");
+    if (x == expected.end() || x->second.shape.size() != 3)
+      return absl::InvalidArgumentError(golden_directory + "/expected.safetensors: no rows x");
+    WriteSafetensors(folder.form->layer_weights(layer, x->second), out + "/model.safetensors");
+    return absl::OkStatus();
+  }
   std::error_code error;
   std::filesystem::copy_file(golden_directory + "/weights.safetensors", out + "/model.safetensors",
                              error);

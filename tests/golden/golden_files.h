@@ -44,5 +44,9 @@ class ScratchDirectory {
 // key names, in the form the server reads. Unimplemented for a format that has no such form,
 // InvalidArgument or NotFound for a broken folder.
 absl::Status WriteServedModel(const std::string& golden_directory, const std::string& out);
+// Gives the expected tensors of such a folder the names that golden_check compares.
+absl::Status RenameExpected(const std::string& golden_directory, ExpectedTensors& expected);
+
+void WriteSafetensors(const ExpectedTensors& tensors, const std::string& path);
 
 }  // namespace sluice

@@ -150,8 +150,8 @@ TEST_P(RowOpsTest, CombineDepthMatchesReference) {
   Matrix y = RandomMatrix(3, 21, 12);
   for (DepthCombine combine :
        {DepthCombine::kScaledUpdate, DepthCombine::kPlusBlock, DepthCombine::kOnlyBlock}) {
-    for (GateFunction gate :
-         {GateFunction::kIdentity, GateFunction::kSigmoid, GateFunction::kOne}) {
+    for (GateFunction gate : {GateFunction::kIdentity, GateFunction::kSigmoid, GateFunction::kOne,
+                              GateFunction::kTanh}) {
       Compare(RandomMatrix(6, 21, 13), [&](Backend& backend, TensorView x) {
         backend.CombineDepth({combine, gate, y.View(), scores, x, {rows, 3}});
       });

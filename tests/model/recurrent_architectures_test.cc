@@ -6,7 +6,7 @@
 #include "engine/architectures/architectures.h"
 #include "engine/model/model_spec.h"
 #include "gmock/gmock.h"
-#include "tests/model/spec_stores.h"
+#include "tests/model/recurrent_families.h"
 
 namespace sluice::testing {
 namespace {
@@ -14,172 +14,6 @@ namespace {
 using nlohmann::json;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-json HuginnConfig() {
-  return {{"model_type", "huginn_raven"},
-          {"vocab_size", 30},
-          {"padding_multiple", 16},
-          {"n_embd", 24},
-          {"n_heads", 3},
-          {"intermediate_size", 20},
-          {"n_layers_in_prelude", 1},
-          {"n_layers_in_recurrent_block", 2},
-          {"n_layers_in_coda", 1},
-          {"mean_recurrence", 3},
-          {"block_size", 64},
-          {"rope_base", 50000},
-          {"norm_eps", 1e-6},
-          {"qk_bias", true},
-          {"tie_embeddings", true},
-          {"init_values", {{"embed_scale", 4.5}, {"std", 0.1}}},
-          {"state_init", "like-init"},
-          {"injection_type", "linear"},
-          {"eos_token_id", 0}};
-}
-
-ShapeStore HuginnWeights() {
-  ShapeStore store;
-  store.Add("transformer.wte.weight", {32, 24});
-  store.Add("transformer.adapter.weight", {24, 48});
-  store.Add("transformer.ln_f.weight", {24});
-  for (const char* block : {"prelude.0", "core_block.0", "core_block.1", "coda.0"}) {
-    const std::string name = absl::StrCat("transformer.", block);
-    for (int i = 1; i <= 4; ++i) store.Add(absl::StrCat(name, ".norm_", i, ".weight"), {24});
-    store.Add(name + ".attn.Wqkv.weight", {72, 24});
-    store.Add(name + ".attn.qk_bias", {2, 1, 3, 8});
-    store.Add(name + ".attn.proj.weight", {24, 24});
-    store.Add(name + ".mlp.fc.weight", {40, 24});
-    store.Add(name + ".mlp.proj.weight", {24, 20});
-  }
-  return store;
-}
-
-json RecursionsConfig() {
-  return {{"model_type", "mor"},
-          {"vocab_size", 32},
-          {"hidden_size", 24},
-          {"num_attention_heads", 3},
-          {"intermediate_size", 20},
-          {"num_hidden_layers", 6},
-          {"tie_word_embeddings", true},
-          {"mor",
-           {{"type", "token"},
-            {"num_recursion", 2},
-            {"sharing", "middle_cycle"},
-            {"router_type", "linear"},
-            {"router_func", "softmax"},
-            {"alpha", 1.0},
-            {"temp", 1.0},
-            {"kv_sharing", false},
-            {"balancing", "loss"}}}};
-}
-
-ShapeStore LlamaLayers(const std::vector<std::string>& layers) {
-  ShapeStore store;
-  store.Add("model.embed_tokens.weight", {32, 24});
-  store.Add("model.norm.weight", {24});
-  for (const std::string& layer : layers) {
-    const std::string name = absl::StrCat("model.layers.", layer);
-    store.Add(name + ".input_layernorm.weight", {24});
-    store.Add(name + ".post_attention_layernorm.weight", {24});
-    for (const char* part : {"q", "k", "v", "o"})
-      store.Add(absl::StrCat(name, ".self_attn.", part, "_proj.weight"), {24, 24});
-    store.Add(name + ".mlp.gate_proj.weight", {20, 24});
-    store.Add(name + ".mlp.up_proj.weight", {20, 24});
-    store.Add(name + ".mlp.down_proj.weight", {24, 20});
-  }
-  return store;
-}
-
-ShapeStore RecursionsWeights() {
-  ShapeStore store = LlamaLayers({"0", "1.block_list.0.0", "1.block_list.0.1", "2"});
-  store.Add("model.layers.1.mor_router.router.weight", {2, 24});
-  return store;
-}
-
-json ExpertChoiceConfig() {
-  json config = RecursionsConfig();
-  config["mor"] = {{"type", "expert"}, {"num_recursion", 2},     {"router_func", "sigmoid"},
-                   {"alpha", 0.1},     {"capacity", {1.0, 0.5}}, {"prefill_decide", "router_topk"}};
-  return config;
-}
-
-ShapeStore ExpertChoiceWeights() {
-  ShapeStore store = LlamaLayers({"0", "1.block.0", "1.block.1", "2.block.0", "2.block.1", "3"});
-  for (const char* layer : {"1", "2"})
-    store.Add(absl::StrCat("model.layers.", layer, ".mor_router.router.weight"), {1, 24});
-  return store;
-}
-
-json SparseUniversalConfig() {
-  return {{"model_type", "sut"},
-          {"vocab_size", 32},
-          {"hidden_size", 24},
-          {"num_hidden_layers", 4},
-          {"head_dim", 8},
-          {"attention_expert_size", 16},
-          {"num_attention_experts", 3},
-          {"num_attention_experts_per_tok", 2},
-          {"num_experts", 5},
-          {"num_experts_per_tok", 2},
-          {"moe_intermediate_size", 20},
-          {"max_relative_positions", 6},
-          {"pre_norm", false},
-          {"norm_input", true},
-          {"halting", "stick_breaking"},
-          {"halting_threshold", 0.999},
-          {"hidden_act", "relu"},
-          {"scale_query_only", false}};
-}
-
-ShapeStore SparseUniversalWeights() {
-  ShapeStore store;
-  store.Add("embedding.weight", {32, 24});
-  store.Add("output.weight", {32, 24});
-  store.Add("output.bias", {32});
-  const std::string layer = "unique_layers.0.";
-  store.Add(layer + "_gate.0.weight", {24, 24});
-  store.Add(layer + "_gate.0.bias", {24});
-  store.Add(layer + "_gate.3.weight", {2, 24});
-  for (const char* norm : {"mod.final_layer_norm", "mod.self_attn_layer_norm"}) {
-    store.Add(absl::StrCat(layer, norm, ".weight"), {24});
-    store.Add(absl::StrCat(layer, norm, ".bias"), {24});
-  }
-  const std::string attention = layer + "mod.self_attn.";
-  store.Add(attention + "k_proj.weight", {16, 24});
-  store.Add(attention + "v_proj.weight", {16, 24});
-  store.Add(attention + "q_proj.experts.w", {3, 24, 16});
-  store.Add(attention + "q_proj.output_experts.w", {3, 16, 24});
-  store.Add(attention + "q_proj.w_gate.0.weight", {24, 24});
-  store.Add(attention + "q_proj.w_gate.0.bias", {24});
-  store.Add(attention + "q_proj.w_gate.3.weight", {3, 24});
-  store.Add(attention + "rel_pos_emb", {2, 8, 13});
-  const std::string ffn = layer + "mod.moe.";
-  store.Add(ffn + "experts.w", {5, 24, 20});
-  store.Add(ffn + "experts.b", {5, 20});
-  store.Add(ffn + "output_experts.w", {5, 20, 24});
-  store.Add(ffn + "output_experts.b", {5, 24});
-  store.Add(ffn + "w_gate.0.weight", {24, 24});
-  store.Add(ffn + "w_gate.0.bias", {24});
-  store.Add(ffn + "w_gate.3.weight", {5, 24});
-  return store;
-}
-
-struct Family {
-  const char* name;
-  json config;
-  ShapeStore weights;
-};
-
-const std::vector<Family>& Families() {
-  static const std::vector<Family> families = {
-      {"huginn", HuginnConfig(), HuginnWeights()},
-      {"mor", RecursionsConfig(), RecursionsWeights()},
-      {"mor-expert", ExpertChoiceConfig(), ExpertChoiceWeights()},
-      {"sut", SparseUniversalConfig(), SparseUniversalWeights()},
-  };
-  return families;
-}
 
 const Family& FamilyOf(const std::string& name) {
   for (const Family& family : Families()) {
@@ -254,14 +88,71 @@ const BadConfig kBadConfigs[] = {
     {"huginn", "/mlp_class_name", "BaseMLP", "'mlp_class_name'"},
     {"huginn", "/nonlin_name", "ReLU2", "'nonlin_name'"},
     {"huginn", "/eos_token_id", 32, "'eos_token_id'"},
+    {"huginn", "/exit_criterion", "entropy-diff", "'exit_criterion'"},
+    {"huginn", "/exit_criterion", "kl", "'exit_criterion'"},
+    {"huginn", "/exit_criterion", "luck", "'exit_criterion' must be one of"},
+    {"huginn", "/exit_criterion", 1, "'exit_criterion' must be"},
+    {"huginn", "/exit_threshold", -0.1, "'exit_threshold'"},
+    {"huginn", "/exit_threshold", 1.5, "'exit_threshold'"},
+    {"huginn", "/exit_threshold", "x", "'exit_threshold'"},
+    {"huginn", "/halted_kv", "ring", "'halted_kv'"},
+    {"huginn", "/halted_kv", "skip", "'halted_kv' must be one of"},
+    {"ouro", "/total_ut_steps", 0, "'total_ut_steps'"},
+    {"ouro", "/total_ut_steps", -4, "'total_ut_steps'"},
+    {"ouro", "/total_ut_steps", 4'096, "number of layers executed"},
+    {"ouro", "/total_ut_steps", 1e9, "'total_ut_steps'"},
+    {"ouro", "/total_ut_steps", "4", "'total_ut_steps' must be an integer"},
+    {"ouro", "/early_exit_threshold", 1.01, "'early_exit_threshold'"},
+    {"ouro", "/early_exit_threshold", -1, "'early_exit_threshold'"},
+    {"ouro", "/early_exit_threshold", "high", "'early_exit_threshold'"},
+    {"ouro", "/early_exit_step", 2, "'early_exit_step'"},
+    {"ouro", "/use_weighted_exit", true, "'use_weighted_exit'"},
+    {"ouro", "/use_weighted_exit", 1, "'use_weighted_exit' must be true or false"},
+    {"ouro", "/attention_bias", true, "'attention_bias'"},
+    {"ouro", "/halted_kv", "ring", "'halted_kv'"},
+    {"ouro", "/halted_kv", "all", "'halted_kv' must be one of"},
+    {"ouro", "/layer_types", json::array({"full_attention"}), "'layer_types' must be a list"},
+    {"ouro", "/sliding_window", 0, "'sliding_window'"},
+    {"ouro", "/sliding_window", kRemoved, "'sliding_window' is missing"},
+    {"ouro", "/num_hidden_layers", 3, "'layer_types' must be a list"},
+    {"ouro", "/hidden_size", 25, "'num_attention_heads' must divide"},
+    {"universal", "/vocab_size", 0, "'vocab_size'"},
+    {"universal", "/hidden_size", 1, "'hidden_size'"},
+    {"universal", "/hidden_size", 25, "'num_attention_heads' must divide"},
+    {"universal", "/intermediate_size", 21, "up_proj.bias' has shape [20], expected [21]"},
+    {"universal", "/num_inrecurrence_layers", 0, "'num_inrecurrence_layers'"},
+    {"universal", "/num_inrecurrence_layers", 2, "tensor 'model.layers.1."},
+    {"universal", "/act_max_steps", kRemoved, "'act_max_steps' is missing"},
+    {"universal", "/act_max_steps", 0, "'act_max_steps'"},
+    {"universal", "/act_max_steps", 4, "step_signal.weight' has shape [3, 24], expected [4, 24]"},
+    {"universal", "/act_max_steps", 5'000, "'act_max_steps'"},
+    {"universal", "/act_type", "global", "'act_type'"},
+    {"universal", "/act_type", "random", "'act_type'"},
+    {"universal", "/act_type", "mean", "'act_type' must be one of"},
+    {"universal", "/act_epsilon", -0.1, "'act_epsilon'"},
+    {"universal", "/act_epsilon", 2, "'act_epsilon'"},
+    {"universal", "/step_signal", "cosine", "'step_signal' must be one of"},
+    {"universal", "/position_signal", 1, "'position_signal' must be true or false"},
+    {"universal", "/halted_kv", "ring", "'halted_kv'"},
+    {"universal", "/halted_kv", 3, "'halted_kv' must be"},
+    {"universal", "/hidden_act", "step", "'hidden_act'"},
+    {"universal", "/recurrence_type", "lstm", "'recurrence_type'"},
+    {"universal", "/add_or_concat_timing_signal", "concat", "'add_or_concat_timing_signal'"},
+    {"universal", "/transformer_ffn_type", "sepconv", "'transformer_ffn_type'"},
+    {"universal", "/add_sru", true, "'add_sru'"},
+    {"universal", "/embedding_scale", 1e9, "'embedding_scale'"},
+    {"universal", "/layer_norm_eps", -1, "'layer_norm_eps'"},
+    {"universal", "/tie_word_embeddings", false, "tensor 'lm_head.weight'"},
     {"mor", "/mor", kRemoved, "'mor' must be an object"},
     {"mor", "/mor", 3, "'mor' must be an object"},
     {"mor", "/mor/type", kRemoved, "'mor.type' is missing"},
     {"mor", "/mor/type", "both", "'mor.type' must be one of token, expert"},
-    {"mor", "/mor/type", "expert", "'mor.router_func' must be one of sigmoid, identity"},
+    {"mor", "/mor/type", "expert", "'mor.router_func' must be one of sigmoid, identity, tanh"},
     {"mor-expert", "/mor/type", "token", "router.weight' has shape [1, 24], expected [2, 24]"},
     {"mor-expert", "/mor/alpha", 1e9, "'mor.alpha'"},
-    {"mor-expert", "/mor/router_func", "tanh", "'mor.router_func'"},
+    {"mor-expert", "/mor/router_func", "relu", "'mor.router_func'"},
+    {"mor-expert", "/mor/kv_sharing", true, "'mor.kv_sharing'"},
+    {"mor-expert", "/mor/router_type", "mlp", "tensor 'model.layers.1.mor_router.router.0.weight'"},
     {"mor-expert", "/mor/prefill_decide", "coin", "'mor.prefill_decide' must be one of"},
     {"mor-expert", "/mor/capacity", 1.0, "'mor.capacity' must be a list"},
     {"mor-expert", "/mor/capacity", json::array({1.0}), "'mor.capacity' must be a list"},
@@ -269,10 +160,16 @@ const BadConfig kBadConfigs[] = {
     {"mor-expert", "/mor/capacity/0", "all", "'mor.capacity' must hold"},
     {"mor-expert", "/mor/num_recursion", 4, "'mor.capacity' must be a list"},
     {"mor", "/mor/sharing", "cycle", "'mor.sharing'"},
-    {"mor", "/mor/router_type", "mlp", "'mor.router_type'"},
+    {"mor", "/mor/router_type", "mlp", "tensor 'model.layers.1.mor_router.router.0.weight'"},
+    {"mor", "/mor/router_type", "wide_mlp", "'mor.router_type'"},
+    {"mor", "/mor/router_type", "deep", "'mor.router_type' must be one of"},
     {"mor", "/mor/router_func", "tanh", "'mor.router_func' must be one of softmax, sigmoid"},
-    {"mor", "/mor/kv_sharing", true, "'mor.kv_sharing'"},
-    {"mor", "/mor/temp", 2, "'mor.temp'"},
+    {"mor", "/mor/kv_sharing", "yes", "'mor.kv_sharing' must be true or false"},
+    {"mor", "/mor/update_cache", true, "'mor.update_cache'"},
+    {"mor", "/mor/gating", "unweighted", "'mor.gating'"},
+    {"mor", "/mor/temp", 0, "'mor.temp'"},
+    {"mor", "/mor/temp", -2, "'mor.temp'"},
+    {"mor", "/mor/temp", "hot", "'mor.temp' must be a number"},
     {"mor", "/mor/alpha", "1", "'mor.alpha'"},
     {"mor", "/mor/num_recursion", 0, "'mor.num_recursion'"},
     {"mor", "/mor/num_recursion", 3, "'mor.num_recursion' must divide"},

@@ -104,6 +104,54 @@ LayerGroupSpec RandomHaltingGroup(const std::string& name, int64_t dim, uint32_t
   return group;
 }
 
+void AddRandomExits(const std::string& name, int64_t dim, uint32_t seed, RepeatSpec& repeat) {
+  std::mt19937 engine(seed);
+  const auto draw = [&](int32_t lo, int32_t hi) {
+    return std::uniform_int_distribution<int32_t>(lo, hi)(engine);
+  };
+  if (draw(0, 2) == 0) repeat.norm = NormSpec{.weight = name + ".repeat_norm"};
+  if (draw(0, 2) == 0) {
+    repeat.signal = StepSignalSpec{.positions = draw(0, 1) == 0};
+    repeat.signal->steps = !repeat.signal->positions || draw(0, 1) == 0;
+    if (repeat.signal->steps && draw(0, 1) == 0) repeat.signal->step_weight = name + ".steps";
+  }
+  const int32_t kind = repeat.halting == HaltingKind::kNone ? draw(0, 4) : 0;
+  if (kind == 0) {
+    if (draw(0, 1) == 0) repeat.kv = RepeatKv::kFirst;
+    return;
+  }
+  repeat.kv = static_cast<RepeatKv>(draw(0, 3));
+  ExitSpec exit{.weight = name + ".exit"};
+  if (draw(0, 1) == 0) exit.bias = name + ".exit_bias";
+  if (kind == 1) {
+    repeat.halting = HaltingKind::kConvergence;
+    exit = ExitSpec{.threshold = 0.8f};
+  } else if (kind == 2 && !repeat.injection.has_value()) {
+    repeat.halting = HaltingKind::kAct;
+    exit.threshold = 0.8f;
+    exit.output = static_cast<ActOutput>(draw(0, 2));
+  } else {
+    repeat.halting = HaltingKind::kExitGate;
+    exit.threshold = 0.6f;
+  }
+  repeat.exit = exit;
+  if (dim < 2) repeat.signal.reset();
+}
+
+bool MayRouteDepth(const RepeatSpec& repeat) {
+  return !repeat.rows_may_stop() && !repeat.exits() && repeat.kv == RepeatKv::kOwn;
+}
+
+void MakeRunnable(LayerGroupSpec& group) {
+  for (const LayerSpec& layer : group.layers) {
+    for (const SublayerSpec& sublayer : layer.sublayers) {
+      if (std::holds_alternative<LatentAttentionSpec>(sublayer.block) &&
+          group.repeat.kv != RepeatKv::kComputeAll)
+        group.repeat.kv = RepeatKv::kOwn;
+    }
+  }
+}
+
 void FillRepeat(const LayerGroupSpec& group, int64_t dim, const AddTensor& add) {
   if (group.output_norm.has_value()) {
     add(group.output_norm->weight, {dim}, 0.1f, 1.0f);
@@ -115,6 +163,16 @@ void FillRepeat(const LayerGroupSpec& group, int64_t dim, const AddTensor& add) 
   }
   if (group.repeat.depth_router.has_value())
     add(group.repeat.depth_router->weight, {group.repeat.times, dim}, Unit(dim), 0.0f);
+  if (group.repeat.exit.has_value()) {
+    add(group.repeat.exit->weight, {1, dim}, 2.0f * Unit(dim), 0.0f);
+    add(group.repeat.exit->bias, {1}, 0.3f, 0.0f);
+  }
+  if (group.repeat.signal.has_value())
+    add(group.repeat.signal->step_weight, {group.repeat.times, dim}, 0.5f, 0.0f);
+  if (group.repeat.norm.has_value()) {
+    add(group.repeat.norm->weight, {dim}, 0.1f, 1.0f);
+    add(group.repeat.norm->bias, {dim}, 0.1f, 0.0f);
+  }
   if (!group.repeat.gate.has_value()) return;
   const LayerSpec& layer = group.layers[0];
   FillAttention(std::get<AttentionSpec>(layer.sublayers[0].block), dim, add);

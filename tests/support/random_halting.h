@@ -14,6 +14,13 @@ namespace sluice::testing {
 
 LayerGroupSpec RandomHaltingGroup(const std::string& name, int64_t dim, uint32_t seed);
 
+// Makes rows stop by a gate or by convergence, keys and values of several repeats, signals, norms.
+void AddRandomExits(const std::string& name, int64_t dim, uint32_t seed, RepeatSpec& repeat);
+// Whether a layer of the group may be routed by depth.
+bool MayRouteDepth(const RepeatSpec& repeat);
+// Takes away what the group's attentions do not run beside its repeat.
+void MakeRunnable(LayerGroupSpec& group);
+
 // Adds a tensor of normal values.
 using AddTensor = std::function<void(
     const std::string& name, std::vector<int64_t> shape, float scale, float mean)>;

@@ -231,7 +231,8 @@ DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw, bool
   DepthRouterSpec depth;
   depth.weight = name + ".depth.weight";
   if (draw.Chance(0.5)) depth.bias = name + ".depth.bias";
-  depth.gate = draw.Pick({GateFunction::kIdentity, GateFunction::kSigmoid, GateFunction::kOne});
+  depth.gate = draw.Pick(
+      {GateFunction::kIdentity, GateFunction::kSigmoid, GateFunction::kOne, GateFunction::kTanh});
   depth.combine =
       draw.Pick({DepthCombine::kScaledUpdate, DepthCombine::kPlusBlock, DepthCombine::kOnlyBlock});
   if (draw.Chance(0.3)) {
@@ -245,6 +246,8 @@ DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw, bool
   if (draw.Chance(0.3)) depth.position = DepthPosition::kCompact;
   if (depth.position == DepthPosition::kAbsolute && draw.Chance(0.3)) depth.kv = DepthKv::kZeroRows;
   depth.nested = draw.Chance(0.2);
+  if (draw.Chance(0.2)) depth.hidden = MakeProjection(name + ".depth.hidden", dim, 7, false, false);
+  if (draw.Chance(0.2)) depth.input_scale = 0.7f;
   if (draw.Chance(0.2)) depth.gate_scale = 0.3f;
   if (topk_prompt && draw.Chance(0.7)) {
     depth.prefill_decide = DepthDecide::kRouterTopK;
@@ -285,11 +288,15 @@ RepeatSpec MakeRepeat(const std::string& name, int64_t dim, Draw& draw) {
                    .top_k = 1,
                    .scale = draw.Chance(0.5) ? 1.0f : 0.5f,
                    .weight = name + ".depth_router.weight"};
+    if (draw.Chance(0.3)) repeat.depth_router->input_scale = 0.6f;
+    if (draw.Chance(0.3)) repeat.kv = RepeatKv::kFirst;
     return repeat;
   }
   repeat.adjustable = draw.Chance(0.5);
   if (draw.Chance(0.4))
     repeat.injection = MakeProjection(name + ".adapter", 2 * dim, dim, draw.Chance(0.5), false);
+  if (draw.Chance(0.7))
+    AddRandomExits(name, dim, static_cast<uint32_t>(draw.Int(0, 1 << 20)), repeat);
   return repeat;
 }
 
@@ -318,7 +325,7 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
     for (int32_t l = 0; l < num_layers; ++l) {
       const std::string name = absl::StrCat("g", g, ".l", l);
       LayerSpec layer;
-      if (what.depth && !group.repeat.rows_may_stop() && draw.Chance(0.5))
+      if (what.depth && MayRouteDepth(group.repeat) && draw.Chance(0.5))
         layer.depth = MakeDepth(name, stack.embedding.dim, draw, what.topk_prompt);
       if (g + l == 0 || draw.Chance(0.85)) {  // a model has at least one attention
         const std::string attention = name + ".attention";
@@ -334,6 +341,7 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
       if (layer.depth.has_value()) MakeRunnable(layer);
       group.layers.push_back(std::move(layer));
     }
+    MakeRunnable(group);
     stack.groups.push_back(std::move(group));
   }
   if (what.repeats && draw.Chance(0.2))

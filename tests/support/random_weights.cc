@@ -162,7 +162,10 @@ class Filler {
   }
   void FillLayer(const LayerSpec& layer) {
     if (layer.depth.has_value()) {
-      Matrix(layer.depth->weight, 1, dim_, 1.0f / std::sqrt(Float(dim_)));
+      const auto& hidden = layer.depth->hidden;
+      if (hidden.has_value()) FillProjection(*hidden);
+      const int64_t width = hidden.has_value() ? hidden->out : dim_;
+      Matrix(layer.depth->weight, 1, width, 1.0f / std::sqrt(Float(width)));
       Vector(layer.depth->bias, 1, 0.3f, 0.0f);
       for (const ProjectionSpec& projection : layer.depth->predictor) FillProjection(projection);
     }
