@@ -85,6 +85,9 @@ const std::vector<Architecture>& Architectures() {
       {"gpt_oss", MapGptOss},
       {"deepseek_v2", MapDeepseekV2},
       {"deepseek_v3", MapDeepseekV3},
+      {"sparse_attention", MapSparseAttention},
+      {"big_bird", MapBigBird},
+      {"etc", MapEtc},
   };
   return table;
 }

@@ -1,6 +1,6 @@
 // Self-attention over the paged cache: q, k, v -> (norms, rope) -> append -> attend -> o. MHA, GQA,
-// windows, sinks; value and output projections may be per-head experts (SwitchHead, Csordas et al.
-// 2024).
+// windows, sinks, sparse patterns; value and output projections may be per-head experts
+// (SwitchHead, Csordas et al. 2024).
 #pragma once
 
 #include <memory>
@@ -11,6 +11,7 @@
 #include "engine/blocks/expert_router.h"
 #include "engine/blocks/norm.h"
 #include "engine/blocks/rope_tables.h"
+#include "engine/blocks/sparse_pattern.h"
 
 namespace sluice {
 
@@ -39,6 +40,13 @@ class Attention final : public Block {
     kernels::TensorView q, k, v;
   };
 
+  // What each query sees, where the attention is sparse; else no spans.
+  struct Sight {
+    const kernels::KvSpan* spans = nullptr;
+    int32_t num_spans = 0;
+    int32_t heads = 1;
+  };
+
   static absl::StatusOr<std::optional<ExpertProjection>> LoadExperts(
       const ProjectionSpec& projection, const AttentionSpec& spec, WeightLoader& loader);
   Heads Project(const BlockInput& input, ForwardContext& context);
@@ -49,6 +57,11 @@ class Attention final : public Block {
                      const Rows& rows,
                      const int32_t* positions,
                      ForwardContext& context);
+  Sight Look(const BlockInput& input, const kernels::KvRows& rows, ForwardContext& context) const;
+  void CountSlots(const Rows& rows,
+                  const kernels::KvRows& placed,
+                  const Sight& sight,
+                  ForwardContext& context) const;
   void ProjectOutput(const BlockInput& input,
                      kernels::TensorView attended,
                      ForwardContext& context);
@@ -70,6 +83,7 @@ class Attention final : public Block {
   kernels::PackedMatrix o_;    // n == 0 with output experts
   FloatVector qkv_bias_, v_bias_, o_bias_, sinks_;
   std::optional<Norm> q_norm_, k_norm_;
+  std::optional<SparsePattern> pattern_;
   std::optional<ExpertProjection> value_experts_, output_experts_;
 };
 

@@ -58,7 +58,7 @@ absl::StatusOr<OpenGolden> OpenGoldenFolder(const std::string& folder, const Che
 std::vector<std::vector<int32_t>> GoldenTokens(const ExpectedTensors& expected,
                                                const std::string& prefix);
 
-// Whether a layer routes by top-k over the prompt, which must then not be cut.
+// Whether a prompt must not be cut: a layer routes by top-k over it, or rows see later ones.
 bool RoutesWholePrompt(const ModelSpec& spec);
 
 }  // namespace sluice

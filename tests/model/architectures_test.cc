@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "tests/model/bad_attention_configs.h"
 #include "tests/model/bad_transformers_configs.h"
 #include "tests/model/spec_stores.h"
 #include "tests/weights/file_fixture.h"
@@ -87,18 +88,35 @@ class ArchitecturesTest : public DirectoryTest {
   }
 };
 
-const char* const kFolders[] = {"llama",         "llama-tied-bias",
-                                "mistral",       "qwen2",
-                                "qwen3",         "gpt2",
-                                "mixtral",       "olmoe",
-                                "qwen2_moe",     "qwen3_moe",
-                                "deepseek",      "mod-predictor",
-                                "mode-staged",   "mode-integrated",
-                                "moeut",         "llama-llama3",
-                                "qwen3-yarn",    "granite",
-                                "granitemoe",    "gpt_oss",
-                                "gpt_oss-mxfp4", "deepseek_v2-groups",
-                                "deepseek_v3"};
+const char* const kFolders[] = {"llama",
+                                "llama-tied-bias",
+                                "mistral",
+                                "qwen2",
+                                "qwen3",
+                                "gpt2",
+                                "mixtral",
+                                "olmoe",
+                                "qwen2_moe",
+                                "qwen3_moe",
+                                "deepseek",
+                                "mod-predictor",
+                                "mode-staged",
+                                "mode-integrated",
+                                "moeut",
+                                "llama-llama3",
+                                "qwen3-yarn",
+                                "granite",
+                                "granitemoe",
+                                "gpt_oss",
+                                "gpt_oss-mxfp4",
+                                "deepseek_v2-groups",
+                                "deepseek_v3",
+                                "sparse-sinks",
+                                "sparse-bigbird",
+                                "mod-sparse",
+                                "big_bird",
+                                "big_bird-full",
+                                "etc"};
 
 TEST_F(ArchitecturesTest, EveryGoldenConfigLoads) {
   for (const char* folder : kFolders) {
@@ -261,6 +279,7 @@ TEST_P(BadConfigTest, GivesOneLineNamingKeyAndFile) {
 }
 
 INSTANTIATE_TEST_SUITE_P(HandMade, BadConfigTest, ::testing::ValuesIn(kBadConfigs));
+INSTANTIATE_TEST_SUITE_P(Attention, BadConfigTest, ::testing::ValuesIn(kBadAttentionConfigs));
 INSTANTIATE_TEST_SUITE_P(Transformers, BadConfigTest, ::testing::ValuesIn(kBadTransformersConfigs));
 
 TEST_F(ArchitecturesTest, BrokenConfigFilesAreRefused) {
