@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/kv_span.h"
 #include "kernels/packed_matrix.h"
 #include "kernels/tensor_view.h"
 
@@ -168,6 +169,12 @@ struct AttentionArgs {
   const float* row_sinks = nullptr;
   const float* relative = nullptr;  // [count, num_heads, relative_size]; may be null
   int32_t relative_size = 0;
+  // [count, span_heads, num_spans]: instead of [begin, end) the row sees these spans, merged in
+  // their order; a slot that stands in two of them counts twice. span_heads is 1, for all heads, or
+  // num_heads. May be null.
+  const KvSpan* spans = nullptr;
+  int32_t num_spans = 0;
+  int32_t span_heads = 1;
   TensorView out;  // [count, num_heads * value_dim]
 };
 

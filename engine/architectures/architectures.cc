@@ -89,6 +89,9 @@ const std::vector<Architecture>& Architectures() {
       {"deepseek_v3", MapDeepseekV3},
       {"ouro", MapOuro},
       {"universal_transformer", MapUniversalTransformer},
+      {"sparse_attention", MapSparseAttention},
+      {"big_bird", MapBigBird},
+      {"etc", MapEtc},
   };
   return table;
 }

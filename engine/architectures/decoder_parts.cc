@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/architectures/rope_parts.h"
+#include "engine/architectures/sparse_parts.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -91,6 +92,9 @@ DecoderShape ReadDecoderShape(ConfigReader& config, const std::string& family) {
   ReadHeads(config, shape);
   shape.rope = ReadRopeConfig(config, shape.head_dim, shape.max_positions).rope;
   ReadWindows(config, shape);
+  // Ours: published loaders know no such key.
+  if (family == "mod" || family == "sparse_attention")
+    shape.sparse = ReadSparseAttention(config, shape.num_layers);
   return shape;
 }
 
@@ -119,6 +123,7 @@ AttentionSpec LlamaAttention(const DecoderShape& shape,
   attention.o = Linear(q_width, shape.dim, module + ".o_proj", o_bias);
   attention.rope = shape.rope;
   attention.window = shape.windows[static_cast<size_t>(layer)];
+  if (!shape.sparse.empty()) attention.sparse = shape.sparse[static_cast<size_t>(layer)];
   return attention;
 }
 

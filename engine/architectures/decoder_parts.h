@@ -35,7 +35,8 @@ struct DecoderShape {
   Activation activation = Activation::kSilu;
   float norm_epsilon = 1e-6f;
   RopeSpec rope;
-  std::vector<int32_t> windows;  // per layer; 0: full attention
+  std::vector<int32_t> windows;                          // per layer; 0: full attention
+  std::vector<std::optional<SparsePatternSpec>> sparse;  // per layer
   int32_t max_positions = 0;
   bool attention_bias = false;
   bool mlp_bias = false;

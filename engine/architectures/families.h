@@ -34,6 +34,10 @@ absl::StatusOr<ModelSpec> MapQwen2Moe(const nlohmann::json& config, const Weight
 absl::StatusOr<ModelSpec> MapQwen3(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen3Moe(const nlohmann::json& config, const WeightStore& weights);
 
+absl::StatusOr<ModelSpec> MapBigBird(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapEtc(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapSparseAttention(const nlohmann::json& config,
+                                             const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapSparseUniversal(const nlohmann::json& config,
                                              const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapUniversalTransformer(const nlohmann::json& config,

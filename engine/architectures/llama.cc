@@ -1,6 +1,6 @@
 // Llama and Mistral: pre-norm RMS, GQA, half-style RoPE, SwiGLU. Source: huggingface/transformers
 // models/llama/modeling_llama.py, models/mistral/modeling_mistral.py (window on every layer, no
-// biases).
+// biases). sparse_attention: Llama with a causal sparse pattern (sparse_parts.h).
 #include "engine/architectures/decoder_parts.h"
 #include "engine/architectures/families.h"
 #include "engine/status_macros.h"
@@ -33,6 +33,14 @@ absl::StatusOr<ModelSpec> MapLlama(const nlohmann::json& config, const WeightSto
 
 absl::StatusOr<ModelSpec> MapMistral(const nlohmann::json& config, const WeightStore& weights) {
   return MapDense(config, weights, "mistral");
+}
+
+absl::StatusOr<ModelSpec> MapSparseAttention(const nlohmann::json& config,
+                                             const WeightStore& weights) {
+  ConfigReader reader(config);
+  if (!reader.Has("sparse_attention")) reader.Invalid("sparse_attention", "is missing");
+  RETURN_IF_ERROR(reader.status());
+  return MapDense(config, weights, "sparse_attention");
 }
 
 }  // namespace sluice

@@ -317,6 +317,10 @@ absl::Status CheckWeights(const ModelSpec& spec, const WeightStore& weights) {
     RETURN_IF_ERROR(
         CheckShape(weights, embedding.position_weight, {spec.max_positions, embedding.dim}));
   }
+  if (!embedding.token_type_weight.empty()) {
+    RETURN_IF_ERROR(CheckShape(weights, embedding.token_type_weight,
+                               {embedding.num_token_types, embedding.dim}));
+  }
   RETURN_IF_ERROR(CheckNorm(weights, embedding.norm, embedding.dim));
   for (const LayerGroupSpec& group : stack.groups) {
     RETURN_IF_ERROR(CheckRepeat(weights, group, embedding.dim));

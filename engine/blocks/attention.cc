@@ -100,6 +100,7 @@ absl::StatusOr<std::unique_ptr<Attention>> Attention::Load(const AttentionSpec& 
   }
   ASSIGN_OR_RETURN(block->sinks_, loader.Vector(spec.sinks, spec.num_heads));
   ASSIGN_OR_RETURN(block->adapters_, LoadAdapters(spec, loader));
+  if (spec.sparse.has_value()) block->pattern_.emplace(*spec.sparse, spec.mask);
   return block;
 }
 
@@ -124,6 +125,7 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
       context.cache.LayerView(input.kv.kv_class, input.kv.layer_in_class);
   const TensorView attended =
       context.workspace.TakeMatrix(count, int64_t{spec_.num_heads} * spec_.head_dim);
+  const Sight sight = Look(input, rows, context);
   context.backend.PagedAttention({.kv = kv,
                                   .rows = rows,
                                   .query = heads.q,
@@ -131,11 +133,11 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
                                   .scale = spec_.scale,
                                   .sinks = sinks_.data(),
                                   .row_sinks = context.placements.Sinks(input.kv.kv_class),
+                                  .spans = sight.spans,
+                                  .num_spans = sight.num_spans,
+                                  .span_heads = sight.heads,
                                   .out = attended});
-  for (int32_t i = 0; i < count; ++i) {
-    const int32_t visible = rows.end[i] - rows.begin[i];
-    context.stats.AddRowFlops(input.rows.origin[i], FlopsPerSlot() * visible);
-  }
+  CountSlots(input.rows, rows, sight, context);
   ProjectOutput(input, attended, context);
   adapters_.o.AddTo(attended, count, input.out, context);
   context.stats.AddFlops(input.rows.origin, DenseProjectionFlops() + adapters_.FlopsPerRow());
@@ -175,6 +177,46 @@ void Attention::Store(const BlockInput& input,
                             .rows = places,
                             .key = kept.Columns(0, width),
                             .value = kept.Columns(width, width)});
+}
+
+Attention::Sight Attention::Look(const BlockInput& input,
+                                 const kernels::KvRows& rows,
+                                 ForwardContext& context) const {
+  if (!pattern_.has_value()) return {};
+  const int32_t count = input.rows.count();
+  const int32_t heads = pattern_->by_head() ? spec_.num_heads : 1;
+  const int32_t num_spans = pattern_->num_spans();
+  const int32_t kv_class = input.kv.kv_class;
+  const int32_t* positions = context.placements.Positions(kv_class);
+  auto* spans = context.workspace.Take<kernels::KvSpan>(int64_t{count} * heads * num_spans);
+  for (int32_t i = 0; i < count; ++i) {
+    const int32_t position =
+        positions != nullptr ? positions[i]
+                             : context.batch.positions[static_cast<size_t>(input.rows.origin[i])];
+    const int32_t length = context.cache.Length(KvSequence{rows.sequence[i]}, kv_class);
+    for (int32_t h = 0; h < heads; ++h) {
+      const std::span own(spans + (int64_t{i} * heads + h) * num_spans,
+                          static_cast<size_t>(num_spans));
+      pattern_->Fill(position, length, h, own);
+      context.placements.ToSlots(kv_class, KvSequence{rows.sequence[i]}, rows.end[i], own,
+                                 context.cache);
+    }
+  }
+  return {spans, num_spans, heads};
+}
+
+void Attention::CountSlots(const Rows& rows,
+                           const kernels::KvRows& placed,
+                           const Sight& sight,
+                           ForwardContext& context) const {
+  const int64_t stride = int64_t{sight.heads} * sight.num_spans;
+  for (int32_t i = 0; i < rows.count(); ++i) {
+    int64_t visible = sight.spans == nullptr ? placed.end[i] - placed.begin[i] : 0;
+    for (int64_t s = i * stride; s < (i + 1) * stride; ++s)
+      visible += sight.spans[s].end - sight.spans[s].begin;
+    context.stats.AddRowFlops(rows.origin[i],
+                              FlopsPerSlot() * static_cast<double>(visible) / sight.heads);
+  }
 }
 
 Attention::Heads Attention::Project(const BlockInput& input, ForwardContext& context) {
@@ -346,6 +388,10 @@ int64_t Attention::WorkspaceBytes(int32_t max_rows) const {
                   Workspace::BytesFor(max_rows * kv_width);
   if (spec_.rope.has_value())
     bytes += Workspace::BytesFor(int64_t{max_rows} * spec_.rope->rotary_dim);
+  if (pattern_.has_value()) {
+    const int64_t heads = pattern_->by_head() ? spec_.num_heads : 1;
+    bytes += Workspace::BytesFor(max_rows * heads * pattern_->num_spans(), sizeof(kernels::KvSpan));
+  }
   for (const auto* experts : {&value_experts_, &output_experts_}) {
     if (!experts->has_value()) continue;
     const int64_t total = int64_t{max_rows} * spec_.num_heads * (*experts)->router.spec().top_k;

@@ -1,6 +1,6 @@
 // Self-attention over the paged cache: q, k, v -> (norms, rope) -> append -> attend -> o. MHA, GQA,
-// windows, sinks; value and output projections may be per-head experts (SwitchHead, Csordas et al.
-// 2024).
+// windows, sinks, sparse patterns; value and output projections may be per-head experts
+// (SwitchHead, Csordas et al. 2024).
 #pragma once
 
 #include <array>
@@ -13,6 +13,7 @@
 #include "engine/blocks/norm.h"
 #include "engine/blocks/rope_tables.h"
 #include "engine/blocks/soft_adapter.h"
+#include "engine/blocks/sparse_pattern.h"
 
 namespace sluice {
 
@@ -52,6 +53,13 @@ class Attention final : public Block {
     int64_t WorkspaceBytes(int32_t max_rows) const;
   };
 
+  // What each query sees, where the attention is sparse; else no spans.
+  struct Sight {
+    const kernels::KvSpan* spans = nullptr;
+    int32_t num_spans = 0;
+    int32_t heads = 1;
+  };
+
   static absl::StatusOr<std::optional<ExpertProjection>> LoadExperts(
       const ProjectionSpec& projection, const AttentionSpec& spec, WeightLoader& loader);
   static absl::StatusOr<Adapters> LoadAdapters(const AttentionSpec& spec, WeightLoader& loader);
@@ -68,6 +76,11 @@ class Attention final : public Block {
              const Heads& heads,
              const kernels::KvRows& places,
              ForwardContext& context);
+  Sight Look(const BlockInput& input, const kernels::KvRows& rows, ForwardContext& context) const;
+  void CountSlots(const Rows& rows,
+                  const kernels::KvRows& placed,
+                  const Sight& sight,
+                  ForwardContext& context) const;
   void ProjectOutput(const BlockInput& input,
                      kernels::TensorView attended,
                      ForwardContext& context);
@@ -89,6 +102,7 @@ class Attention final : public Block {
   kernels::PackedMatrix o_;    // n == 0 with output experts
   FloatVector qkv_bias_, v_bias_, o_bias_, sinks_;
   std::optional<Norm> q_norm_, k_norm_;
+  std::optional<SparsePattern> pattern_;
   std::optional<ExpertProjection> value_experts_, output_experts_;
   Adapters adapters_;
 };

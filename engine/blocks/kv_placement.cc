@@ -34,7 +34,8 @@ void KvPlacements::SetVisible(PerClass& kv, size_t row, const KvCache& cache, in
   kv.begin[row] = oldest == 0 || kv.rule.compact
                       ? oldest
                       : cache.LowerBound(KvSequence{kv.sequence[row]}, kv_class, oldest);
-  kv.end[row] = kv.slot[row] + 1;
+  kv.end[row] =
+      kv.rule.full ? cache.Length(KvSequence{kv.sequence[row]}, kv_class) : kv.slot[row] + 1;
   if (!kv.rule.zero_rows) return;
   const int32_t skipped = place - oldest + 1 - (kv.end[row] - kv.begin[row]);
   kv.sinks[row] = skipped > 0 ? static_cast<float>(std::log(static_cast<double>(skipped)))
@@ -65,12 +66,29 @@ const kernels::KvRows& KvPlacements::Place(int32_t kv_class,
     const auto length = static_cast<size_t>(last - first);
     cache.Append(KvSequence{sequence}, kv_class, std::span(kv.position).subspan(begin, length),
                  std::span(kv.slot).subspan(begin, length));
+    SLUICE_CHECK(!kv.rule.full || kv.slot[begin] == 0) << "a part of a sequence";
     first = last;
   }
   for (size_t i = 0; i < static_cast<size_t>(count); ++i) SetVisible(kv, i, cache, kv_class);
   kv.rows = {kv.sequence.data(), kv.slot.data(), kv.begin.data(), kv.end.data(), count};
   kv.placed = true;
   return kv.rows;
+}
+
+void KvPlacements::ToSlots(int32_t kv_class,
+                           KvSequence sequence,
+                           int32_t end,
+                           std::span<kernels::KvSpan> spans,
+                           const KvCache& cache) const {
+  const PerClass& kv = classes_[static_cast<size_t>(kv_class)];
+  const auto slot = [&](int32_t position) {
+    return kv.rule.compact ? position : cache.LowerBound(sequence, kv_class, position);
+  };
+  for (kernels::KvSpan& span : spans) {
+    if (span.begin >= span.end) continue;
+    span.end = std::min(slot(span.end), end);
+    span.begin = std::min(slot(span.begin), span.end);
+  }
 }
 
 const int32_t* KvPlacements::Positions(int32_t kv_class) const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "engine/cache/kv_cache.h"
@@ -15,6 +16,7 @@ struct Batch;
 // What the rows of a KV class see of it.
 struct KvRule {
   int32_t window = 0;  // 0: everything
+  bool full = false;   // rows behind it too; the whole sequence stands in one step
   // Positions count the rows of the class: the rotary position of a row is its slot
   // (models.md 1.2).
   bool compact = false;
@@ -40,6 +42,12 @@ class KvPlacements {
   // AttentionArgs::row_sinks takes.
   const int32_t* Positions(int32_t kv_class) const;
   const float* Sinks(int32_t kv_class) const;
+  // Turns spans of positions into those of the slots of `sequence` that are below `end`.
+  void ToSlots(int32_t kv_class,
+               KvSequence sequence,
+               int32_t end,
+               std::span<kernels::KvSpan> spans,
+               const KvCache& cache) const;
 
  private:
   struct PerClass {

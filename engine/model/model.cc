@@ -101,17 +101,27 @@ Rows Model::Embed(ForwardContext& context) {
   const EmbeddingSpec& embedding = spec_.decoder().embedding;
   const kernels::TensorView x = context.workspace.TakeMatrix(batch.num_rows(), embedding.dim);
   context.backend.Embed(embedding_, batch.tokens, embedding.scale, x);
-  if (positions_.has_value()) {
+  if (positions_.has_value()) AddEmbedding(*positions_, batch.positions, x, context);
+  if (token_type_.has_value()) {
     Workspace::Scope scope(context.workspace);
-    const kernels::TensorView learned =
-        context.workspace.TakeMatrix(batch.num_rows(), embedding.dim);
-    context.backend.Embed(*positions_, batch.positions, 1.0f, learned);
-    context.backend.AddRows(learned, 1.0f, x, kernels::AllRows(batch.num_rows()));
+    int32_t* zeros = context.workspace.Take<int32_t>(batch.num_rows());
+    std::fill_n(zeros, batch.num_rows(), 0);
+    AddEmbedding(*token_type_, {zeros, static_cast<size_t>(batch.num_rows())}, x, context);
   }
   if (embedding_norm_.has_value()) {
     embedding_norm_->Apply(x, x, batch.num_rows(), 0, context.backend);
   }
   return {x, kernels::AllRows(batch.num_rows())};
+}
+
+void Model::AddEmbedding(const kernels::PackedMatrix& table,
+                         std::span<const int32_t> ids,
+                         kernels::TensorView x,
+                         ForwardContext& context) const {
+  Workspace::Scope scope(context.workspace);
+  const kernels::TensorView rows = context.workspace.TakeMatrix(x.rows, x.cols);
+  context.backend.Embed(table, ids, 1.0f, rows);
+  context.backend.AddRows(rows, 1.0f, x, kernels::AllRows(static_cast<int32_t>(x.rows)));
 }
 
 void Model::RunLayer(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context) {
@@ -231,6 +241,12 @@ void Model::RunHead(const Rows& rows, ForwardContext& context, LogitsSink logits
     const kernels::TensorView x = context.workspace.TakeMatrix(count, rows.x.cols);
     context.backend.Gather(rows.x, chosen, x);
     if (final_norm_.has_value()) final_norm_->Apply(x, x, count, 0, context.backend);
+    if (spec_.is_encoder()) {
+      context.backend.Synchronize();
+      for (int32_t i = 0; i < count; ++i)
+        logits(first + i, {x.Row(i), static_cast<size_t>(x.cols)});
+      continue;
+    }
     const kernels::TensorView out = context.workspace.TakeMatrix(count, head.n);
     context.backend.Linear({.x = x,
                             .x_rows = all,

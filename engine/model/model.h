@@ -22,7 +22,8 @@
 
 namespace sluice {
 
-// Receives the logits of wanted row `index` (into Batch::wanted). The row may be changed in place.
+// Receives the logits (of an encoder: the last hidden state) of wanted row `index` (into
+// Batch::wanted). The row may be changed in place.
 using LogitsSink = absl::FunctionRef<void(int32_t index, std::span<float> logits)>;
 
 // One execution of a layer in the unrolled network.
@@ -112,13 +113,17 @@ class Model {
   static kernels::TensorView NormedSecond(const Sublayer& sublayer,
                                           const SecondStream& second,
                                           ForwardContext& context);
+  void AddEmbedding(const kernels::PackedMatrix& table,
+                    std::span<const int32_t> ids,
+                    kernels::TensorView x,
+                    ForwardContext& context) const;
   void RunHead(const Rows& rows, ForwardContext& context, LogitsSink logits);
 
   ModelSpec spec_;
   int32_t max_rows_ = 0;
   int32_t exit_instance_ = 0;
   kernels::PackedMatrix embedding_;
-  std::optional<kernels::PackedMatrix> positions_;
+  std::optional<kernels::PackedMatrix> positions_, token_type_;
   std::optional<Norm> embedding_norm_;
   std::optional<kernels::PackedMatrix> head_;  // none: tied to the embedding
   FloatVector head_bias_;

@@ -87,6 +87,13 @@ class ModelBuilder {
       Count(model_->positions_->n * model_->positions_->k, 1.0);
       model_->weight_bytes_ += model_->positions_->bytes();
     }
+    if (!embedding.token_type_weight.empty()) {
+      const ProjectionSpec types{
+          .in = embedding.dim, .out = 1, .weight = embedding.token_type_weight};
+      ASSIGN_OR_RETURN(model_->token_type_, loader_.Matrix({types}, kernels::WeightFormat::kF32));
+      Count(model_->token_type_->n * model_->token_type_->k, 1.0);
+      model_->weight_bytes_ += model_->token_type_->bytes();
+    }
     if (embedding.norm.has_value()) {
       ASSIGN_OR_RETURN(model_->embedding_norm_,
                        Norm::Load(*embedding.norm, embedding.dim, loader_));
@@ -271,7 +278,7 @@ class ModelBuilder {
     return std::nullopt;
   }
   static KvRule RuleOf(const AttentionSpec& spec, const std::optional<DepthRouterSpec>& depth) {
-    KvRule rule{.window = spec.window};
+    KvRule rule{.window = spec.window, .full = spec.mask == MaskKind::kFull};
     if (!depth.has_value()) return rule;
     rule.compact = depth->position == DepthPosition::kCompact;
     rule.zero_rows = depth->kv == DepthKv::kZeroRows;
@@ -294,6 +301,7 @@ class ModelBuilder {
     if (repeat.keys_may_miss() && !need.second_stream) {
       return {absl::StrCat("group ", model_->groups_.size(), " repeat ", step), true};
     }
+    if (need.rule.full) return {"both ways"};
     const char* where =
         model_->exit_instance_ > 0 && instance < model_->exit_instance_ ? ", drafting" : "";
     return {need.rule.window == 0 ? absl::StrCat("all", where)
@@ -341,7 +349,8 @@ class ModelBuilder {
     if (model_->exit_instance_ > 0) {  // rows packed and resumed, and the lists of both
       model_->workspace_bytes_ += 2 * matrix + 3 * Workspace::BytesFor(rows);
     }
-    model_->head_flops_ = 2.0 * static_cast<double>(head.n * head.k);
+    if (!model_->spec_.is_encoder())
+      model_->head_flops_ = 2.0 * static_cast<double>(head.n * head.k);
     model_->num_active_parameters_ = static_cast<int64_t>(active_parameters_);
     int64_t repeats = 1;
     for (const auto& group : model_->groups_)

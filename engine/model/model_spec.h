@@ -150,7 +150,32 @@ struct RelativePositionSpec {
   bool operator==(const RelativePositionSpec&) const = default;
 };
 
-enum class MaskKind : uint8_t { kCausal, kFull, kBlockPattern };
+// kFull: the whole sequence, later rows too; only in an encoder.
+enum class MaskKind : uint8_t { kCausal, kFull };
+
+// Sparse attention as data, models.md 6: which of the keys that the mask allows a query sees. The
+// unit is a block of `block` positions, counted from position 0; b is the query's own. Seen are the
+// first and the last blocks of the sequence, [b - behind, b + ahead], and random ones; a key counts
+// once, but `first_repeats`. Positional sinks beside a window of W tokens (Xiao et al. 2023,
+// without moving positions): block 1, behind W - 1. BigBird (Zaheer et al. 2020): one block first,
+// last, behind and ahead. ETC (Ainslie et al. 2020) with its global tokens first: block 1,
+// global_queries.
+struct SparsePatternSpec {
+  int32_t block = 1;
+  int32_t first_blocks = 0;
+  int32_t last_blocks = 0;  // kFull only, as everything below but the random blocks
+  int32_t behind = 0;
+  int32_t ahead = 0;
+  bool global_queries = false;  // queries of the first and the last blocks see everything
+  // Block 0 counts so many times more: what transformers' BigBird computes for random blocks.
+  int32_t first_repeats = 0;
+  int32_t full_up_to = 0;  // a sequence of at most so many positions is not sparse
+  // Per head and query block so many other blocks, a pure function of (seed, head, b):
+  // sparse_pattern.h.
+  int32_t random_blocks = 0;
+  int64_t seed = 0;
+  bool operator==(const SparsePatternSpec&) const = default;
+};
 enum class KvSource : uint8_t { kSelf, kEncoder, kSecondStream };
 
 struct AttentionSpec {
@@ -169,6 +194,7 @@ struct AttentionSpec {
   float scale = 0.0f;  // of the logits; 0 means 1 / sqrt(head_dim)
   int32_t window = 0;  // 0: full; else position p sees (p - window, p]
   MaskKind mask = MaskKind::kCausal;
+  std::optional<SparsePatternSpec> sparse;  // not beside a window
   KvSource kv_source = KvSource::kSelf;
   std::string sinks;                 // [num_heads]; empty: none
   bool value_from_residual = false;  // V reads the un-normed rows (MoEUT)
@@ -411,13 +437,20 @@ struct EmbeddingSpec {
   int64_t dim = 0;
   std::string weight;           // [vocab_size, dim]
   std::string position_weight;  // learned absolute positions [max_positions, dim]; empty: none
+  // [num_token_types, dim]: every token is of the first type; empty: none. Neither is scaled.
+  std::string token_type_weight;
+  int32_t num_token_types = 0;
   float scale = 1.0f;
-  std::optional<NormSpec> norm;  // of the scaled rows
+  std::optional<NormSpec> norm;  // of the sum
   bool operator==(const EmbeddingSpec&) const = default;
 };
 
+// What an encoder gives: the mean of its last hidden rows, or the first one ([CLS]). kNone: logits.
+enum class Pooling : uint8_t { kNone, kMean, kFirst };
+
 struct HeadSpec {
-  std::string weight;  // empty: tied to the embedding
+  Pooling pooling = Pooling::kNone;  // else the head has no weights
+  std::string weight;                // empty: tied to the embedding
   std::string bias;
   float logit_scale = 1.0f;
   bool operator==(const HeadSpec&) const = default;
@@ -442,6 +475,8 @@ struct ModelSpec {
   bool operator==(const ModelSpec&) const = default;
 
   const StackSpec& decoder() const { return stacks.back(); }
+  // Gives hidden rows of a whole sequence instead of logits.
+  bool is_encoder() const { return head.pooling != Pooling::kNone; }
 };
 
 // Checks every dimensional and combinational rule. InvalidArgument for sizes that disagree,

@@ -78,6 +78,8 @@ absl::Status CheckMixture(const std::string& path, const AttentionSpec& attentio
     return NotRun(path, "rope, q/k norms, clipping, sinks or residual values with query experts");
   if (attention.kv_source == KvSource::kEncoder)
     return NotRun(path + ".kv_source", "another source than self or the second stream");
+  if (attention.sparse.has_value() || attention.mask != MaskKind::kCausal)
+    return NotRun(path, "a sparse or full mask with query experts");
   if (attention.relative.has_value()) {
     const std::string at = path + ".relative";
     RETURN_IF_ERROR(CheckName(at, "weight", attention.relative->weight));
@@ -88,13 +90,31 @@ absl::Status CheckMixture(const std::string& path, const AttentionSpec& attentio
   return absl::OkStatus();
 }
 
+absl::Status CheckSparse(const std::string& path, const SparsePatternSpec& sparse, MaskKind mask) {
+  RETURN_IF_ERROR(CheckRange(path, "block", sparse.block, 1, kMaxPositions));
+  RETURN_IF_ERROR(CheckRange(path, "first_blocks", sparse.first_blocks, 0, kMaxPositions));
+  RETURN_IF_ERROR(CheckRange(path, "last_blocks", sparse.last_blocks, 0, kMaxPositions));
+  RETURN_IF_ERROR(CheckRange(path, "behind", sparse.behind, 0, kMaxPositions));
+  RETURN_IF_ERROR(CheckRange(path, "ahead", sparse.ahead, 0, kMaxPositions));
+  RETURN_IF_ERROR(CheckRange(path, "first_repeats", sparse.first_repeats, 0, kMaxRandomBlocks));
+  RETURN_IF_ERROR(CheckRange(path, "full_up_to", sparse.full_up_to, 0, kMaxPositions));
+  RETURN_IF_ERROR(CheckRange(path, "random_blocks", sparse.random_blocks, 0, kMaxRandomBlocks));
+  RETURN_IF_ERROR(CheckRange(path, "seed", sparse.seed, 0, kMaxSeed));
+  if (mask == MaskKind::kFull) return absl::OkStatus();
+  // Generated rows must see what they would have seen of a longer prompt.
+  if (sparse.last_blocks > 0 || sparse.ahead > 0 || sparse.global_queries ||
+      sparse.first_repeats > 0 || sparse.full_up_to > 0)
+    return Invalid(path, "only first_blocks, behind and random_blocks are causal");
+  return absl::OkStatus();
+}
+
 // What every attention has, whatever its projections are.
 absl::Status CheckAttending(const std::string& path, const AttentionSpec& attention) {
   RETURN_IF_ERROR(CheckFloat(path, "scale", static_cast<double>(attention.scale), 0.0, 1e3));
   RETURN_IF_ERROR(CheckRange(path, "window", attention.window, 0, kMaxPositions));
-  if (attention.mask != MaskKind::kCausal)
-    return NotRun(path + ".mask", "a mask other than causal");
-  return absl::OkStatus();
+  if (!attention.sparse.has_value()) return absl::OkStatus();
+  if (attention.window > 0) return Invalid(path + ".sparse", "a window is `behind` of the pattern");
+  return CheckSparse(path + ".sparse", *attention.sparse, attention.mask);
 }
 
 absl::Status CheckAttention(const std::string& path, const AttentionSpec& attention, int64_t dim) {

@@ -92,6 +92,8 @@ absl::Status CheckRoutedSublayers(const std::string& path, const LayerSpec& laye
     if (attention->relative.has_value())
       return NotRun(path + ".depth", "relative positions in a depth-routed layer");
     if (layer.depth->kv != DepthKv::kZeroRows) continue;
+    if (attention->sparse.has_value())
+      return NotRun(path + ".depth.kv", "zero_rows of sparse attention");
     if (!attention->sinks.empty() || attention->q.experts.has_value())
       return NotRun(path + ".depth.kv", "zero_rows beside attention sinks or query experts");
   }
@@ -151,6 +153,10 @@ absl::Status CheckStack(const std::string& path, const StackSpec& stack) {
   RETURN_IF_ERROR(CheckName(path + ".embedding", "weight", embedding.weight));
   RETURN_IF_ERROR(
       CheckFloat(path + ".embedding", "scale", static_cast<double>(embedding.scale), -1e6, 1e6));
+  if (!embedding.token_type_weight.empty()) {
+    RETURN_IF_ERROR(CheckRange(path + ".embedding", "num_token_types", embedding.num_token_types, 1,
+                               kMaxVocab));
+  }
   RETURN_IF_ERROR(CheckNorm(path + ".embedding.norm", embedding.norm));
   RETURN_IF_ERROR(CheckNorm(path + ".final_norm", stack.final_norm));
   int64_t executions = 0;
@@ -172,10 +178,9 @@ absl::Status CheckStack(const std::string& path, const StackSpec& stack) {
 
 absl::Status ValidateSpec(const ModelSpec& spec) {
   if (spec.stacks.empty()) return Invalid("stacks", "a model needs one");
-  if (spec.stacks.size() > 1 || spec.stacks[0].role != StackRole::kDecoder) {
-    return NotRun("stacks", "an encoder");
-  }
+  if (spec.stacks.size() > 1) return NotRun("stacks", "a second stack");
   RETURN_IF_ERROR(CheckStack("stacks[0]", spec.stacks[0]));
+  RETURN_IF_ERROR(CheckRole(spec));
   const EmbeddingSpec& embedding = spec.stacks[0].embedding;
   RETURN_IF_ERROR(
       CheckFloat("head", "logit_scale", static_cast<double>(spec.head.logit_scale), -1e6, 1e6));

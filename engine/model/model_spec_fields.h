@@ -30,7 +30,7 @@ SLUICE_ENUM_NAMES(RopeMix, {"by_rotations", "by_index"});
 SLUICE_ENUM_NAMES(ExpertEncoding, {"plain", "mxfp4"});
 SLUICE_ENUM_NAMES(GateFunction, {"identity", "sigmoid", "one", "tanh"});
 SLUICE_ENUM_NAMES(DepthCombine, {"scaled_update", "plus_block", "only_block"});
-SLUICE_ENUM_NAMES(MaskKind, {"causal", "full", "block_pattern"});
+SLUICE_ENUM_NAMES(MaskKind, {"causal", "full"});
 SLUICE_ENUM_NAMES(KvSource, {"self", "encoder", "second_stream"});
 SLUICE_ENUM_NAMES(DepthDecide, {"router_threshold", "predictor_threshold", "router_topk"});
 SLUICE_ENUM_NAMES(DepthKv, {"routed_only", "all_tokens", "zero_rows"});
@@ -40,6 +40,7 @@ SLUICE_ENUM_NAMES(HaltingKind,
                   {"none", "act", "stick_breaking", "convergence", "chosen_depth", "exit_gate"});
 SLUICE_ENUM_NAMES(RepeatKv, {"own", "latest", "compute_all", "first"});
 SLUICE_ENUM_NAMES(ActOutput, {"basic", "accumulated", "interpolated"});
+SLUICE_ENUM_NAMES(Pooling, {"none", "mean", "first"});
 SLUICE_ENUM_NAMES(StackRole, {"decoder", "encoder"});
 #undef SLUICE_ENUM_NAMES
 
@@ -144,6 +145,20 @@ void Fields(Visitor& visit, RelativePositionSpec& spec) {
 }
 
 template <typename Visitor>
+void Fields(Visitor& visit, SparsePatternSpec& spec) {
+  visit("block", spec.block);
+  visit("first_blocks", spec.first_blocks);
+  visit("last_blocks", spec.last_blocks);
+  visit("behind", spec.behind);
+  visit("ahead", spec.ahead);
+  visit("global_queries", spec.global_queries);
+  visit("first_repeats", spec.first_repeats);
+  visit("full_up_to", spec.full_up_to);
+  visit("random_blocks", spec.random_blocks);
+  visit("seed", spec.seed);
+}
+
+template <typename Visitor>
 void Fields(Visitor& visit, AttentionSpec& spec) {
   visit("num_heads", spec.num_heads);
   visit("num_kv_heads", spec.num_kv_heads);
@@ -161,6 +176,7 @@ void Fields(Visitor& visit, AttentionSpec& spec) {
   visit("scale", spec.scale);
   visit("window", spec.window);
   visit("mask", spec.mask);
+  visit("sparse", spec.sparse);
   visit("kv_source", spec.kv_source);
   visit("sinks", spec.sinks);
   visit("value_from_residual", spec.value_from_residual);
@@ -334,12 +350,15 @@ void Fields(Visitor& visit, EmbeddingSpec& spec) {
   visit("dim", spec.dim);
   visit("weight", spec.weight);
   visit("position_weight", spec.position_weight);
+  visit("token_type_weight", spec.token_type_weight);
+  visit("num_token_types", spec.num_token_types);
   visit("scale", spec.scale);
   visit("norm", spec.norm);
 }
 
 template <typename Visitor>
 void Fields(Visitor& visit, HeadSpec& spec) {
+  visit("pooling", spec.pooling);
   visit("weight", spec.weight);
   visit("bias", spec.bias);
   visit("logit_scale", spec.logit_scale);

@@ -21,6 +21,8 @@ inline constexpr int64_t kMaxLayers = 4'096;
 inline constexpr int64_t kMaxVocab = int64_t{1} << 21;
 inline constexpr int64_t kMaxPositions = int64_t{1} << 24;
 inline constexpr int64_t kMaxRowBegin = int64_t{1} << 32;
+inline constexpr int64_t kMaxRandomBlocks = 64;  // as engine/blocks/sparse_pattern.h
+inline constexpr int64_t kMaxSeed = int64_t{1} << 47;
 
 absl::Status Invalid(const std::string& path, const std::string& what);
 absl::Status NotRun(const std::string& path, const std::string& what);
@@ -52,6 +54,8 @@ absl::Status CheckAdapters(const std::string& path,
 absl::Status CheckScaling(const std::string& path,
                           const std::optional<SoftScalingSpec>& scaling,
                           int32_t heads);
+// What an encoder runs, and that nothing else has an encoder's parts (model_spec_encoder.cc).
+absl::Status CheckRole(const ModelSpec& spec);
 // A sublayer: its norms and its block (model_spec_blocks.cc).
 absl::Status CheckSublayer(const std::string& path, const SublayerSpec& sublayer, int64_t dim);
 

@@ -58,6 +58,11 @@ void WriteSlot(const KvGeometry& shape,
   if (!shape.value_in_key) Scatter(value, shape.value_dim, 1, values, convert);
 }
 
+const KvSpan* SpansOf(const AttentionArgs& args, int32_t row, int32_t head) {
+  const int64_t query = int64_t{row} * args.span_heads + (args.span_heads == 1 ? 0 : head);
+  return args.spans + query * args.num_spans;
+}
+
 }  // namespace
 
 int64_t CpuBackend::KvPageBytes(const KvGeometry& geometry) const {
@@ -113,6 +118,7 @@ void CpuBackend::AttendRow(const AttentionArgs& args,
   task.page_tokens = shape.page_tokens;
   task.bf16 = shape.dtype == DType::kBF16;
   task.scale = args.scale;
+  task.num_spans = args.num_spans;
   task.scratch = scratch;
   for (int32_t row = unit.first_row; row < unit.last_row; ++row) {
     for (int32_t g = 0; g < group; ++g) {
@@ -122,6 +128,7 @@ void CpuBackend::AttendRow(const AttentionArgs& args,
       query.out = args.out.Row(row) + static_cast<int64_t>(head) * shape.value_dim;
       query.begin = args.rows.begin[row];
       query.end = args.rows.end[row];
+      if (args.spans != nullptr) query.spans = SpansOf(args, row, head);
       const float* sink = args.row_sinks != nullptr ? args.row_sinks + row
                           : args.sinks != nullptr   ? args.sinks + head
                                                     : nullptr;
@@ -146,6 +153,7 @@ void CpuBackend::PagedAttention(const AttentionArgs& args) {
   const KvGeometry& shape = args.kv.geometry;
   SLUICE_CHECK(args.num_heads % shape.num_kv_heads == 0) << args.num_heads;
   SLUICE_CHECK(args.sinks == nullptr || args.row_sinks == nullptr);
+  SLUICE_CHECK(args.span_heads == 1 || args.span_heads == args.num_heads) << args.span_heads;
   const int32_t group = args.num_heads / shape.num_kv_heads;
   const int32_t rows_per_unit = std::max(1, kMaxQueries / group);
   const int64_t units = (args.rows.count + rows_per_unit - 1) / rows_per_unit;

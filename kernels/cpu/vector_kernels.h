@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "kernels/kv_span.h"
+
 namespace sluice::kernels::cpu {
 
 // The values of kernels::Activation, repeated because files with ISA flags do not see backend.h.
@@ -57,6 +59,7 @@ struct AttendQuery {
   const float* query = nullptr;
   int32_t begin = 0;  // visible slots
   int32_t end = 0;
+  const KvSpan* spans = nullptr;  // [num_spans] of the task, instead; may be null
   bool has_sink = false;
   float sink = 0.0f;
   const float* relative = nullptr;  // added to the scores, by distance from `slot`; may be null
@@ -82,6 +85,7 @@ struct AttendTask {
   float scale = 1.0f;
   AttendQuery queries[kMaxQueries];
   int32_t num_queries = 0;
+  int32_t num_spans = 1;
   float* scratch = nullptr;  // [num_queries, value_stride]
 };
 

@@ -40,14 +40,28 @@ struct HeadQuery {
   int32_t kv_head = 0;
   double sink = kLowest;
   const float* relative = nullptr;  // by distance
+  std::vector<int32_t> slots;       // what it sees, in order
 };
+
+std::vector<int32_t> VisibleSlots(const AttentionArgs& args, int32_t row, int32_t head) {
+  std::vector<int32_t> slots;
+  const KvSpan whole{args.rows.begin[row], args.rows.end[row]};
+  const int64_t first =
+      (int64_t{row} * args.span_heads + (args.span_heads == 1 ? 0 : head)) * args.num_spans;
+  const bool spans = args.spans != nullptr;
+  for (int32_t i = 0; i < (spans ? args.num_spans : 1); ++i) {
+    const KvSpan span = spans ? args.spans[first + i] : whole;
+    for (int32_t slot = span.begin; slot < span.end; ++slot) slots.push_back(slot);
+  }
+  return slots;
+}
 
 void Attend(const AttentionArgs& args, const HeadQuery& head, float* out) {
   const KvGeometry& shape = args.kv.geometry;
   const int32_t sequence = args.rows.sequence[head.row];
   std::vector<double> scores;
   double maximum = head.sink;
-  for (int32_t slot = args.rows.begin[head.row]; slot < args.rows.end[head.row]; ++slot) {
+  for (const int32_t slot : head.slots) {
     const SlotAddress at = Find(args.kv, sequence, slot, head.kv_head);
     double dot = 0.0;
     for (int32_t d = 0; d < shape.key_dim; ++d) {
@@ -67,8 +81,7 @@ void Attend(const AttentionArgs& args, const HeadQuery& head, float* out) {
   for (size_t i = 0; i < scores.size(); ++i) {
     const double weight = std::exp(scores[i] - maximum);
     total += weight;
-    const int32_t slot = args.rows.begin[head.row] + static_cast<int32_t>(i);
-    const SlotAddress at = Find(args.kv, sequence, slot, head.kv_head);
+    const SlotAddress at = Find(args.kv, sequence, head.slots[i], head.kv_head);
     for (int32_t d = 0; d < shape.value_dim; ++d) {
       const int64_t index = at.first + SlotElements(shape) - shape.value_dim + d;
       sum[static_cast<size_t>(d)] +=
@@ -182,10 +195,12 @@ void ReferenceBackend::PagedAttention(const AttentionArgs& args) {
   const KvGeometry& shape = args.kv.geometry;
   SLUICE_CHECK(args.num_heads % shape.num_kv_heads == 0) << args.num_heads;
   SLUICE_CHECK(args.sinks == nullptr || args.row_sinks == nullptr);
+  SLUICE_CHECK(args.span_heads == 1 || args.span_heads == args.num_heads) << args.span_heads;
   const int32_t group = args.num_heads / shape.num_kv_heads;
   for (int32_t i = 0; i < args.rows.count; ++i) {
     for (int32_t h = 0; h < args.num_heads; ++h) {
       HeadQuery head{args.query.Row(i) + static_cast<int64_t>(h) * shape.key_dim, i, h / group};
+      head.slots = VisibleSlots(args, i, h);
       if (args.sinks != nullptr) head.sink = static_cast<double>(args.sinks[h]);
       if (args.relative != nullptr) {
         head.relative =

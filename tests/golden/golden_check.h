@@ -71,7 +71,7 @@ inline std::vector<std::vector<int32_t>> GoldenTokens(const ExpectedTensors& exp
   return GoldenTokens(expected, GoldenCase{prefix});
 }
 
-// Whether a layer routes by top-k over the prompt, which must then not be cut.
+// Whether a prompt must not be cut: a layer routes by top-k over it, or rows see later ones.
 bool RoutesWholePrompt(const ModelSpec& spec);
 
 }  // namespace sluice

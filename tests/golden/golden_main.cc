@@ -29,7 +29,7 @@ void Print(const GoldenReport& report) {
   if (report.layer_alone) {
     std::printf("  a layer alone\n");
   } else if (report.whole_prompt) {
-    std::printf("  one shot only: a layer routes by top-k over the prompt\n");
+    std::printf("  one shot only: rows of a prompt depend on later ones\n");
   } else if (report.wrong_ways.empty()) {
     std::printf("  chunks of 7, token by token, beside another sequence: the same bits\n");
   }

@@ -87,6 +87,15 @@ TEST(GoldenDeathTest, APartOfAPromptUnderTopKIsRefused) {
   EXPECT_DEATH(golden->run->Run(tokens, InChunks({length}, 7)).IgnoreError(), "part of a prompt");
 }
 
+TEST(GoldenDeathTest, APartOfAnEncodersSequenceIsRefused) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  auto golden = OpenGoldenFolder(SourceDirectory() + "/tests/golden/big_bird",
+                                 {"reference", kernels::WeightFormat::kF32});
+  ASSERT_TRUE(golden.ok()) << golden.status();
+  const auto tokens = GoldenTokens(golden->expected, "");
+  EXPECT_DEATH(golden->run->Run(tokens, InChunks({45}, 20)).IgnoreError(), "part of a sequence");
+}
+
 TEST(GoldenCheck, ABrokenFolderIsOneLine) {
   const ScratchDirectory empty("golden-empty");
   for (const std::string& folder : {empty.path(), empty.path() + "/nothing"}) {

@@ -89,6 +89,10 @@ class AttentionTest : public BackendTest {
       if (relative_size_ > 0) args.relative = relative.View().Row(first);
       args.relative_size = relative_size_;
       if (row_sinks_ != nullptr) args.row_sinks = row_sinks_ + first;
+      args.num_spans = kSpans;
+      args.span_heads = span_heads_;
+      if (span_heads_ > 0) args.spans = spans_.data() + int64_t{first} * span_heads_ * kSpans;
+      if (span_heads_ == 0) args.span_heads = 1;
       args.out = out.View().Rows(first, count);
       backend.PagedAttention(args);
     }
@@ -97,7 +101,24 @@ class AttentionTest : public BackendTest {
 
   const float* sinks_ = nullptr;
   int32_t relative_size_ = 0;
+  // A few runs of what each (row, head) of `list` may see: empty, overlapping and in any order.
+  void DrawSpans(const RowList& list, int32_t heads) {
+    std::mt19937 random(7);
+    span_heads_ = heads;
+    spans_.clear();
+    for (const int32_t end : list.end) {
+      for (int32_t i = 0; i < heads * kSpans; ++i) {
+        const auto a = static_cast<int32_t>(random() % static_cast<uint32_t>(end + 1));
+        const auto b = static_cast<int32_t>(random() % static_cast<uint32_t>(end + 1));
+        spans_.push_back(i % kSpans == 1 ? KvSpan{} : KvSpan{std::min(a, b), std::max(a, b)});
+      }
+    }
+  }
+
+  static constexpr int32_t kSpans = 4;
   const float* row_sinks_ = nullptr;
+  int32_t span_heads_ = 0;
+  std::vector<KvSpan> spans_;
 };
 
 RowList Interleaved(int32_t slots, int32_t window = 1 << 30) {
@@ -210,6 +231,33 @@ TEST_P(AttentionTest, RelativeLogitsMatchReferenceInAnyChunks) {
       EXPECT_EQ(got.values, Run(*backend_, shape, list, 7).values);
     }
   }
+}
+
+TEST_P(AttentionTest, SpansMatchReferenceInAnyChunks) {
+  for (const Shape& shape : kShapes) {
+    const RowList list = Interleaved(150);
+    for (const int32_t heads : {1, shape.heads}) {
+      DrawSpans(list, heads);
+      const Matrix got = Run(*backend_, shape, list, 1000);
+      EXPECT_LE(NormalizedError(Run(*reference_, shape, list, 1000).values, got.values), 1e-11);
+      EXPECT_EQ(got.values, Run(*backend_, shape, list, 7).values);
+    }
+  }
+}
+
+TEST_P(AttentionTest, OneSpanIsTheVisibleRangeAndTwoCountTwice) {
+  const Shape& shape = kShapes[1];
+  const RowList list = Interleaved(100, 70);
+  const Matrix plain = Run(*backend_, shape, list, 1000);
+  span_heads_ = 1;
+  for (size_t i = 0; i < list.end.size(); ++i) {
+    spans_.resize(spans_.size() + kSpans);
+    spans_[i * kSpans + 2] = {list.begin[i], list.end[i]};
+  }
+  EXPECT_EQ(plain.values, Run(*backend_, shape, list, 1000).values);
+  // Everything twice is everything once.
+  for (size_t i = 0; i < list.end.size(); ++i) spans_[i * kSpans + 3] = spans_[i * kSpans + 2];
+  EXPECT_LE(NormalizedError(plain.values, Run(*backend_, shape, list, 1000).values), 1e-11);
 }
 
 // n keys and values of zeros that were never stored are one sink of log n.

@@ -81,6 +81,15 @@ inline void GiveHeadExperts(ModelSpec& spec) {
       .score = ScoreFunction::kSigmoid, .num_experts = 3, .top_k = 2, .weight = "select.weight"};
 }
 
+inline SparsePatternSpec& Sparse(ModelSpec& spec) { return AttentionOf(spec).sparse.emplace(); }
+
+inline void Encode(ModelSpec& spec) {
+  spec.stacks[0].role = StackRole::kEncoder;
+  spec.head = {.pooling = Pooling::kMean};
+  for (LayerSpec& layer : spec.stacks[0].groups[0].layers)
+    std::get<AttentionSpec>(layer.sublayers[0].block).mask = MaskKind::kFull;
+}
+
 struct BadSpec {
   const char* name;
   std::function<void(ModelSpec&)> bend;

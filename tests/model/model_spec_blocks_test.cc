@@ -127,7 +127,81 @@ const BadSpec kBadSpecs[] = {
     {"ScaleInfinite", [](auto& s) { AttentionOf(s).scale = kInfinity; }, "scale"},
     {"ClipNegative", [](auto& s) { AttentionOf(s).clip_qkv = -1.0f; }, "clip_qkv"},
     {"WindowNegative", [](auto& s) { AttentionOf(s).window = -1; }, "window"},
-    {"FullMask", [](auto& s) { AttentionOf(s).mask = MaskKind::kFull; }, "mask", kNotRun},
+    {"FullMaskOfADecoder", [](auto& s) { AttentionOf(s).mask = MaskKind::kFull; },
+     "block.mask: a decoder's must be causal"},
+    {"SparseBesideAWindow",
+     [](auto& s) {
+       AttentionOf(s).window = 3;
+       Sparse(s);
+     },
+     "block.sparse: a window"},
+    {"SparseBlockZero", [](auto& s) { Sparse(s).block = 0; }, "sparse: block"},
+    {"SparseBlockHuge", [](auto& s) { Sparse(s).block = (1 << 24) + 1; }, "sparse: block"},
+    {"SparseFirstNegative", [](auto& s) { Sparse(s).first_blocks = -1; }, "sparse: first_blocks"},
+    {"SparseBehindNegative", [](auto& s) { Sparse(s).behind = -1; }, "sparse: behind"},
+    {"SparseRandomMany", [](auto& s) { Sparse(s).random_blocks = 65; }, "sparse: random_blocks"},
+    {"SparseSeedNegative", [](auto& s) { Sparse(s).seed = -1; }, "sparse: seed"},
+    {"SparseAheadOfCausal", [](auto& s) { Sparse(s).ahead = 1; }, "are causal"},
+    {"SparseLastOfCausal", [](auto& s) { Sparse(s).last_blocks = 1; }, "are causal"},
+    {"SparseGlobalOfCausal", [](auto& s) { Sparse(s).global_queries = true; }, "are causal"},
+    {"SparseRepeatsOfCausal", [](auto& s) { Sparse(s).first_repeats = 1; }, "are causal"},
+    {"SparseFullOfCausal", [](auto& s) { Sparse(s).full_up_to = 1; }, "are causal"},
+    {"SparseRepeatsMany",
+     [](auto& s) {
+       Encode(s);
+       Sparse(s).first_repeats = 65;
+     },
+     "sparse: first_repeats"},
+    {"SparseZeroRows",
+     [](auto& s) {
+       Sparse(s);
+       Route(s).kv = DepthKv::kZeroRows;
+     },
+     "zero_rows of sparse", kNotRun},
+    {"SparseMixture", [](auto& s) { MixtureOf(s).sparse.emplace(); }, "with query experts",
+     kNotRun},
+    {"EncoderWithoutPooling", [](auto& s) { s.stacks[0].role = StackRole::kEncoder; },
+     "head.pooling"},
+    {"PoolingOfADecoder", [](auto& s) { s.head.pooling = Pooling::kMean; }, "head.pooling"},
+    {"EncoderWithAHead",
+     [](auto& s) {
+       Encode(s);
+       s.head.weight = "head.weight";
+     },
+     "head: an encoder's"},
+    {"EncoderCausal",
+     [](auto& s) {
+       Encode(s);
+       AttentionOf(s).mask = MaskKind::kCausal;
+     },
+     "block.mask: an encoder's must be full"},
+    {"EncoderWindow",
+     [](auto& s) {
+       Encode(s);
+       AttentionOf(s).window = 4;
+     },
+     "block.window", kNotRun},
+    {"EncoderRouted",
+     [](auto& s) {
+       Encode(s);
+       Route(s);
+     },
+     "layers[0].depth", kNotRun},
+    {"EncoderRepeats",
+     [](auto& s) {
+       Encode(s);
+       RepeatOf(s).times = 2;
+       RepeatOf(s).adjustable = true;
+     },
+     "an encoder whose rows stop", kNotRun},
+    {"EncoderLatent",
+     [](auto& s) {
+       Encode(s);
+       MakeLatent(s);
+     },
+     "latent attention in an encoder", kNotRun},
+    {"TokenTypesZero", [](auto& s) { s.stacks[0].embedding.token_type_weight = "token_types"; },
+     "num_token_types"},
     {"SecondStream", [](auto& s) { AttentionOf(s).kv_source = KvSource::kSecondStream; },
      "kv_source", kNotRun},
     {"QueryExperts",

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/support/random_halting.h"
+#include "tests/support/random_masks.h"
 #include "tests/support/random_soft.h"
 
 namespace sluice::testing {
@@ -331,7 +332,7 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
         const std::string attention = name + ".attention";
         const int64_t dim = stack.embedding.dim;
         BlockSpec block = MakeAttention(attention, dim, draw, what.experts);
-        if (draw.Chance(0.2)) block = MakeLatentAttention(attention, dim, draw);
+        if (draw.Chance(0.2) && !what.encoder) block = MakeLatentAttention(attention, dim, draw);
         layer.sublayers.push_back(MakeSublayer(attention, std::move(block), draw, layer_norm));
       }
       const bool moe = what.experts && draw.Chance(0.5);
@@ -349,7 +350,12 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
   stack.final_norm = MakeNorm("final", layer_norm);
   spec.stacks.push_back(std::move(stack));
   if (draw.Chance(0.5)) spec.head.weight = "head.weight";
-  if (what.experts) DrawSoftParts(seed, spec);
+  if (what.encoder) {
+    MakeEncoder(seed, spec);
+  } else {
+    DrawMasks(seed, spec);
+    if (what.experts) DrawSoftParts(seed, spec);
+  }
   return spec;
 }
 

@@ -23,6 +23,7 @@ struct SpecDraw {
   bool experts = true;       // MoE feed-forwards and SwitchHead projections
   bool repeats = true;       // groups that run more than once
   bool topk_prompt = false;  // routers may take the top-k of the prompt, which must then be whole
+  bool encoder = false;      // instead of a decoder; needs depth and repeats off
 };
 
 // How many of them a law is tried on (house rules 7.6). A sanitizer is ten times slower and looks

@@ -21,6 +21,7 @@ class Filler {
     dim_ = stack.embedding.dim;
     Matrix(stack.embedding.weight, stack.embedding.vocab_size, dim_, 1.0f);
     Matrix(stack.embedding.position_weight, spec.max_positions, dim_, 0.3f);
+    Matrix(stack.embedding.token_type_weight, stack.embedding.num_token_types, dim_, 0.3f);
     if (!spec.head.weight.empty()) {
       Matrix(spec.head.weight, stack.embedding.vocab_size, dim_, 1.0f / std::sqrt(Float(dim_)));
     }
