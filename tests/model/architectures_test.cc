@@ -2,6 +2,7 @@
 // file, no crash.
 #include "engine/architectures/architectures.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
