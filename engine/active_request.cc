@@ -1,9 +1,11 @@
 #include "engine/active_request.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/request_error.h"
 
 namespace sluice {
 
@@ -41,6 +43,17 @@ void ActiveRequest::ScorePrompt(int32_t position, std::span<const float> logits)
     return;
   }
   pending_.prompt_logprobs.emplace_back(*std::move(logprob));
+}
+
+void ActiveRequest::AddHidden(std::span<const float> row) {
+  hidden_sum_.resize(row.size());
+  for (size_t i = 0; i < row.size(); ++i) {
+    hidden_sum_[i] += static_cast<double>(row[i]);
+    if (std::isfinite(row[i])) continue;
+    failure_ = RequestError(absl::StatusCode::kInternal, "nonfinite_logits", "",
+                            "The model's output for this request was not a finite number.");
+  }
+  ++num_hidden_;
 }
 
 bool ActiveRequest::SampleNext(std::span<float> logits) {
@@ -128,6 +141,10 @@ void ActiveRequest::Finish(FinishReason reason, absl::Status error) {
   if (complete && !matched_stop_string_) {
     pending_.text += stop_matcher_.Append(detokenizer_.Flush(), false).text;
     pending_.text += stop_matcher_.Flush();
+  }
+  if (complete) {
+    for (const double sum : hidden_sum_)
+      pending_.embedding.push_back(static_cast<float>(sum / num_hidden_));
   }
   finish_ = reason;
   pending_.finish = reason;

@@ -34,6 +34,8 @@ class ActiveRequest {
   // Handles the logits of prompt position `position` (prompt_logprobs: scores the next prompt
   // token).
   void ScorePrompt(int32_t position, std::span<const float> logits);
+  // Of an encoder: adds one hidden row to the mean that the last event carries.
+  void AddHidden(std::span<const float> row);
   // Picks the next token. False when the request failed (`failure()` says why).
   bool SampleNext(std::span<float> logits);
   // A guess at the token behind `guesses`, which stand behind the newest one (SelfSpeculation).
@@ -79,6 +81,8 @@ class ActiveRequest {
   StopMatcher stop_matcher_;
   TokenEvent pending_;
   Usage usage_;
+  std::vector<double> hidden_sum_;
+  int32_t num_hidden_ = 0;
   std::optional<TokenTrace> trace_;
   std::vector<bool> experts_touched_;
   absl::Status failure_;

@@ -25,7 +25,9 @@ SchedulerLimits Limits(const EngineConfig& config, const ModelCard& card) {
 }  // namespace
 
 absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
+  RETURN_IF_ERROR(CheckModelGives(request.embed, model.embedding_size > 0));
   const auto prompt = static_cast<int64_t>(request.prompt.size());
+  const int32_t max_tokens = request.embed ? 0 : request.stop.max_tokens;
   if (prompt == 0) return BadRequest("empty_prompt", "prompt", "the prompt has no tokens");
   for (const int32_t token : request.prompt) {
     if (token < 0 || token >= model.vocab_size) {
@@ -37,19 +39,21 @@ absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
     return BadRequest("context_length_exceeded", "prompt",
                       "the prompt is longer than the model's context");
   }
-  if (prompt + request.stop.max_tokens > model.max_context_tokens) {
+  if (prompt + max_tokens > model.max_context_tokens) {
     return BadRequest("context_length_exceeded", "max_tokens",
                       "prompt and max_tokens together exceed the model's context");
   }
-  if (prompt + request.stop.max_tokens > model.kv_capacity_tokens) {
+  if (prompt + max_tokens > model.kv_capacity_tokens) {
     return BadRequest("kv_capacity", prompt >= model.kv_capacity_tokens ? "prompt" : "max_tokens",
                       absl::StrCat("the KV cache holds ", model.kv_capacity_tokens,
                                    " tokens of one request; prompt and max_tokens ask for ",
-                                   prompt + request.stop.max_tokens));
+                                   prompt + max_tokens));
   }
   if (NeedsWholePrompt(request.routing, model) && prompt > model.max_batch_tokens) {
-    return BadRequest("context_length_exceeded", "routing.mode",
-                      "top-k routing needs the whole prompt in one step; raise --max-batch-tokens");
+    return BadRequest(
+        "context_length_exceeded", request.embed ? "prompt" : "routing.mode",
+        absl::StrCat(request.embed ? "an encoder" : "top-k routing",
+                     " needs the whole prompt in one step; raise --max-batch-tokens"));
   }
   return ResolveRouting(request.routing, model).status();
 }
@@ -88,6 +92,7 @@ Engine::Engine(Parts parts)
 absl::Status Engine::Submit(RequestId id, Request request, std::shared_ptr<TokenSink> sink) {
   RETURN_IF_ERROR(CheckAdmissible(request, card_));
   ASSIGN_OR_RETURN(const RowRouting routing, ResolveRouting(request.routing, card_));
+  if (request.embed) request.stop.max_tokens = 0;
   const absl::Duration now = clock_.Now();
   auto sequence = std::make_unique<Sequence>();
   sequence->id = id;
@@ -196,7 +201,8 @@ bool Engine::Step() {
       FinishRequest(sequence->id, FinishReason::kError, request.failure());
     } else {
       const FinishReason reason = request.finish_reason();
-      FinishRequest(sequence->id, reason == FinishReason::kNone ? FinishReason::kLength : reason,
+      const auto otherwise = request.request().embed ? FinishReason::kStop : FinishReason::kLength;
+      FinishRequest(sequence->id, reason == FinishReason::kNone ? otherwise : reason,
                     absl::OkStatus());
     }
   }

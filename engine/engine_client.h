@@ -41,6 +41,7 @@ struct ModelCard {
   int32_t experts_per_token = 0;  // the model's own; 0 without experts
   int32_t num_experts = 0;        // of the largest expert layer
   int32_t max_depth = 0;          // repeats of a looped core; 0: requests cannot choose
+  int32_t embedding_size = 0;     // of an encoder, which generates nothing; 0: a decoder
   std::string fingerprint;        // changes with build, weights, kernels or numeric mode
   nlohmann::json spec;            // SpecToJson
 };

@@ -22,7 +22,9 @@ void Engine::BuildBatch(const StepPlan& plan) {
       const bool samples = last && rows.samples;
       const bool scores = request.wants_prompt_logprobs() && position >= request.prompt_scored() &&
                           position + 1 < sequence.prompt_tokens;
-      if (samples || scores) {
+      const bool pools =
+          request.request().embed && (position == 0 || runner_->facts().pooling == Pooling::kMean);
+      if (samples || scores || pools) {
         wanted_.push_back(static_cast<int32_t>(tokens_.size()));
         wanted_for_.push_back(
             {static_cast<int32_t>(p), position, samples, draft != nullptr ? 0 : -1});
@@ -54,7 +56,9 @@ void Engine::OnLogits(const StepPlan& plan, int32_t index, std::span<float> logi
   const Wanted& wanted = wanted_for_[static_cast<size_t>(index)];
   const auto entry = static_cast<size_t>(wanted.plan_index);
   ActiveRequest& request = Active(plan.rows[entry].sequence->id);
-  if (wanted.draft_row >= 0) {  // its turn comes when the guess before it is confirmed
+  if (request.request().embed) {
+    request.AddHidden(logits);
+  } else if (wanted.draft_row >= 0) {  // its turn comes when the guess before it is confirmed
     SelfSpeculation::Draft& draft = *speculation_.Of(entry);
     std::copy(logits.begin(), logits.end(),
               speculation_.LogitsOf(draft, static_cast<size_t>(wanted.draft_row)).begin());

@@ -102,6 +102,7 @@ ModelCard MakeCard(const EngineConfig& config,
   for (const LayerInstance& instance : facts.instances) {
     if (instance.routed) card.routed_layers.push_back(instance.label);
   }
+  if (spec.is_encoder()) card.embedding_size = static_cast<int32_t>(spec.decoder().embedding.dim);
   DescribeRouting(spec, &card);
   card.spec = SpecToJson(spec);
   std::string identity =

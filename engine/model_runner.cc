@@ -74,6 +74,7 @@ absl::Status RealModelRunner::MakeCache(const EngineConfig& config) {
                                             .max_tokens = context}));
   facts_ = {.instances = model_->instances(),
             .vocab_size = model_->spec().decoder().embedding.vocab_size,
+            .pooling = model_->spec().head.pooling,
             .weight_bytes = model_->weight_bytes(),
             .kv_bytes = cache_->bytes(),
             .arena_bytes = workspace_->bytes(),

@@ -21,6 +21,7 @@ namespace sluice {
 struct RunnerFacts {
   std::vector<LayerInstance> instances;
   int32_t vocab_size = 0;
+  Pooling pooling = Pooling::kNone;  // of an encoder
   int64_t weight_bytes = 0, kv_bytes = 0, arena_bytes = 0;
   int64_t kv_tokens = 0;  // worst-case tokens that fit the cache
   int64_t parameters_total = 0, parameters_active = 0;

@@ -61,7 +61,8 @@ struct Request {
   SamplingParams sampling;
   StopParams stop;
   RoutingParams routing;
-  int32_t priority = 0;                   // lower runs first
+  bool embed = false;    // asks an encoder for its pooled hidden state; generates nothing
+  int32_t priority = 0;  // lower runs first
   std::optional<absl::Duration> timeout;  // from Submit
 };
 
@@ -104,6 +105,7 @@ struct TokenEvent {
   // With the first event when asked for: one per prompt token, the first has no value.
   std::vector<std::optional<TokenLogprob>> prompt_logprobs;
   std::vector<TokenTrace> traces;
+  std::vector<float> embedding;  // of an encoder, with the last event
   FinishReason finish = FinishReason::kNone;
   std::string stop_reason;  // the stop string or the stop token's id; empty for EOS
   absl::Status error;       // set with kError

@@ -30,6 +30,14 @@ absl::Status BadRequest(std::string_view code, std::string_view param, std::stri
   return RequestError(absl::StatusCode::kInvalidArgument, code, param, message);
 }
 
+absl::Status CheckModelGives(bool asks_embedding, bool is_encoder) {
+  if (asks_embedding == is_encoder) return absl::OkStatus();
+  return BadRequest("unsupported_parameter", "model",
+                    asks_embedding ? "this model generates text and gives no embeddings"
+                                   : "this model is an encoder: it gives embeddings and generates "
+                                     "no text");
+}
+
 std::string ErrorCodeOf(const absl::Status& status) { return Payload(status, kErrorCodePayload); }
 std::string ErrorParamOf(const absl::Status& status) { return Payload(status, kErrorParamPayload); }
 

@@ -21,6 +21,10 @@ absl::Status RequestError(absl::StatusCode status,
 // Shorthand for InvalidArgument.
 absl::Status BadRequest(std::string_view code, std::string_view param, std::string_view message);
 
+// `unsupported_parameter` of `model` when an embedding is asked of a decoder, or text of an
+// encoder.
+absl::Status CheckModelGives(bool asks_embedding, bool is_encoder);
+
 // Empty when the status carries none.
 std::string ErrorCodeOf(const absl::Status& status);
 std::string ErrorParamOf(const absl::Status& status);

@@ -181,13 +181,14 @@ absl::Status ValidateParameters(const Request& request,
                                 const ModelCard& model,
                                 const ValidationOptions& options) {
   const SamplingParams& sampling = request.sampling;
+  RETURN_IF_ERROR(CheckModelGives(request.embed, model.embedding_size > 0));
   RETURN_IF_ERROR(ValidateNumbers(sampling));
   RETURN_IF_ERROR(CheckInteger("top_k", sampling.top_k, -1, std::numeric_limits<int32_t>::max()));
   RETURN_IF_ERROR(CheckInteger("logprobs", sampling.logprobs.value_or(0), 0, kMaxLogprobs));
   RETURN_IF_ERROR(
       CheckInteger("prompt_logprobs", sampling.prompt_logprobs.value_or(0), 0, kMaxLogprobs));
   RETURN_IF_ERROR(ValidateTokenLists(sampling, model));
-  RETURN_IF_ERROR(ValidateStop(request.stop, model, options));
+  if (!request.embed) RETURN_IF_ERROR(ValidateStop(request.stop, model, options));
   if (request.timeout.has_value()) {
     RETURN_IF_ERROR(
         CheckInteger("timeout_ms", absl::ToInt64Milliseconds(*request.timeout), 1, kMaxTimeoutMs));

@@ -15,7 +15,8 @@ constexpr size_t kMergedBytes = 64 << 10;
 
 // What an event costs in the queue; the same order as its size on the wire.
 size_t EventBytes(const TokenEvent& event) {
-  size_t bytes = 64 + event.text.size() + event.tokens.size() * 4;
+  size_t bytes =
+      64 + event.text.size() + event.tokens.size() * 4 + event.embedding.size() * sizeof(float);
   for (const TokenLogprob& logprob : event.logprobs) bytes += 24 + logprob.top.size() * 24;
   for (const auto& logprob : event.prompt_logprobs) {
     bytes += 24 + (logprob.has_value() ? logprob->top.size() * 24 : 0);

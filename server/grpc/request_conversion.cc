@@ -115,6 +115,10 @@ absl::Status ConvertPrompt(const v1::GenerateRequest& message,
     case v1::GenerateRequest::PROMPT_NOT_SET:
       return BadRequest("empty_prompt", "prompt", "a prompt is required");
   }
+  if (request.embed) {
+    request.stop = {.max_tokens = 0};
+    return absl::OkStatus();
+  }
   request.stop.max_tokens = ResolveMaxTokens(
       message.has_max_tokens() ? std::optional(message.max_tokens()) : std::nullopt,
       is_chat ? std::nullopt : std::optional(kDefaultMaxTokens), request.prompt.size(),
@@ -165,6 +169,10 @@ absl::StatusOr<GenerateCall> ConvertGenerateRequest(const v1::GenerateRequest& m
   call.choices = message.has_n() ? message.n() : 1;
   RETURN_IF_ERROR(ValidateSequenceCount(1, call.choices, engine.model()));
   Request& request = call.request;
+  request.embed = message.embed();
+  RETURN_IF_ERROR(CheckModelGives(request.embed, model.embedding_size > 0));
+  if (request.embed && call.choices != 1)
+    return BadRequest("integer_out_of_range", "n", "an embedding has one choice");
   request.sampling = ConvertSampling(message, options.drawn_seed);
   request.stop = ConvertStop(message);
   ASSIGN_OR_RETURN(request.routing, ConvertRouting(message.routing(), model));

@@ -64,6 +64,7 @@ void AppendEvent(const TokenEvent& event,
   if (call.return_token_ids) {
     response.mutable_token_ids()->Add(event.tokens.begin(), event.tokens.end());
   }
+  response.mutable_embedding()->Add(event.embedding.begin(), event.embedding.end());
   for (const TokenLogprob& logprob : event.logprobs) {
     v1::TokenLogprob* entry = response.add_logprobs();
     entry->set_token_id(logprob.token);
@@ -159,6 +160,7 @@ v1::Model ConvertModel(const ModelCard& card) {
   model.set_has_experts(card.has_experts);
   model.set_experts_per_token(card.experts_per_token);
   model.set_max_depth(card.max_depth);
+  model.set_embedding_size(card.embedding_size);
   model.set_fingerprint(card.fingerprint);
   // Our own value, written by SpecToJson: dump cannot meet invalid UTF-8 unless we are wrong.
   model.set_spec_json(card.spec.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));

@@ -145,4 +145,8 @@ asio::awaitable<HttpResponse> RunCompletions(Exchange& exchange) {
 
 asio::awaitable<HttpResponse> RunChat(Exchange& exchange) { return Generate(exchange, &PlanChat); }
 
+asio::awaitable<HttpResponse> RunEmbeddings(Exchange& exchange) {
+  return Generate(exchange, &PlanEmbedding);
+}
+
 }  // namespace sluice::server

@@ -1,4 +1,5 @@
-// POST /v1/completions and /v1/chat/completions: plan, submit, then collect or stream.
+// POST /v1/completions, /v1/chat/completions and /v1/embeddings: plan, submit, then collect or
+// stream.
 #pragma once
 
 #include "server/http/exchange.h"
@@ -7,5 +8,6 @@ namespace sluice::server {
 
 asio::awaitable<HttpResponse> RunCompletions(Exchange& exchange);
 asio::awaitable<HttpResponse> RunChat(Exchange& exchange);
+asio::awaitable<HttpResponse> RunEmbeddings(Exchange& exchange);
 
 }  // namespace sluice::server

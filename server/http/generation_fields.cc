@@ -161,27 +161,35 @@ absl::Status ReadResponseFormat(const FieldReader& reader) {
 
 }  // namespace
 
-absl::Status ReadSharedFields(const json& body, const PlanContext& context, GenerationPlan& plan) {
-  const FieldReader reader(body);
+absl::Status ReadAdmission(const FieldReader& reader,
+                           const PlanContext& context,
+                           Request& request) {
+  const ModelCard& card = context.engine.model();
   std::string model;
   RETURN_IF_ERROR(reader.Read("model", model));
-  RETURN_IF_ERROR(ValidateModelName(model, context.engine.model()));
-  if (context.check_model) RETURN_IF_ERROR(context.check_model(context.engine.model().id));
+  RETURN_IF_ERROR(ValidateModelName(model, card));
+  if (context.check_model) RETURN_IF_ERROR(context.check_model(card.id));
+  RETURN_IF_ERROR(CheckModelGives(request.embed, card.embedding_size > 0));
+  RETURN_IF_ERROR(reader.Read("priority", request.priority));
+  std::optional<int64_t> timeout_ms;
+  RETURN_IF_ERROR(reader.Read("timeout_ms", timeout_ms));
+  if (!timeout_ms.has_value()) return absl::OkStatus();
+  if (*timeout_ms < 1 || *timeout_ms > kMaxTimeoutMs) {
+    return BadRequest("integer_out_of_range", "timeout_ms", "must be 1 to 86400000");
+  }
+  request.timeout = absl::Milliseconds(*timeout_ms);
+  return absl::OkStatus();
+}
+
+absl::Status ReadSharedFields(const json& body, const PlanContext& context, GenerationPlan& plan) {
+  const FieldReader reader(body);
   Request& request = plan.parameters;
+  RETURN_IF_ERROR(ReadAdmission(reader, context, request));
   RETURN_IF_ERROR(ReadSampling(reader, context, request.sampling));
   plan.show_prompt_logprobs = request.sampling.prompt_logprobs.has_value();
   RETURN_IF_ERROR(ReadStop(reader, request.stop));
   RETURN_IF_ERROR(ReadRouting(reader, context, plan));
   RETURN_IF_ERROR(ReadResponseFormat(reader));
-  RETURN_IF_ERROR(reader.Read("priority", request.priority));
-  std::optional<int64_t> timeout_ms;
-  RETURN_IF_ERROR(reader.Read("timeout_ms", timeout_ms));
-  if (timeout_ms.has_value()) {
-    if (*timeout_ms < 1 || *timeout_ms > kMaxTimeoutMs) {
-      return BadRequest("integer_out_of_range", "timeout_ms", "must be 1 to 86400000");
-    }
-    request.timeout = absl::Milliseconds(*timeout_ms);
-  }
   RETURN_IF_ERROR(reader.Read("n", plan.choices));
   RETURN_IF_ERROR(reader.Read("stream", plan.stream));
   RETURN_IF_ERROR(reader.Read("return_token_ids", plan.return_token_ids));

@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "nlohmann/json.hpp"
+#include "server/http/field_reader.h"
 #include "server/http/generation_plan.h"
 
 namespace sluice::server {
@@ -13,6 +14,9 @@ namespace sluice::server {
 absl::Status ReadSharedFields(const nlohmann::json& body,
                               const PlanContext& context,
                               GenerationPlan& plan);
+
+// Who may ask what of which model, and when: model, priority, timeout_ms; `request.embed` is set.
+absl::Status ReadAdmission(const FieldReader& reader, const PlanContext& context, Request& request);
 
 // max_tokens, or max_completion_tokens.
 absl::Status ReadMaxTokens(const nlohmann::json& body, std::optional<int32_t>& out);

@@ -27,6 +27,7 @@ struct GenerationPlan {
   bool echo = false;
   bool return_token_ids = false;
   bool want_logprobs = false;
+  bool base64 = false;                // embeddings: not as a list of numbers
   bool show_prompt_logprobs = false;  // prompt_logprobs was asked for by name
   int32_t choices = 1;
   Request parameters;  // everything but the prompt
@@ -48,6 +49,8 @@ struct PlanContext {
 // From the bytes of a body. Every error has a code; none is Internal. Text thread.
 absl::StatusOr<GenerationPlan> PlanCompletion(std::string_view body, const PlanContext& context);
 absl::StatusOr<GenerationPlan> PlanChat(std::string_view body, const PlanContext& context);
+// Of an encoder: `parameters.embed` is set and nothing is generated.
+absl::StatusOr<GenerationPlan> PlanEmbedding(std::string_view body, const PlanContext& context);
 
 // Chat messages to plain text messages, with codes for each part that is wrong.
 absl::StatusOr<std::vector<ChatMessage>> ReadMessages(const nlohmann::json& body);

@@ -41,7 +41,9 @@ json RequestSchema(uint8_t api) {
   json schema;
   schema["type"] = "object";
   schema["properties"] = std::move(properties);
-  schema["required"] = json::array({api == kInChat ? "messages" : "prompt"});
+  schema["required"] = json::array({api == kInChat         ? "messages"
+                                    : api == kInEmbeddings ? "input"
+                                                           : "prompt"});
   return schema;
 }
 
@@ -65,6 +67,7 @@ json BodyOf(std::string_view path) {
   schema["type"] = "object";
   if (path == "/v1/completions") schema = RequestSchema(kInCompletions);
   if (path == "/v1/chat/completions") schema = RequestSchema(kInChat);
+  if (path == "/v1/embeddings") schema = RequestSchema(kInEmbeddings);
   json body;
   body["required"] = true;
   body["content"]["application/json"]["schema"] = std::move(schema);

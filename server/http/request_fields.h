@@ -22,6 +22,7 @@ enum class FieldUse : uint8_t {
 inline constexpr uint8_t kInCompletions = 1;
 inline constexpr uint8_t kInChat = 2;
 inline constexpr uint8_t kInBoth = 3;
+inline constexpr uint8_t kInEmbeddings = 4;
 
 struct RequestField {
   std::string_view name;

@@ -237,6 +237,7 @@ void Accumulate(TokenEvent& whole, TokenEvent event) {
   AppendAll(whole.logprobs, event.logprobs);
   AppendAll(whole.prompt_logprobs, event.prompt_logprobs);
   AppendAll(whole.traces, event.traces);
+  AppendAll(whole.embedding, event.embedding);
   whole.text += event.text;
   if (event.finish == FinishReason::kNone) return;
   whole.finish = event.finish;

@@ -1,6 +1,10 @@
 #include "server/http/response_shape.h"
 
+#include <bit>
+#include <cstring>
 #include <utility>
+
+#include "absl/strings/escaping.h"
 
 namespace sluice::server {
 namespace {
@@ -94,6 +98,46 @@ class ChatShape final : public ResponseShape {
   }
 };
 
+// {"object": "list", "data": [{"object": "embedding", "index", "embedding"}], "model", "usage"}.
+class EmbeddingShape final : public ResponseShape {
+ public:
+  using ResponseShape::ResponseShape;
+
+  json Opening(size_t) override { return nullptr; }
+  json Whole(const std::vector<TokenEvent>& choices, const UsageTotal& usage) override {
+    json result;
+    result["object"] = ObjectName(false);
+    result["model"] = context_.engine.model().id;
+    result["data"] = json::array();
+    for (size_t i = 0; i < choices.size(); ++i)
+      result["data"].push_back(Choice(i, choices[i], false));
+    result["usage"] = usage.ToJson();
+    return result;
+  }
+
+ protected:
+  const char* ObjectName(bool) const override { return "list"; }
+  json Choice(size_t choice, const TokenEvent& event, bool) override {
+    json item;
+    item["object"] = "embedding";
+    item["index"] = choice;
+    if (context_.plan.base64) {
+      item["embedding"] = absl::Base64Escape(LittleEndian(event.embedding));
+    } else {
+      item["embedding"] = event.embedding;
+    }
+    return item;
+  }
+
+ private:
+  static std::string LittleEndian(const std::vector<float>& values) {
+    static_assert(std::endian::native == std::endian::little);
+    std::string bytes(values.size() * sizeof(float), '\0');
+    std::memcpy(bytes.data(), values.data(), bytes.size());
+    return bytes;
+  }
+};
+
 }  // namespace
 
 ResponseShape::ResponseShape(ResponseContext context)
@@ -168,6 +212,7 @@ json ResponseShape::UsageChunk(const UsageTotal& usage) {
 }
 
 std::unique_ptr<ResponseShape> MakeResponseShape(ResponseContext context) {
+  if (context.plan.parameters.embed) return std::make_unique<EmbeddingShape>(std::move(context));
   if (context.plan.chat) return std::make_unique<ChatShape>(std::move(context));
   return std::make_unique<CompletionShape>(std::move(context));
 }

@@ -1,4 +1,5 @@
-// The OpenAI response objects of one request, whole or in chunks, for completions and for chat.
+// The OpenAI response objects of one request: whole or in chunks for completions and chat, whole
+// for embeddings.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,7 @@ class ResponseShape {
   virtual ~ResponseShape() = default;
 
   // One event per choice, each with everything that choice produced.
-  nlohmann::json Whole(const std::vector<TokenEvent>& choices, const UsageTotal& usage);
+  virtual nlohmann::json Whole(const std::vector<TokenEvent>& choices, const UsageTotal& usage);
   // What one event adds; null when it adds nothing that a client could see.
   nlohmann::json Chunk(size_t choice, const TokenEvent& event);
   // `choices` is empty: how clients recognise it.

@@ -16,6 +16,7 @@ constexpr auto kAdmin = Access::kAdmin;
 constexpr std::array kRoutes = {
     Route{"POST", "/v1/completions", kKey, true, false, Api::kCompletions, &RunCompletions},
     Route{"POST", "/v1/chat/completions", kKey, true, false, Api::kChat, &RunChat},
+    Route{"POST", "/v1/embeddings", kKey, true, false, Api::kEmbeddings, &RunEmbeddings},
     Route{"GET", "/v1/models", kKey, true, false, Api::kModels, &RunModels},
     Route{"GET", "/v1/models/{model}", kKey, true, false, Api::kModels, &RunModel},
     Route{"GET", "/v1/routing", kAdmin, true, false, Api::kRouting, &RunRouting},

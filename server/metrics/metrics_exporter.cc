@@ -122,7 +122,7 @@ void AddModel(const MetricsSnapshot::ModelFacts& facts, const ModelCard& card, F
 
 uint64_t NumSuccessful(const RequestCounters& counters) {
   return counters.requests(Api::kCompletions, 0) + counters.requests(Api::kChat, 0) +
-         counters.requests(Api::kGrpcGenerate, 0);
+         counters.requests(Api::kEmbeddings, 0) + counters.requests(Api::kGrpcGenerate, 0);
 }
 
 void AddVllmNames(const MetricsSnapshot& snapshot,

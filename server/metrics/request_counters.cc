@@ -4,11 +4,10 @@ namespace sluice::server {
 
 const char* Name(Api api) {
   static constexpr std::array<const char*, kNumApis> kNames = {
-      "completions",     "chat",          "tokenize",
-      "detokenize",      "models",        "routing",
-      "other",           "grpc_generate", "grpc_tokenize",
-      "grpc_detokenize", "grpc_model",    "grpc_watch_routing",
-      "grpc_reflection"};
+      "completions",        "chat",           "embeddings",      "tokenize",
+      "detokenize",         "models",         "routing",         "other",
+      "grpc_generate",      "grpc_tokenize",  "grpc_detokenize", "grpc_model",
+      "grpc_watch_routing", "grpc_reflection"};
   return kNames[static_cast<size_t>(api)];
 }
 

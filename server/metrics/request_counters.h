@@ -16,6 +16,7 @@ namespace sluice::server {
 enum class Api : uint8_t {
   kCompletions,
   kChat,
+  kEmbeddings,
   kTokenize,
   kDetokenize,
   kModels,
@@ -28,7 +29,7 @@ enum class Api : uint8_t {
   kGrpcWatchRouting,
   kGrpcReflection,
 };
-inline constexpr size_t kNumApis = 13;
+inline constexpr size_t kNumApis = 14;
 inline constexpr size_t kNumStatusCodes = 17;
 
 // "completions", "grpc_generate".

@@ -30,13 +30,15 @@ struct Answer {
   std::vector<uint32_t> logprob_bits;
   std::vector<uint32_t> prompt_logprob_bits;
   std::string text;
+  std::vector<float> embedding;
   FinishReason finish = FinishReason::kNone;
   absl::Status error;
   Usage usage;
   int last_events = 0;
   bool operator==(const Answer& other) const {
     return tokens == other.tokens && logprob_bits == other.logprob_bits && text == other.text &&
-           prompt_logprob_bits == other.prompt_logprob_bits && finish == other.finish;
+           prompt_logprob_bits == other.prompt_logprob_bits && embedding == other.embedding &&
+           finish == other.finish;
   }
 };
 
@@ -52,6 +54,7 @@ class AnswerSink final : public TokenSink {
           logprob.has_value() ? std::bit_cast<uint32_t>(logprob->logprob) : 0u);
     }
     answer.text += event.text;
+    answer.embedding.insert(answer.embedding.end(), event.embedding.begin(), event.embedding.end());
     if (event.finish == FinishReason::kNone) return;
     ++answer.last_events;
     answer.finish = event.finish;
@@ -61,12 +64,18 @@ class AnswerSink final : public TokenSink {
   Answer answer;
 };
 
-enum class Family { kDense, kMoe, kMod };
+enum class Family { kDense, kMoe, kMod, kEncoder };
 
 inline ModelSpec FamilySpec(Family family) {
   ModelSpec spec = PlainSpec(4);
   spec.stacks[0].embedding.vocab_size = 97;
   auto& layers = spec.stacks[0].groups[0].layers;
+  if (family == Family::kEncoder) {
+    spec.stacks[0].role = StackRole::kEncoder;
+    spec.head = {.pooling = Pooling::kMean};
+    for (LayerSpec& layer : layers)
+      std::get<AttentionSpec>(layer.sublayers[0].block).mask = MaskKind::kFull;
+  }
   for (size_t l = 1; l < layers.size(); l += 2) {
     if (family == Family::kMod) {
       layers[l].depth = DepthRouterSpec{.weight = "router" + std::to_string(l), .capacity = 0.5};
@@ -120,6 +129,8 @@ class TestEngine {
     card.kv_capacity_tokens = options.kv_capacity_tokens;
     card.eos_token_ids = {96};
     card.num_layer_instances = 4;
+    if (options.family == Family::kEncoder)
+      card.embedding_size = static_cast<int32_t>(spec.decoder().embedding.dim);
     if (options.family == Family::kMod) {
       card.routed_layers = {"1", "3"};
       card.routing_modes = {"threshold", "topk_prompt"};

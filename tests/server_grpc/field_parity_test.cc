@@ -39,11 +39,13 @@ const std::map<std::string, std::string> kHttpOnly = {
     {"add_generation_prompt", "chat"},        // a field of the chat message
     {"tool_choice", ""},                      // only says that no tool is used
     {"response_format", ""},                  // only says that text is wanted
+    {"input", "embed"},                       // the prompt, with a switch
+    {"encoding_format", ""},                  // numbers are numbers here
     {"stream", ""},                           // every call streams
     {"stream_options", ""},                   // usage always comes
 };
 
-const std::set<std::string> kGrpcOnly = {"text", "token_ids", "chat"};
+const std::set<std::string> kGrpcOnly = {"text", "token_ids", "chat", "embed"};
 
 TEST(FieldParityTest, EveryHttpFieldHasAGrpcField) {
   const std::set<std::string> grpc = FieldNames(v1::GenerateRequest::descriptor());

@@ -49,6 +49,28 @@ TEST_F(RequestConversionTest, DefaultsAreTheDocumentedOnes) {
   EXPECT_FALSE(call->wants_prompt_echo);
 }
 
+TEST_F(RequestConversionTest, AnEncoderEmbedsAndADecoderGenerates) {
+  v1::GenerateRequest request = TextRequest();
+  request.set_embed(true);
+  EXPECT_EQ(CodeAndParam(request), "unsupported_parameter model");
+  ModelCard card = FakeModelCard();
+  card.embedding_size = 3;
+  const FakeEngine encoder({.card = card, .manual = true});
+  const auto call = ConvertGenerateRequest(request, encoder, {});
+  ASSERT_TRUE(call.ok()) << call.status();
+  EXPECT_TRUE(call->request.embed);
+  EXPECT_EQ(call->request.stop.max_tokens, 0);
+  request.set_n(2);
+  EXPECT_FALSE(ConvertGenerateRequest(request, encoder, {}).ok());
+  EXPECT_FALSE(ConvertGenerateRequest(TextRequest(), encoder, {}).ok());
+  v1::GenerateResponse response;
+  TokenEvent event;
+  event.embedding = {1.5f, -2.0f};
+  event.finish = FinishReason::kStop;
+  AppendEvent(event, *call, encoder.tokenizer(), response);
+  EXPECT_THAT(response.embedding(), ElementsAre(1.5f, -2.0f));
+}
+
 TEST_F(RequestConversionTest, EveryFieldArrives) {
   v1::GenerateRequest request;
   request.mutable_token_ids()->add_ids(5);

@@ -130,6 +130,12 @@ TokenEvent FakeEngine::NextEvent(Running& running) const {
     Finish(running, event, FinishReason::kCancelled);
     return event;
   }
+  if (request.embed) {
+    event.embedding = {static_cast<float>(request.prompt.size()),
+                       static_cast<float>(request.prompt.front()), -0.5f};
+    Finish(running, event, FinishReason::kStop);
+    return event;
+  }
   if (running.next == 0 && request.sampling.prompt_logprobs.has_value()) {
     for (const int32_t token : request.prompt) {
       event.prompt_logprobs.emplace_back(MakeLogprob(token, *request.sampling.prompt_logprobs));
