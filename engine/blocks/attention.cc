@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/blocks/kv_rows.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -19,20 +20,6 @@ void Clip(const TensorView& x, float limit) {
     float* row = x.Row(i);
     for (int64_t c = 0; c < x.cols; ++c) row[c] = std::clamp(row[c], -limit, limit);
   }
-}
-
-// The places of some of the placed rows.
-kernels::KvRows PartOf(const kernels::KvRows& all, const RowSet& chosen, Workspace& workspace) {
-  if (chosen.count == all.count) return all;
-  int32_t* part[4];
-  for (int32_t*& list : part) list = workspace.Take<int32_t>(chosen.count);
-  for (int32_t i = 0; i < chosen.count; ++i) {
-    part[0][i] = all.sequence[chosen[i]];
-    part[1][i] = all.slot[chosen[i]];
-    part[2][i] = all.begin[chosen[i]];
-    part[3][i] = all.end[chosen[i]];
-  }
-  return {part[0], part[1], part[2], part[3], chosen.count};
 }
 
 }  // namespace
@@ -54,7 +41,8 @@ absl::StatusOr<std::optional<Attention::ExpertProjection>> Attention::LoadExpert
 
 absl::StatusOr<std::unique_ptr<Attention>> Attention::Load(const AttentionSpec& spec,
                                                            RopeTables& tables,
-                                                           WeightLoader& loader) {
+                                                           WeightLoader& loader,
+                                                           bool query_apart) {
   auto block = std::make_unique<Attention>();
   block->spec_ = spec;
   block->tables_ = &tables;
@@ -63,7 +51,14 @@ absl::StatusOr<std::unique_ptr<Attention>> Attention::Load(const AttentionSpec& 
 
   ASSIGN_OR_RETURN(block->value_experts_, LoadExperts(spec.v, spec, loader));
   ASSIGN_OR_RETURN(block->output_experts_, LoadExperts(spec.o, spec, loader));
-  std::vector<ProjectionSpec> fused = {spec.q, spec.k};
+  std::vector<ProjectionSpec> fused;
+  if (query_apart) {
+    ASSIGN_OR_RETURN(block->q_, loader.Matrix(spec.q));
+    ASSIGN_OR_RETURN(block->q_bias_, loader.Biases({spec.q}));
+  } else {
+    fused.push_back(spec.q);
+  }
+  fused.push_back(spec.k);
   if (!spec.value_from_residual && !block->value_experts_.has_value()) {
     fused.push_back(spec.v);
   } else if (!block->value_experts_.has_value()) {
@@ -123,8 +118,14 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
     context.stats.AddRowFlops(input.rows.origin[i], FlopsPerSlot() * visible);
   }
   ProjectOutput(input, attended, context);
-  context.stats.AddFlops(input.rows.origin, DenseProjectionFlops());
-  context.stats.AddWeightBytes(qkv_.bytes() + v_.bytes() + o_.bytes());
+  const bool stores = Stores(input);
+  context.stats.AddFlops(input.rows.origin, DenseProjectionFlops(stores));
+  context.stats.AddWeightBytes(q_.bytes() + o_.bytes() + (stores ? qkv_.bytes() + v_.bytes() : 0));
+}
+
+// Not where the KV layer has everything already; the matrices of keys and values are then apart.
+bool Attention::Stores(const BlockInput& input) const {
+  return q_.n == 0 || input.stored == nullptr || input.stored->kept.cols > 0;
 }
 
 // Rows that stopped are stored as their last execution left them.
@@ -167,14 +168,23 @@ Attention::Heads Attention::Project(const BlockInput& input, ForwardContext& con
   const RowSet rows = AllRows(count);
   const int64_t q_width = int64_t{spec_.num_heads} * spec_.head_dim;
   const int64_t kv_width = int64_t{spec_.num_kv_heads} * spec_.head_dim;
-  const TensorView fused = context.workspace.TakeMatrix(count, qkv_.n);
-  context.backend.Linear({.x = input.normed,
-                          .x_rows = rows,
-                          .weight = &qkv_,
-                          .bias = qkv_bias_.data(),
-                          .out = fused,
-                          .out_rows = rows});
-  Heads heads{fused.Columns(0, q_width), fused.Columns(q_width, kv_width), {}};
+  const auto project = [&](const kernels::PackedMatrix& weight, const FloatVector& bias) {
+    const TensorView out = context.workspace.TakeMatrix(count, weight.n);
+    context.backend.Linear({.x = input.normed,
+                            .x_rows = rows,
+                            .weight = &weight,
+                            .bias = bias.data(),
+                            .out = out,
+                            .out_rows = rows});
+    return out;
+  };
+  Heads heads;
+  if (q_.n > 0) heads.q = project(q_, q_bias_);
+  if (!Stores(input)) return heads;
+  const TensorView fused = project(qkv_, qkv_bias_);
+  const int64_t k_begin = q_.n > 0 ? 0 : q_width;
+  if (q_.n == 0) heads.q = fused.Columns(0, q_width);
+  heads.k = fused.Columns(k_begin, kv_width);
   if (value_experts_.has_value()) {
     heads.v = context.workspace.TakeMatrix(count, kv_width);
     ProjectExpertValues(input, heads.v, context);
@@ -187,7 +197,7 @@ Attention::Heads Attention::Project(const BlockInput& input, ForwardContext& con
                             .out = heads.v,
                             .out_rows = rows});
   } else {
-    heads.v = fused.Columns(q_width + kv_width, kv_width);
+    heads.v = fused.Columns(k_begin + kv_width, kv_width);
   }
   return heads;
 }
@@ -198,9 +208,13 @@ void Attention::NormAndRotate(const Heads& heads,
                               ForwardContext& context) {
   const int64_t group = spec_.norm_per_head ? spec_.head_dim : 0;
   if (q_norm_.has_value()) q_norm_->Apply(heads.q, heads.q, rows.count(), group, context.backend);
-  if (k_norm_.has_value()) k_norm_->Apply(heads.k, heads.k, rows.count(), group, context.backend);
+  const bool keys = heads.k.cols > 0;
+  if (keys && k_norm_.has_value())
+    k_norm_->Apply(heads.k, heads.k, rows.count(), group, context.backend);
   if (spec_.clip_qkv > 0.0f) {  // after the norms (transformers, modeling_olmoe.py)
-    for (const TensorView& part : {heads.q, heads.k, heads.v}) Clip(part, spec_.clip_qkv);
+    for (const TensorView& part : {heads.q, heads.k, heads.v}) {
+      if (part.cols > 0) Clip(part, spec_.clip_qkv);
+    }
   }
   if (rope_table_ < 0) return;
   TensorView table = tables_->Table(rope_table_);
@@ -219,7 +233,7 @@ void Attention::NormAndRotate(const Heads& heads,
                           .table_rows = table_rows});
   };
   rotate(heads.q, spec_.num_heads);
-  rotate(heads.k, spec_.num_kv_heads);
+  if (keys) rotate(heads.k, spec_.num_kv_heads);
 }
 
 void Attention::ProjectExpertValues(const BlockInput& input,
@@ -312,80 +326,6 @@ void Attention::RunExperts(const ExpertProjection& experts,
   context.stats.AddWeightBytes(one.bytes() *
                                std::min<int64_t>(static_cast<int64_t>(args.count),
                                                  static_cast<int64_t>(experts.matrices.size())));
-}
-
-int64_t Attention::WorkspaceBytes(int32_t max_rows) const {
-  const int64_t q_width = int64_t{spec_.num_heads} * spec_.head_dim;
-  const int64_t kv_width = int64_t{spec_.num_kv_heads} * spec_.head_dim;
-  int64_t bytes = Workspace::BytesFor(max_rows * qkv_.n) + Workspace::BytesFor(max_rows * q_width) +
-                  Workspace::BytesFor(max_rows * kv_width);
-  if (spec_.rope.has_value())
-    bytes += Workspace::BytesFor(int64_t{max_rows} * spec_.rope->rotary_dim);
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    const int64_t total = int64_t{max_rows} * spec_.num_heads * (*experts)->router.spec().top_k;
-    bytes += (*experts)->router.WorkspaceBytes(max_rows) + 2 * Workspace::BytesFor(total);
-  }
-  return bytes;
-}
-
-double Attention::DenseProjectionFlops() const {
-  return 2.0 * static_cast<double>(qkv_.n * qkv_.k + v_.n * v_.k + o_.n * o_.k);
-}
-
-double Attention::ExpertProjectionFlops(bool dense) const {
-  double flops = 0.0;
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    const RouterSpec& router = (*experts)->router.spec();
-    const kernels::PackedMatrix& one = (*experts)->matrices.front();
-    flops += (*experts)->router.FlopsPerRow() + 2.0 * static_cast<double>(one.n * one.k) *
-                                                    spec_.num_heads *
-                                                    (dense ? router.num_experts : router.top_k);
-  }
-  return flops;
-}
-
-double Attention::FlopsPerRow(bool dense) const {
-  return DenseProjectionFlops() + ExpertProjectionFlops(dense);
-}
-
-double Attention::FlopsPerSlot() const {
-  return 4.0 * spec_.num_heads * spec_.head_dim;  // q.k and p.v
-}
-
-int64_t Attention::NumParameters() const {
-  int64_t count = qkv_.n * qkv_.k + v_.n * v_.k + o_.n * o_.k + qkv_bias_.size + v_bias_.size +
-                  o_bias_.size + sinks_.size;
-  if (q_norm_.has_value()) count += q_norm_->num_parameters();
-  if (k_norm_.has_value()) count += k_norm_->num_parameters();
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    count += (*experts)->router.num_parameters();
-    for (const auto& matrix : (*experts)->matrices) count += matrix.n * matrix.k;
-  }
-  return count;
-}
-
-int64_t Attention::NumActiveParameters() const {
-  int64_t count = NumParameters();
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    const RouterSpec& router = (*experts)->router.spec();
-    const auto& one = (*experts)->matrices.front();
-    count -= one.n * one.k * spec_.num_heads * (router.num_experts - router.top_k);
-  }
-  return count;
-}
-
-int64_t Attention::WeightBytes() const {
-  int64_t bytes = qkv_.bytes() + v_.bytes() + o_.bytes();
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    bytes += (*experts)->router.weight_bytes();
-    for (const auto& matrix : (*experts)->matrices) bytes += matrix.bytes();
-  }
-  return bytes;
 }
 
 }  // namespace sluice
