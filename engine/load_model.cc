@@ -28,6 +28,7 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
   bool any = false, table = true, predictor = true, capacity = true;
   std::string first;
   for (const LayerGroupSpec& group : spec.decoder().groups) {
+    card->has_exit_threshold |= group.repeat.exits() || group.repeat.gate.has_value();
     if (group.repeat.adjustable) card->max_depth = std::max(card->max_depth, group.repeat.times);
     for (const LayerSpec& layer : group.layers) {
       for (const SublayerSpec& sublayer : layer.sublayers) {

@@ -26,9 +26,9 @@ struct Histogram {
   }
 };
 
-// One routed (depth) layer instance.
+// One routed (depth) layer instance, or the layers of one repeat that rows may not reach.
 struct DepthLayerMetrics {
-  std::string layer;      // layer instance: index, or "group.repeat.index" for shared layers
+  std::string layer;      // its index, "group.repeat.index" of shared layers, or "group.repeat"
   double capacity = 0.0;  // trained share
   uint64_t executed = 0;
   uint64_t skipped = 0;

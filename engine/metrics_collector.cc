@@ -22,6 +22,13 @@ const char* Name(ExpertKind kind) {
   return "ffn";
 }
 
+// A routed layer has its own numbers. Rows reach all layers of a repeat or none: one series for
+// each repeat, "group.repeat".
+std::string SeriesOf(const LayerInstance& instance) {
+  if (instance.routed) return instance.label;
+  return instance.label.substr(0, instance.label.rfind('.'));
+}
+
 std::vector<double> DepthBounds(size_t layers) {
   std::vector<double> bounds;
   const size_t step = std::max<size_t>(1, layers / 16);
@@ -79,9 +86,11 @@ MetricsCollector::MetricsCollector(const Clock& clock,
   totals_.model = facts;
   for (size_t i = 0; i < instances.size(); ++i) {
     if (!instances[i].routed && !instances[i].may_stop) continue;
-    depth_index_[i] = static_cast<int32_t>(totals_.depth_layers.size());
-    totals_.depth_layers.push_back(
-        {.layer = instances[i].label, .capacity = instances[i].capacity});
+    const std::string label = SeriesOf(instances[i]);
+    // The layers of one repeat stand side by side.
+    if (totals_.depth_layers.empty() || totals_.depth_layers.back().layer != label)
+      totals_.depth_layers.push_back({.layer = label, .capacity = instances[i].capacity});
+    depth_index_[i] = static_cast<int32_t>(totals_.depth_layers.size()) - 1;
   }
   depth_windows_.resize(totals_.depth_layers.size());
 }

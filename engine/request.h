@@ -52,7 +52,8 @@ struct RoutingParams {
   Mode mode = Mode::kModelDefault;
   std::optional<double> capacity;  // target share of rows per routed layer; 0 and 1 are exact
   std::optional<int32_t> experts_per_token;
-  std::optional<int32_t> max_depth;  // repeats of a looped model's core
+  std::optional<int32_t> max_depth;      // repeats of a looped model's core
+  std::optional<double> exit_threshold;  // when a row stops repeating, in the model's own measure
   bool trace = false;
 };
 

@@ -91,6 +91,16 @@ absl::StatusOr<RowRouting> ResolveRouting(const RoutingParams& params, const Mod
     }
     routing.max_depth = *params.max_depth;
   }
+  if (params.exit_threshold.has_value()) {
+    if (!model.has_exit_threshold) {
+      return BadRequest("unsupported_parameter", "routing.exit_threshold",
+                        "this model's rows do not stop by a threshold");
+    }
+    if (!(*params.exit_threshold >= 0.0 && *params.exit_threshold <= 1.0)) {
+      return BadRequest("number_out_of_range", "routing.exit_threshold", "must be between 0 and 1");
+    }
+    routing.exit_threshold = static_cast<float>(*params.exit_threshold);
+  }
   return routing;
 }
 

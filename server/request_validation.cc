@@ -150,6 +150,16 @@ absl::Status ValidateRouting(const RoutingParams& routing,
     }
     RETURN_IF_ERROR(CheckInteger("routing.max_depth", *routing.max_depth, 1, model.max_depth));
   }
+  if (routing.exit_threshold.has_value()) {
+    if (!model.has_exit_threshold) {
+      return Unsupported("routing.exit_threshold", "this model's rows do not stop by a threshold");
+    }
+    const double threshold = *routing.exit_threshold;
+    if (!std::isfinite(threshold) || threshold < 0 || threshold > 1) {
+      return BadRequest("number_out_of_range", "routing.exit_threshold",
+                        "this field must be a number in [0, 1]");
+    }
+  }
   if (routing.trace && !options.allow_routing_trace) {
     return Unsupported("routing.trace", "routing traces are switched off on this server");
   }

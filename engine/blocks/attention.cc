@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/blocks/kv_rows.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -19,20 +20,6 @@ void Clip(const TensorView& x, float limit) {
     float* row = x.Row(i);
     for (int64_t c = 0; c < x.cols; ++c) row[c] = std::clamp(row[c], -limit, limit);
   }
-}
-
-// The places of some of the placed rows.
-kernels::KvRows PartOf(const kernels::KvRows& all, const RowSet& chosen, Workspace& workspace) {
-  if (chosen.count == all.count) return all;
-  int32_t* part[4];
-  for (int32_t*& list : part) list = workspace.Take<int32_t>(chosen.count);
-  for (int32_t i = 0; i < chosen.count; ++i) {
-    part[0][i] = all.sequence[chosen[i]];
-    part[1][i] = all.slot[chosen[i]];
-    part[2][i] = all.begin[chosen[i]];
-    part[3][i] = all.end[chosen[i]];
-  }
-  return {part[0], part[1], part[2], part[3], chosen.count};
 }
 
 }  // namespace
@@ -73,8 +60,15 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
   CountSlots(input.rows, rows, sight, context);
   ProjectOutput(input, attended, context);
   adapters_.o.AddTo(attended, count, input.out, context);
-  context.stats.AddFlops(input.rows.origin, DenseProjectionFlops() + adapters_.FlopsPerRow());
-  context.stats.AddWeightBytes(qkv_.bytes() + v_.bytes() + o_.bytes() + adapters_.WeightBytes());
+  const bool stores = Stores(input);
+  context.stats.AddFlops(input.rows.origin, DenseProjectionFlops(stores) + adapters_.FlopsPerRow());
+  context.stats.AddWeightBytes(q_.bytes() + o_.bytes() + (stores ? qkv_.bytes() + v_.bytes() : 0) +
+                               adapters_.WeightBytes());
+}
+
+// Not where the KV layer has everything already; the matrices of keys and values are then apart.
+bool Attention::Stores(const BlockInput& input) const {
+  return q_.n == 0 || input.stored == nullptr || input.stored->kept.cols > 0;
 }
 
 // Rows that stopped are stored as their last execution left them.
@@ -157,14 +151,23 @@ Attention::Heads Attention::Project(const BlockInput& input, ForwardContext& con
   const RowSet rows = AllRows(count);
   const int64_t q_width = int64_t{spec_.num_heads} * spec_.head_dim;
   const int64_t kv_width = int64_t{spec_.num_kv_heads} * spec_.head_dim;
-  const TensorView fused = context.workspace.TakeMatrix(count, qkv_.n);
-  context.backend.Linear({.x = input.normed,
-                          .x_rows = rows,
-                          .weight = &qkv_,
-                          .bias = qkv_bias_.data(),
-                          .out = fused,
-                          .out_rows = rows});
-  Heads heads{fused.Columns(0, q_width), fused.Columns(q_width, kv_width), {}};
+  const auto project = [&](const kernels::PackedMatrix& weight, const FloatVector& bias) {
+    const TensorView out = context.workspace.TakeMatrix(count, weight.n);
+    context.backend.Linear({.x = input.normed,
+                            .x_rows = rows,
+                            .weight = &weight,
+                            .bias = bias.data(),
+                            .out = out,
+                            .out_rows = rows});
+    return out;
+  };
+  Heads heads;
+  if (q_.n > 0) heads.q = project(q_, q_bias_);
+  if (!Stores(input)) return heads;
+  const TensorView fused = project(qkv_, qkv_bias_);
+  const int64_t k_begin = q_.n > 0 ? 0 : q_width;
+  if (q_.n == 0) heads.q = fused.Columns(0, q_width);
+  heads.k = fused.Columns(k_begin, kv_width);
   if (value_experts_.has_value()) {
     heads.v = context.workspace.TakeMatrix(count, kv_width);
     ProjectExpertValues(input, heads.v, context);
@@ -177,7 +180,7 @@ Attention::Heads Attention::Project(const BlockInput& input, ForwardContext& con
                             .out = heads.v,
                             .out_rows = rows});
   } else {
-    heads.v = fused.Columns(q_width + kv_width, kv_width);
+    heads.v = fused.Columns(k_begin + kv_width, kv_width);
   }
   return heads;
 }
@@ -185,6 +188,7 @@ Attention::Heads Attention::Project(const BlockInput& input, ForwardContext& con
 void Attention::Adapt(const BlockInput& input, const Heads& heads, ForwardContext& context) const {
   const int32_t count = input.rows.count();
   adapters_.q.AddTo(input.normed, count, heads.q, context);
+  if (heads.k.cols == 0) return;  // the KV layer has them already
   adapters_.k.AddTo(input.normed, count, heads.k, context);
   adapters_.v.AddTo(spec_.value_from_residual ? input.rows.x : input.normed, count, heads.v,
                     context);
@@ -198,9 +202,13 @@ void Attention::NormAndRotate(const Heads& heads,
                               ForwardContext& context) {
   const int64_t group = spec_.norm_per_head ? spec_.head_dim : 0;
   if (q_norm_.has_value()) q_norm_->Apply(heads.q, heads.q, rows.count(), group, context.backend);
-  if (k_norm_.has_value()) k_norm_->Apply(heads.k, heads.k, rows.count(), group, context.backend);
+  const bool keys = heads.k.cols > 0;
+  if (keys && k_norm_.has_value())
+    k_norm_->Apply(heads.k, heads.k, rows.count(), group, context.backend);
   if (spec_.clip_qkv > 0.0f) {  // after the norms (transformers, modeling_olmoe.py)
-    for (const TensorView& part : {heads.q, heads.k, heads.v}) Clip(part, spec_.clip_qkv);
+    for (const TensorView& part : {heads.q, heads.k, heads.v}) {
+      if (part.cols > 0) Clip(part, spec_.clip_qkv);
+    }
   }
   if (rope_table_ < 0) return;
   TensorView table = tables_->Table(rope_table_);
@@ -219,7 +227,7 @@ void Attention::NormAndRotate(const Heads& heads,
                           .table_rows = table_rows});
   };
   rotate(heads.q, spec_.num_heads);
-  rotate(heads.k, spec_.num_kv_heads);
+  if (keys) rotate(heads.k, spec_.num_kv_heads);
 }
 
 void Attention::ProjectExpertValues(const BlockInput& input,

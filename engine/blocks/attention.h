@@ -19,10 +19,12 @@ namespace sluice {
 
 class Attention final : public Block {
  public:
-  // `tables`: shared by all attentions of the model; outlives the block.
+  // `tables`: shared by all attentions of the model; outlives the block. `query_apart`: some
+  // executions need no keys and values (RepeatKv::kFirst).
   static absl::StatusOr<std::unique_ptr<Attention>> Load(const AttentionSpec& spec,
                                                          RopeTables& tables,
-                                                         WeightLoader& loader);
+                                                         WeightLoader& loader,
+                                                         bool query_apart);
 
   void Forward(const BlockInput& input, ForwardContext& context) override;
   int64_t WorkspaceBytes(int32_t max_rows) const override;
@@ -91,16 +93,18 @@ class Attention final : public Block {
                   const kernels::ExpertLinearArgs& args,
                   const Rows& rows,
                   ForwardContext& context) const;
-  double DenseProjectionFlops() const;
+  bool Stores(const BlockInput& input) const;
+  double DenseProjectionFlops(bool stores) const;
   double ExpertProjectionFlops(bool dense) const;
 
   AttentionSpec spec_;
   RopeTables* tables_ = nullptr;
   int32_t rope_table_ = -1;
-  kernels::PackedMatrix qkv_;  // q | k | v, or q | k when the values have their own input
+  kernels::PackedMatrix q_;    // of queries apart; n == 0 otherwise
+  kernels::PackedMatrix qkv_;  // q | k | v, or less: without q apart, without v of another input
   kernels::PackedMatrix v_;    // values read from the residual stream; n == 0 otherwise
   kernels::PackedMatrix o_;    // n == 0 with output experts
-  FloatVector qkv_bias_, v_bias_, o_bias_, sinks_;
+  FloatVector q_bias_, qkv_bias_, v_bias_, o_bias_, sinks_;
   std::optional<Norm> q_norm_, k_norm_;
   std::optional<SparsePattern> pattern_;
   std::optional<ExpertProjection> value_experts_, output_experts_;

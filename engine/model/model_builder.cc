@@ -182,7 +182,7 @@ class ModelBuilder {
       model_->dense_flops_per_row_ += layer.depth->FlopsPerRow() * times;
     }
     for (const SublayerSpec& sublayer_spec : spec.sublayers) {
-      ASSIGN_OR_RETURN(Model::Sublayer sublayer, MakeSublayer(sublayer_spec, share));
+      ASSIGN_OR_RETURN(Model::Sublayer sublayer, MakeSublayer(sublayer_spec, group.repeat, share));
       const std::optional<KvNeed> need = KvNeedOf(sublayer_spec.block, spec.depth);
       for (int32_t step = 0; need.has_value() && step < times; ++step) {
         if (step > 0 && group.repeat.kv == RepeatKv::kFirst) {
@@ -194,7 +194,7 @@ class ModelBuilder {
             AddKvLayer(*need, ChooseKvClass(*need, group.repeat, instance, step)));
       }
       sublayer.kept_begin = kept;
-      sublayer.kept_width = KvWidth(sublayer_spec.block);
+      if (group.repeat.kv == RepeatKv::kLatest) sublayer.kept_width = KvWidth(sublayer_spec.block);
       kept += sublayer.kept_width;
       const Block& block = *sublayer.block;
       model_->dense_flops_per_row_ += block.FlopsPerRow(true) * times;
@@ -206,7 +206,9 @@ class ModelBuilder {
     return layer;
   }
 
-  absl::StatusOr<Model::Sublayer> MakeSublayer(const SublayerSpec& spec, double share) {
+  absl::StatusOr<Model::Sublayer> MakeSublayer(const SublayerSpec& spec,
+                                               const RepeatSpec& repeat,
+                                               double share) {
     const int64_t dim = stack().embedding.dim;
     Model::Sublayer sublayer;
     sublayer.residual_scale = spec.residual_scale;
@@ -220,13 +222,13 @@ class ModelBuilder {
     RETURN_IF_ERROR(load_norm(spec.input_norm, sublayer.input_norm));
     RETURN_IF_ERROR(load_norm(spec.output_norm, sublayer.output_norm));
     RETURN_IF_ERROR(load_norm(spec.residual_norm, sublayer.residual_norm));
-    ASSIGN_OR_RETURN(sublayer.block, MakeBlock(spec.block));
+    ASSIGN_OR_RETURN(sublayer.block, MakeBlock(spec.block, repeat.kv == RepeatKv::kFirst));
     model_->num_parameters_ += sublayer.block->NumParameters();
     active_parameters_ += share * static_cast<double>(sublayer.block->NumActiveParameters());
     return sublayer;
   }
 
-  absl::StatusOr<std::unique_ptr<Block>> MakeBlock(const BlockSpec& spec) {
+  absl::StatusOr<std::unique_ptr<Block>> MakeBlock(const BlockSpec& spec, bool query_apart) {
     const int64_t dim = stack().embedding.dim;
     if (const auto* attention = std::get_if<AttentionSpec>(&spec)) {
       if (attention->q.experts.has_value()) {
@@ -238,7 +240,7 @@ class ModelBuilder {
           expert_ids_ += int64_t{attention->num_heads} * projection->experts->top_k;
         }
       }
-      return Attention::Load(*attention, model_->rope_tables_, loader_);
+      return Attention::Load(*attention, model_->rope_tables_, loader_, query_apart);
     }
     if (const auto* moe = std::get_if<MoeFfnSpec>(&spec)) {
       expert_ids_ += moe->router.top_k;
@@ -328,7 +330,9 @@ class ModelBuilder {
     const int64_t matrix = Workspace::BytesFor(rows * stack().embedding.dim);
     int64_t block = 0;
     for (const auto& sublayer : layer.sublayers) {
-      block = std::max(block, sublayer.block->WorkspaceBytes(rows));
+      // To store again what rows that stopped left.
+      const int64_t kept = Workspace::BytesFor(rows * sublayer.kept_width);
+      block = std::max(block, sublayer.block->WorkspaceBytes(rows) + kept);
     }
     int64_t depth = 0;
     if (layer.depth.has_value()) {

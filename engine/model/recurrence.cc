@@ -58,9 +58,9 @@ int64_t Recurrence::WorkspaceBytes(int32_t max_rows) const {
     bytes += 2 * matrix + 3 * list + Workspace::BytesFor(max_rows * kept_width_) +
              Workspace::BytesFor(max_rows * gate_hidden_.n) + Workspace::BytesFor(2 * max_rows);
   }
-  // What is kept, and what the attentions take to store it and to find the rows that run.
+  // What is kept, and what the attentions take to find the rows that run.
   if (spec_.kv == RepeatKv::kLatest)
-    bytes += 3 * list + 2 * Workspace::BytesFor(max_rows * kept_width_);
+    bytes += 3 * list + Workspace::BytesFor(max_rows * kept_width_);
   if (spec_.kv == RepeatKv::kLatest || spec_.kv == RepeatKv::kFirst) bytes += 4 * list;
   return bytes + ExitBytes(max_rows);
 }

@@ -36,6 +36,7 @@ json ModelObject(const ModelCard& card) {
   meta["experts_per_token"] = card.experts_per_token;
   meta["max_depth"] = card.max_depth;
   meta["embedding_size"] = card.embedding_size;  // 0: it generates
+  meta["exit_threshold"] = card.has_exit_threshold;
   json model;
   model["id"] = card.id;
   model["object"] = "model";

@@ -56,9 +56,9 @@ constexpr std::array kFields = {
                  "End the prompt with the assistant's turn; true."},
     RequestField{"priority", kInAll, kYes, "integer", "Lower runs first."},
     RequestField{"timeout_ms", kInAll, kYes, "integer", "The request ends after this time."},
-    RequestField{
-        "routing", kInBoth, kYes, "object",
-        "mode, capacity, experts_per_token, max_depth, trace: how sparsely the model runs."},
+    RequestField{"routing", kInBoth, kYes, "object",
+                 "mode, capacity, experts_per_token, max_depth, exit_threshold, trace: how "
+                 "sparsely the model runs."},
     RequestField{"tool_choice", kInChat, kYes, "string|object", "none or auto."},
     RequestField{"response_format", kInBoth, kYes, "object", "Only {\"type\": \"text\"}."},
     RequestField{"user", kInAll, kNoEffect, "string", ""},

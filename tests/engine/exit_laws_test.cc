@@ -118,6 +118,11 @@ TEST_P(ExitLaws, TheFirstRepeatStoresForAll) {
   ASSERT_EQ(shared->cache().classes().size(), 1u);
   EXPECT_EQ(shared->cache().classes()[0].num_layers, 2);
   const auto tokens = RandomTokens(3, 19, kPlainVocabulary);
+  shared->Run(tokens, 64);
+  const double flops = shared->stats().flops()[0];
+  const auto own = Make(FixedSpec(4), weights);
+  own->Run(tokens, 64);
+  EXPECT_LT(flops, own->stats().flops()[0]) << "no keys and values behind the first repeat";
   EXPECT_NE(shared->Run(tokens, 64), Make(FixedSpec(4), weights)->Run(tokens, 64));
   ModelSpec once = FixedSpec(1);
   once.stacks[0].groups[0].repeat.kv = RepeatKv::kFirst;

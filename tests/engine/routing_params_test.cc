@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "engine/request_error.h"
 
 namespace sluice {
@@ -28,6 +30,23 @@ TEST(RoutingParamsTest, DepthIsRefusedWhereItCannotBeHonoured) {
   for (const int32_t depth : {-3, 0, 9}) {
     params.max_depth = depth;
     EXPECT_EQ(ErrorCodeOf(ResolveRouting(params, card).status()), "integer_out_of_range") << depth;
+  }
+}
+
+TEST(RoutingParamsTest, ExitThresholdReachesTheRowsOfModelsThatHaveOne) {
+  ModelCard card;
+  RoutingParams params;
+  EXPECT_LT(ResolveRouting(params, card)->exit_threshold, 0.0f) << "the model's own";
+  params.exit_threshold = 0.25;
+  EXPECT_EQ(ErrorCodeOf(ResolveRouting(params, card).status()), "unsupported_parameter");
+  card.has_exit_threshold = true;
+  for (const double threshold : {0.0, 0.25, 1.0}) {
+    params.exit_threshold = threshold;
+    EXPECT_EQ(ResolveRouting(params, card)->exit_threshold, static_cast<float>(threshold));
+  }
+  for (const double threshold : {-0.1, 1.5, std::nan("")}) {
+    params.exit_threshold = threshold;
+    EXPECT_EQ(ErrorCodeOf(ResolveRouting(params, card).status()), "number_out_of_range");
   }
 }
 

@@ -92,6 +92,19 @@ TEST(RequestValidationTest, DepthIsChosenOnlyInLoopedModels) {
   }
 }
 
+TEST(RequestValidationTest, ExitThresholdIsChosenOnlyWhereRowsStopByOne) {
+  Request request = Valid();
+  ModelCard card = FakeModelCard();
+  request.routing.exit_threshold = 0.5;
+  EXPECT_EQ(ErrorCodeOf(ValidateRequest(request, card)), "unsupported_parameter");
+  card.has_exit_threshold = true;
+  EXPECT_TRUE(ValidateRequest(request, card).ok());
+  for (const double wrong : {-0.5, 1.01, std::numeric_limits<double>::infinity()}) {
+    request.routing.exit_threshold = wrong;
+    EXPECT_EQ(ErrorCodeOf(ValidateRequest(request, card)), "number_out_of_range") << wrong;
+  }
+}
+
 TEST(RequestValidationTest, SequenceCounts) {
   ModelCard card;
   EXPECT_TRUE(ValidateSequenceCount(32, 2, card).ok());

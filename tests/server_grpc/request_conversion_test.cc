@@ -225,6 +225,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "unsupported_parameter routing.capacity"},
         BadCase{"depth", [](R& r) { r.mutable_routing()->set_max_depth(2); },
                 "unsupported_parameter routing.max_depth"},
+        BadCase{"exit", [](R& r) { r.mutable_routing()->set_exit_threshold(0.5); },
+                "unsupported_parameter routing.exit_threshold"},
         BadCase{"trace", [](R& r) { r.mutable_routing()->mutable_trace()->set_enabled(true); },
                 "unsupported_parameter routing.trace"}),
     [](const auto& parameter) { return parameter.param.name; });

@@ -199,8 +199,8 @@ class Ouro(Plain):
 
 class Universal(Plain):
     """tensorflow/tensor2tensor, universal_transformer_util.py: universal_transformer_act (its `prev * 1 - u` is
-    `basic`), step_preprocess; common_attention.py: get_timing_signal_1d, add_layer_timing_signal_*. With halted_kv compute_all it
-    is that function; otherwise rows that have halted do nothing any more, as the paper's text says."""
+    `basic`), step_preprocess; common_attention.py: get_timing_signal_1d, add_layer_timing_signal_*. With halted_kv
+    compute_all it is that function; otherwise rows that have halted do nothing any more, as the paper's text says."""
 
     def signal(self, positions):
         half = DIM // 2
