@@ -49,7 +49,12 @@ absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
   }
   if (NeedsWholePrompt(request.routing, model) && prompt > model.max_batch_tokens) {
     return BadRequest("context_length_exceeded", "routing.mode",
-                      "top-k routing needs the whole prompt in one step; raise --max-batch-tokens");
+                      "this routing needs the whole prompt in one step; raise --max-batch-tokens");
+  }
+  if (model.scores_only && request.stop.max_tokens > 1) {
+    return BadRequest("unsupported_parameter", "max_tokens",
+                      "this model's experts choose among the tokens of a whole prompt and have no "
+                      "thresholds for generated ones; at most 1 token");
   }
   return ResolveRouting(request.routing, model).status();
 }
@@ -243,6 +248,7 @@ void Engine::CountStep(const StepPlan& plan, const ForwardStats& stats, absl::Du
     compute.skipped_token_layers += stats.routed_offered()[row] - stats.routed_executed()[row];
     compute.all_token_layers += instances;
     ++compute.rows;
+    compute.dropped_experts += stats.dropped()[row];
     compute.flops += stats.flops()[row];
     compute.dense_flops += row_dense;
     dense += row_dense;

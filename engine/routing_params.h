@@ -12,7 +12,7 @@ namespace sluice {
 // InvalidArgument with code `unsupported_parameter` or a range code, naming the field.
 absl::StatusOr<RowRouting> ResolveRouting(const RoutingParams& params, const ModelCard& model);
 
-// True when the whole prompt must run in one step (top-k over the prompt).
+// True when the whole prompt must run in one step (top-k over the prompt, experts with a capacity).
 bool NeedsWholePrompt(const RoutingParams& params, const ModelCard& model);
 
 }  // namespace sluice

@@ -53,7 +53,8 @@ constexpr std::array kFields = {
     RequestField{"timeout_ms", kInBoth, kYes, "integer", "The request ends after this time."},
     RequestField{
         "routing", kInBoth, kYes, "object",
-        "mode, capacity, experts_per_token, max_depth, trace: how sparsely the model runs."},
+        "mode, capacity, experts_per_token, expert_threshold, max_depth, trace: how sparsely the "
+        "model runs."},
     RequestField{"tool_choice", kInChat, kYes, "string|object", "none or auto."},
     RequestField{"response_format", kInBoth, kYes, "object", "Only {\"type\": \"text\"}."},
     RequestField{"user", kInBoth, kNoEffect, "string", ""},

@@ -22,6 +22,7 @@ enum class Metric : uint8_t {
   kExpertLoadShare,
   kExpertTokens,
   kExpertDistinctPerStep,
+  kExpertsDropped,
   kFlops,
   kWeightBytesRead,
   kKvPages,
@@ -63,7 +64,7 @@ enum class Metric : uint8_t {
   kVllmPreemptions,
   kVllmRequestSuccess,
 };
-inline constexpr int kNumMetrics = 51;
+inline constexpr int kNumMetrics = 52;
 
 enum class MetricKind : uint8_t { kCounter, kGauge, kHistogram };
 

@@ -77,6 +77,7 @@ inline ModelSpec FamilySpec(Family family) {
       MoeFfnSpec moe;
       moe.router = {
           .num_experts = 5, .top_k = 2, .renormalize = true, .weight = "gate" + std::to_string(l)};
+      moe.router.capacity = ExpertCapacitySpec{.rows = 3, .renormalize_kept = true};
       moe.hidden = 70;
       moe.experts = {.gate = "e{e}.gate", .up = "e{e}.up", .down = "e{e}.down"};
       layers[l].sublayers[1].block = moe;
@@ -93,6 +94,7 @@ struct EngineOptions {
   int64_t kv_memory_bytes = 0;
   int32_t kv_capacity_tokens = std::numeric_limits<int32_t>::max();
   int threads = 2;
+  bool scores_only = false;
 };
 
 class TestEngine {
@@ -123,6 +125,8 @@ class TestEngine {
     }
     card.has_experts = options.family == Family::kMoe;
     card.experts_per_token = card.has_experts ? 2 : 0;
+    if (card.has_experts) card.routing_modes = {"no_drop", "capacity"};
+    card.scores_only = options.scores_only;
     engine_ = std::make_unique<Engine>(Engine::Parts{.config = config,
                                                      .card = card,
                                                      .runner = *std::move(runner),

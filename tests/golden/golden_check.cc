@@ -158,22 +158,36 @@ std::vector<int32_t> Lengths(const std::vector<std::vector<int32_t>>& tokens) {
   return lengths;
 }
 
+// Expected values of one way to route.
+struct Variant {
+  const char* prefix;  // of the tensors
+  RowRouting routing;
+};
+const Variant kVariants[] = {
+    {"", {}}, {"short.", {}}, {"single.", {}}, {"capacity.", {RowRouting::Decide::kCapacity}}};
+
 // Decision 1 of the design: however the rows are split and whoever is beside them, the same bits.
+// `whole`: prompts must not be split.
 absl::Status CheckWays(const std::vector<std::vector<int32_t>>& tokens,
                        const std::vector<SequenceTrace>& once,
+                       bool whole,
+                       const RowRouting& routing,
                        GoldenRun& run,
                        GoldenReport& report) {
   const std::vector<int32_t> lengths = Lengths(tokens);
   for (const int32_t chunk : {7, 1}) {
-    ASSIGN_OR_RETURN(const auto split, run.Run(tokens, InChunks(lengths, chunk)));
+    if (whole) break;
+    ASSIGN_OR_RETURN(const auto split, run.Run(tokens, InChunks(lengths, chunk), routing));
     if (split != once) report.wrong_ways.push_back(absl::StrCat("chunks of ", chunk));
   }
   // Each sequence behind its own reverse.
   for (size_t s = 0; s < tokens.size(); ++s) {
     const std::vector<int32_t> other(tokens[s].rbegin(), tokens[s].rend());
     for (const int32_t chunk : {lengths[s], 5, 1}) {
-      ASSIGN_OR_RETURN(const auto pair,
-                       run.Run({other, tokens[s]}, Together({lengths[s], lengths[s]}, chunk)));
+      if (whole && chunk < lengths[s]) continue;
+      ASSIGN_OR_RETURN(
+          const auto pair,
+          run.Run({other, tokens[s]}, Together({lengths[s], lengths[s]}, chunk), routing));
       if (pair[1] != once[s])
         report.wrong_ways.push_back(absl::StrCat("beside another, chunks of ", chunk));
     }
@@ -197,6 +211,10 @@ bool RoutesWholePrompt(const ModelSpec& spec) {
     for (const LayerSpec& layer : group.layers) {
       if (layer.depth.has_value() && layer.depth->prefill_decide == DepthDecide::kRouterTopK)
         return true;
+      for (const SublayerSpec& sublayer : layer.sublayers) {
+        const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
+        if (moe != nullptr && moe->router.pick == ExpertPick::kExpertTopK) return true;
+      }
     }
   }
   return false;
@@ -261,7 +279,7 @@ absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckO
   report.whole_prompt = RoutesWholePrompt(run.spec());
   report.unused_weights = run.unused_weights();
   std::set<std::string> compared = {"input_ids"};
-  for (const char* prefix : {"", "short.", "single."}) {
+  for (const auto& [prefix, routing] : kVariants) {
     const auto tokens = GoldenTokens(golden.expected, prefix);
     if (tokens.empty()) continue;
     for (const auto& list : tokens) {
@@ -270,11 +288,12 @@ absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckO
           return absl::InvalidArgumentError(folder + ": input_ids outside the vocabulary");
       }
     }
-    ASSIGN_OR_RETURN(const auto once, run.Run(tokens, OneShot(Lengths(tokens))));
+    ASSIGN_OR_RETURN(const auto once, run.Run(tokens, OneShot(Lengths(tokens)), routing));
     Comparison comparison(golden.expected, prefix, ToleranceOf(golden, options), report);
     comparison.Compare(once, run.spec());
     compared.insert(comparison.compared().begin(), comparison.compared().end());
-    if (!report.whole_prompt) RETURN_IF_ERROR(CheckWays(tokens, once, run, report));
+    const bool whole = report.whole_prompt || routing.decide == RowRouting::Decide::kCapacity;
+    RETURN_IF_ERROR(CheckWays(tokens, once, whole, routing, run, report));
   }
   for (const auto& [name, tensor] : golden.expected) {
     if (compared.count(name) == 0) report.not_compared.push_back(name);

@@ -131,8 +131,11 @@ absl::StatusOr<GoldenRun> GoldenRun::Load(const std::string& directory,
 }
 
 absl::StatusOr<std::vector<SequenceTrace>> GoldenRun::Run(
-    const std::vector<std::vector<int32_t>>& tokens, const std::vector<Step>& steps) {
+    const std::vector<std::vector<int32_t>>& tokens,
+    const std::vector<Step>& steps,
+    const RowRouting& routing) {
   std::vector<SequenceTrace> traces(tokens.size());
+  routing_ = routing;
   sequences_.clear();
   for (size_t i = 0; i < tokens.size(); ++i) {
     ASSIGN_OR_RETURN(const KvSequence sequence, runner_->pages().Open());
@@ -155,7 +158,7 @@ absl::Status GoldenRun::RunStep(const Step& step,
       rows.positions.push_back(position);
       rows.sequences.push_back(sequences_[chunk.sequence]);
       rows.is_prompt.push_back(1);
-      rows.routing.emplace_back();
+      rows.routing.push_back(routing_);
       rows.trace.push_back(chunk.sequence);
     }
   }

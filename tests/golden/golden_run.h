@@ -42,9 +42,10 @@ class GoldenRun {
  public:
   static absl::StatusOr<GoldenRun> Load(const std::string& directory, const EngineConfig& config);
 
-  // Runs `steps` on fresh sequences with these tokens. Every row is a prompt row.
+  // Runs `steps` on fresh sequences with these tokens. Every row is a prompt row, routed as asked.
   absl::StatusOr<std::vector<SequenceTrace>> Run(const std::vector<std::vector<int32_t>>& tokens,
-                                                 const std::vector<Step>& steps);
+                                                 const std::vector<Step>& steps,
+                                                 const RowRouting& routing = {});
   // Greedy continuation, one token a step.
   absl::StatusOr<std::vector<int32_t>> Generate(std::vector<int32_t> tokens, int32_t count);
 
@@ -61,6 +62,7 @@ class GoldenRun {
   std::vector<std::string> unused_;
   std::unique_ptr<RealModelRunner> runner_;
   std::vector<KvSequence> sequences_;
+  RowRouting routing_;
 };
 
 }  // namespace sluice
