@@ -85,6 +85,7 @@ const std::vector<Architecture>& Architectures() {
       {"gpt_oss", MapGptOss},
       {"deepseek_v2", MapDeepseekV2},
       {"deepseek_v3", MapDeepseekV3},
+      {"jetmoe", MapJetMoe},
   };
   return table;
 }

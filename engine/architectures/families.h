@@ -17,6 +17,7 @@ absl::StatusOr<ModelSpec> MapGranite(const nlohmann::json& config, const WeightS
 absl::StatusOr<ModelSpec> MapGraniteMoe(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapGpt2(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapHuginn(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapJetMoe(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapLlama(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapMistral(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapMixtral(const nlohmann::json& config, const WeightStore& weights);
