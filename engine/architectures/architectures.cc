@@ -86,6 +86,11 @@ const std::vector<Architecture>& Architectures() {
       {"deepseek_v2", MapDeepseekV2},
       {"deepseek_v3", MapDeepseekV3},
       {"jetmoe", MapJetMoe},
+      {"sparsely_gated", MapSparselyGated},
+      {"gshard", MapGshard},
+      {"glam", MapGlam},
+      {"switch", MapSwitch},
+      {"expert_choice", MapExpertChoice},
   };
   return table;
 }

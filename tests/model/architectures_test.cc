@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
+#include "tests/model/bad_expert_configs.h"
 #include "tests/model/bad_transformers_configs.h"
 #include "tests/model/spec_stores.h"
 #include "tests/weights/file_fixture.h"
@@ -98,7 +99,10 @@ const char* const kFolders[] = {"llama",         "llama-tied-bias",
                                 "qwen3-yarn",    "granite",
                                 "granitemoe",    "gpt_oss",
                                 "gpt_oss-mxfp4", "deepseek_v2-groups",
-                                "deepseek_v3"};
+                                "deepseek_v3",   "jetmoe",
+                                "switch",        "sparsely_gated-stepped",
+                                "gshard-before", "glam",
+                                "expert_choice", "expert_choice-threshold"};
 
 TEST_F(ArchitecturesTest, EveryGoldenConfigLoads) {
   for (const char* folder : kFolders) {
@@ -262,6 +266,7 @@ TEST_P(BadConfigTest, GivesOneLineNamingKeyAndFile) {
 
 INSTANTIATE_TEST_SUITE_P(HandMade, BadConfigTest, ::testing::ValuesIn(kBadConfigs));
 INSTANTIATE_TEST_SUITE_P(Transformers, BadConfigTest, ::testing::ValuesIn(kBadTransformersConfigs));
+INSTANTIATE_TEST_SUITE_P(Experts, BadConfigTest, ::testing::ValuesIn(kBadExpertConfigs));
 
 TEST_F(ArchitecturesTest, BrokenConfigFilesAreRefused) {
   const auto weights = WeightsOf("llama");
