@@ -52,8 +52,13 @@ absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
   if (NeedsWholePrompt(request.routing, model) && prompt > model.max_batch_tokens) {
     return BadRequest(
         "context_length_exceeded", request.embed ? "prompt" : "routing.mode",
-        absl::StrCat(request.embed ? "an encoder" : "top-k routing",
+        absl::StrCat(request.embed ? "an encoder" : "this routing",
                      " needs the whole prompt in one step; raise --max-batch-tokens"));
+  }
+  if (model.scores_only && request.stop.max_tokens > 1) {
+    return BadRequest("unsupported_parameter", "max_tokens",
+                      "this model's experts choose among the tokens of a whole prompt and have no "
+                      "thresholds for generated ones; at most 1 token");
   }
   return ResolveRouting(request.routing, model).status();
 }

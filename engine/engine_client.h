@@ -34,11 +34,12 @@ struct ModelCard {
   int64_t parameters_active = 0;
   int32_t num_layer_instances = 0;
   std::vector<std::string> routed_layers;  // labels of depth-routed layer instances
-  std::vector<std::string>
-      routing_modes;                // "threshold", "predictor", "topk_prompt"; first: default
-  bool has_capacity_table = false;  // the capacity knob is honoured
+  std::vector<std::string> routing_modes;  // "threshold", "predictor", "topk_prompt", "no_drop",
+                                           // "capacity"; first: default
+  bool has_capacity_table = false;         // the capacity knob is honoured
   bool has_experts = false;
-  int32_t experts_per_token = 0;    // the model's own; 0 without experts
+  int32_t experts_per_token = 0;    // the model's own; 0 without experts that a row chooses
+  bool scores_only = false;         // no rule for generated rows: a request gets one token at most
   int32_t num_experts = 0;          // of the largest expert layer
   int32_t max_depth = 0;            // repeats of a looped core; 0: requests cannot choose
   bool has_exit_threshold = false;  // rows stop by a threshold that requests may move
@@ -56,6 +57,10 @@ inline std::string_view RoutingModeName(RoutingParams::Mode mode) {
       return "predictor";
     case RoutingParams::Mode::kTopKPrompt:
       return "topk_prompt";
+    case RoutingParams::Mode::kNoDrop:
+      return "no_drop";
+    case RoutingParams::Mode::kCapacity:
+      return "capacity";
     case RoutingParams::Mode::kModelDefault:
       break;
   }

@@ -97,6 +97,7 @@ void Engine::CountRow(ActiveRequest& request,
   compute.skipped_token_layers += stats.routed_offered()[row] - stats.routed_executed()[row];
   compute.all_token_layers += static_cast<int64_t>(runner_->facts().instances.size());
   ++compute.rows;
+  compute.dropped_experts += stats.dropped()[row];
   compute.flops += stats.flops()[row];
   compute.dense_flops += dense;
   step_dense_flops_ += dense;

@@ -23,20 +23,47 @@ uint64_t Fingerprint(const std::string& text) {
   return hash;
 }
 
+// What a request may ask of experts that choose rows, or that refuse them.
+void DescribeExperts(const std::vector<const RouterSpec*>& routers, ModelCard* card) {
+  bool among_rows = false, above = false, refuses = false;
+  bool thresholds = true, capacity = true;
+  for (const RouterSpec* router : routers) {
+    card->has_experts = true;
+    card->num_experts = std::max(card->num_experts, router->num_experts);
+    if (router->pick == ExpertPick::kRowTopK) {
+      card->experts_per_token = std::max(card->experts_per_token, router->top_k);
+      refuses |= router->capacity.has_value();
+      continue;
+    }
+    (router->pick == ExpertPick::kExpertTopK ? among_rows : above) = true;
+    thresholds &= !router->thresholds.empty();
+    capacity &= router->capacity.has_value();
+  }
+  card->scores_only = among_rows && !thresholds;
+  if (among_rows) {
+    card->routing_modes = {"topk_prompt"};
+    if (thresholds) card->routing_modes.push_back("threshold");
+  } else if (above) {
+    card->routing_modes = {"threshold"};
+    if (capacity) card->routing_modes.push_back("topk_prompt");
+  }
+  if (!refuses) return;
+  if (card->routing_modes.empty()) card->routing_modes = {"no_drop"};
+  card->routing_modes.push_back("capacity");
+}
+
 void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
   std::set<std::string> modes;
   bool any = false, table = true, predictor = true, capacity = true;
   std::string first;
+  std::vector<const RouterSpec*> routers;
   for (const LayerGroupSpec& group : spec.decoder().groups) {
     card->has_exit_threshold |= group.repeat.exits() || group.repeat.gate.has_value();
     if (group.repeat.adjustable) card->max_depth = std::max(card->max_depth, group.repeat.times);
     for (const LayerSpec& layer : group.layers) {
       for (const SublayerSpec& sublayer : layer.sublayers) {
         const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
-        if (moe == nullptr) continue;
-        card->has_experts = true;
-        card->experts_per_token = std::max(card->experts_per_token, moe->router.top_k);
-        card->num_experts = std::max(card->num_experts, moe->router.num_experts);
+        if (moe != nullptr) routers.push_back(&moe->router);
       }
       if (!layer.depth.has_value()) continue;
       any = true;
@@ -58,6 +85,7 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
       }
     }
   }
+  DescribeExperts(routers, card);
   if (!any) return;
   card->has_capacity_table = table;
   card->routing_modes = {first};

@@ -166,6 +166,7 @@ void MetricsCollector::AddExperts(const ForwardStats& stats) {
       seen[e] = true;
     }
     metrics.distinct_per_step.Observe(distinct);
+    metrics.dropped += static_cast<uint64_t>(choice.dropped);
     window.current_rows += static_cast<uint64_t>(choice.count);
     if (window.current_rows < kExpertWindowRows) continue;
     const double total = static_cast<double>(

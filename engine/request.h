@@ -48,12 +48,21 @@ struct StopParams {
 
 // The `routing` object. Unset fields mean the model's own rule.
 struct RoutingParams {
-  enum class Mode : uint8_t { kModelDefault, kThreshold, kPredictor, kTopKPrompt };
+  // kNoDrop, kCapacity: whether experts refuse rows beyond their capacity.
+  enum class Mode : uint8_t {
+    kModelDefault,
+    kThreshold,
+    kPredictor,
+    kTopKPrompt,
+    kNoDrop,
+    kCapacity
+  };
   Mode mode = Mode::kModelDefault;
   std::optional<double> capacity;  // target share of rows per routed layer; 0 and 1 are exact
   std::optional<int32_t> experts_per_token;
-  std::optional<int32_t> max_depth;      // repeats of a looped model's core
-  std::optional<double> exit_threshold;  // when a row stops repeating, in the model's own measure
+  std::optional<double> expert_threshold;  // least router weight with which an expert runs
+  std::optional<int32_t> max_depth;        // repeats of a looped model's core
+  std::optional<double> exit_threshold;    // when a row stops repeating, in the model's own measure
   bool trace = false;
 };
 
@@ -87,6 +96,7 @@ struct ComputeUsage {
   int64_t all_token_layers = 0;       // rows x all layer instances
   int64_t rows = 0;
   int64_t distinct_experts = 0;  // (layer instance, expert) pairs touched
+  int64_t dropped_experts = 0;   // choices that their experts' capacity refused
   double flops = 0.0;
   double dense_flops = 0.0;  // the same rows with every layer and every routed row taken
 };

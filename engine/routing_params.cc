@@ -4,6 +4,7 @@
 #include <string>
 
 #include "engine/request_error.h"
+#include "engine/status_macros.h"
 
 namespace sluice {
 namespace {
@@ -16,6 +17,9 @@ RowRouting::Decide ToDecide(RoutingParams::Mode mode) {
       return RowRouting::Decide::kPredictor;
     case RoutingParams::Mode::kTopKPrompt:
       return RowRouting::Decide::kTopKPrompt;
+    case RoutingParams::Mode::kCapacity:
+      return RowRouting::Decide::kCapacity;
+    case RoutingParams::Mode::kNoDrop:
     case RoutingParams::Mode::kModelDefault:
       break;
   }
@@ -29,6 +33,36 @@ bool DecidesByPredictor(const RoutingParams& params, const ModelCard& model) {
   return params.mode == RoutingParams::Mode::kPredictor;
 }
 
+absl::Status ResolveExperts(const RoutingParams& params,
+                            const ModelCard& model,
+                            RowRouting* routing) {
+  if (params.experts_per_token.has_value()) {
+    if (!model.has_experts) {
+      return BadRequest("unsupported_parameter", "routing.experts_per_token",
+                        "this model has no experts");
+    }
+    if (model.experts_per_token == 0) {
+      return BadRequest("unsupported_parameter", "routing.experts_per_token",
+                        "this model's experts choose their tokens; a token has no number of them");
+    }
+    if (*params.experts_per_token < 1 || *params.experts_per_token > model.experts_per_token) {
+      return BadRequest("integer_out_of_range", "routing.experts_per_token",
+                        "must be between 1 and the model's own number");
+    }
+    routing->experts_per_token = *params.experts_per_token;
+  }
+  if (!params.expert_threshold.has_value()) return absl::OkStatus();
+  if (!model.has_experts) {
+    return BadRequest("unsupported_parameter", "routing.expert_threshold",
+                      "this model has no experts");
+  }
+  if (!(*params.expert_threshold >= 0.0 && *params.expert_threshold <= 1.0)) {
+    return BadRequest("number_out_of_range", "routing.expert_threshold", "must be between 0 and 1");
+  }
+  routing->expert_threshold = static_cast<float>(*params.expert_threshold);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 bool NeedsWholePrompt(const RoutingParams& params, const ModelCard& model) {
@@ -36,7 +70,8 @@ bool NeedsWholePrompt(const RoutingParams& params, const ModelCard& model) {
   if (params.mode == RoutingParams::Mode::kModelDefault) {
     return !model.routing_modes.empty() && model.routing_modes.front() == "topk_prompt";
   }
-  return params.mode == RoutingParams::Mode::kTopKPrompt;
+  return params.mode == RoutingParams::Mode::kTopKPrompt ||
+         params.mode == RoutingParams::Mode::kCapacity;
 }
 
 absl::StatusOr<RowRouting> ResolveRouting(const RoutingParams& params, const ModelCard& model) {
@@ -69,17 +104,7 @@ absl::StatusOr<RowRouting> ResolveRouting(const RoutingParams& params, const Mod
     }
     routing.capacity = static_cast<float>(*params.capacity);
   }
-  if (params.experts_per_token.has_value()) {
-    if (!model.has_experts) {
-      return BadRequest("unsupported_parameter", "routing.experts_per_token",
-                        "this model has no experts");
-    }
-    if (*params.experts_per_token < 1 || *params.experts_per_token > model.experts_per_token) {
-      return BadRequest("integer_out_of_range", "routing.experts_per_token",
-                        "must be between 1 and the model's own number");
-    }
-    routing.experts_per_token = *params.experts_per_token;
-  }
+  RETURN_IF_ERROR(ResolveExperts(params, model, &routing));
   if (params.max_depth.has_value()) {
     if (model.max_depth == 0) {
       return BadRequest("unsupported_parameter", "routing.max_depth",

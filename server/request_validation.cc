@@ -140,8 +140,22 @@ absl::Status ValidateRouting(const RoutingParams& routing,
     if (!model.has_experts) {
       return Unsupported("routing.experts_per_token", "this model has no experts");
     }
+    if (model.experts_per_token == 0) {
+      return Unsupported("routing.experts_per_token",
+                         "this model's experts choose their tokens; a token has no number of them");
+    }
     RETURN_IF_ERROR(CheckInteger("routing.experts_per_token", *routing.experts_per_token, 1,
-                                 std::max(model.experts_per_token, 1)));
+                                 model.experts_per_token));
+  }
+  if (routing.expert_threshold.has_value()) {
+    if (!model.has_experts) {
+      return Unsupported("routing.expert_threshold", "this model has no experts");
+    }
+    const double threshold = *routing.expert_threshold;
+    if (!std::isfinite(threshold) || threshold < 0 || threshold > 1) {
+      return BadRequest("number_out_of_range", "routing.expert_threshold",
+                        "this field must be a number in [0, 1]");
+    }
   }
   if (routing.max_depth.has_value()) {
     if (model.max_depth == 0) {
@@ -232,7 +246,8 @@ absl::Status ValidateModelName(std::string_view name, const ModelCard& model) {
 absl::StatusOr<RoutingParams::Mode> ParseRoutingMode(std::string_view name,
                                                      const ModelCard& model) {
   using Mode = RoutingParams::Mode;
-  for (const Mode mode : {Mode::kThreshold, Mode::kPredictor, Mode::kTopKPrompt}) {
+  for (const Mode mode :
+       {Mode::kThreshold, Mode::kPredictor, Mode::kTopKPrompt, Mode::kNoDrop, Mode::kCapacity}) {
     if (RoutingModeName(mode) != name) continue;
     const std::vector<std::string>& offered = model.routing_modes;
     if (std::find(offered.begin(), offered.end(), name) != offered.end()) return mode;
@@ -246,6 +261,7 @@ int32_t ResolveMaxTokens(std::optional<int32_t> requested,
                          size_t prompt_tokens,
                          const ModelCard& model) {
   if (requested.has_value()) return *requested;
+  if (model.scores_only) return 1;
   const int64_t left = std::min(model.max_context_tokens, model.kv_capacity_tokens) -
                        static_cast<int64_t>(prompt_tokens);
   const int64_t wanted = fallback.has_value() ? std::min<int64_t>(*fallback, left) : left;

@@ -92,6 +92,12 @@ const std::vector<Architecture>& Architectures() {
       {"sparse_attention", MapSparseAttention},
       {"big_bird", MapBigBird},
       {"etc", MapEtc},
+      {"jetmoe", MapJetMoe},
+      {"sparsely_gated", MapSparselyGated},
+      {"gshard", MapGshard},
+      {"glam", MapGlam},
+      {"switch", MapSwitch},
+      {"expert_choice", MapExpertChoice},
   };
   return table;
 }

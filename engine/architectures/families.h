@@ -12,11 +12,15 @@ namespace sluice {
 absl::StatusOr<ModelSpec> MapDeepseek(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapDeepseekV2(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapDeepseekV3(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapExpertChoice(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapGlam(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapGptOss(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapGranite(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapGraniteMoe(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapGpt2(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapGshard(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapHuginn(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapJetMoe(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapLlama(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapMistral(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapMixtral(const nlohmann::json& config, const WeightStore& weights);
@@ -38,6 +42,9 @@ absl::StatusOr<ModelSpec> MapBigBird(const nlohmann::json& config, const WeightS
 absl::StatusOr<ModelSpec> MapEtc(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapSparseAttention(const nlohmann::json& config,
                                              const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapSparselyGated(const nlohmann::json& config,
+                                           const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapSwitch(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapSparseUniversal(const nlohmann::json& config,
                                              const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapUniversalTransformer(const nlohmann::json& config,

@@ -129,7 +129,10 @@ absl::Status CheckMixture(const WeightStore& weights, const AttentionSpec& atten
         weights, attention.relative->weight,
         {attention.num_heads, attention.head_dim, 2 * attention.relative->max_distance + 1}));
   }
-  RETURN_IF_ERROR(CheckProjection(weights, attention.k));
+  RETURN_IF_ERROR(CheckVector(weights, attention.o.bias, attention.o.out));
+  const bool fused = attention.k.weight == attention.v.weight;  // the values last
+  const int64_t rows = (fused ? attention.v : attention.k).row_begin + attention.k.out;
+  RETURN_IF_ERROR(CheckProjection(weights, attention.k, rows));
   return CheckProjection(weights, attention.v);
 }
 
@@ -248,7 +251,7 @@ absl::Status CheckMoeFfn(const WeightStore& weights, const MoeFfnSpec& ffn, int6
   RETURN_IF_ERROR(check_bias(ffn.experts.down_bias, dim));
   if (ffn.shared.has_value()) RETURN_IF_ERROR(CheckDenseFfn(weights, *ffn.shared));
   if (!ffn.shared_gate.empty()) RETURN_IF_ERROR(CheckShape(weights, ffn.shared_gate, {1, dim}));
-  return absl::OkStatus();
+  return CheckVector(weights, ffn.output_bias, dim);
 }
 
 absl::Status CheckMixtureFfn(const WeightStore& weights, const MixtureFfnSpec& ffn, int64_t dim) {

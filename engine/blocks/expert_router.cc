@@ -74,7 +74,9 @@ Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
                          .num_groups = spec_.num_groups,
                          .top_groups = spec_.top_groups,
                          .group_score = spec_.group_score});
-  if (call.kind == ExpertKind::kFfn && call.record) LimitChoices(routing, *call.rows, context);
+  int32_t dropped = 0;
+  if (call.kind == ExpertKind::kFfn && call.record)
+    dropped = SelectExperts(spec_, routing, *call.rows, context);
   if (groups_ > 1) {
     // Group h owns experts [h * num_experts, (h + 1) * num_experts).
     for (int32_t i = 0; i < choices * spec_.top_k; ++i) {
@@ -85,7 +87,8 @@ Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
     context.stats.RecordExperts({.layer_instance = call.layer_instance,
                                  .kind = call.kind,
                                  .num_experts = spec_.num_experts * groups_,
-                                 .top_k = spec_.top_k * groups_},
+                                 .top_k = spec_.top_k * groups_,
+                                 .dropped = dropped},
                                 call.rows->origin, routing.experts);
   }
   context.stats.AddFlops(call.rows->origin, FlopsPerRow());
@@ -93,34 +96,12 @@ Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
   return routing;
 }
 
-void ExpertRouter::LimitChoices(const Routing& routing,
-                                const Rows& rows,
-                                ForwardContext& context) const {
-  for (int32_t i = 0; i < rows.count(); ++i) {
-    const int32_t limit =
-        context.batch.routing[static_cast<size_t>(rows.origin[i])].experts_per_token;
-    if (limit <= 0 || limit >= spec_.top_k) continue;
-    int32_t* experts = routing.experts + i * spec_.top_k;
-    float* weights = routing.weights + i * spec_.top_k;
-    float kept = 0.0f;
-    for (int32_t j = 0; j < limit; ++j) kept += weights[j];
-    const bool sums_to_scale = spec_.renormalize || spec_.score == ScoreFunction::kSoftmaxOverTopK;
-    for (int32_t j = 0; j < spec_.top_k; ++j) {
-      if (j >= limit) {
-        experts[j] = spec_.num_experts;  // null expert: no work
-        weights[j] = 0.0f;
-      } else if (sums_to_scale && kept > 0.0f) {
-        weights[j] *= spec_.scale / kept;
-      }
-    }
-  }
-}
-
 int64_t ExpertRouter::WorkspaceBytes(int32_t max_rows) const {
   const int64_t choices = int64_t{max_rows} * groups_ * spec_.top_k;
   return 2 * Workspace::BytesFor(choices) + Workspace::BytesFor(int64_t{max_rows} * weight_.n) +
          Workspace::BytesFor(int64_t{max_rows} * hidden_.n) +
-         (spec_.input_scale == 1.0f ? 0 : Workspace::BytesFor(int64_t{max_rows} * dim()));
+         (spec_.input_scale == 1.0f ? 0 : Workspace::BytesFor(int64_t{max_rows} * dim())) +
+         SelectionWorkspaceBytes(spec_, max_rows);
 }
 
 }  // namespace sluice

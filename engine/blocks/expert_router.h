@@ -2,18 +2,12 @@
 // the format of the other weights, because a near tie decides which weights are read.
 #pragma once
 
+#include "engine/blocks/expert_selection.h"
 #include "engine/blocks/forward_context.h"
 #include "engine/blocks/weight_loader.h"
 #include "engine/model/model_spec.h"
 
 namespace sluice {
-
-// [count * groups, top_k] in the step's arena.
-struct Routing {
-  int32_t* experts = nullptr;
-  float* weights = nullptr;
-  int32_t top_k = 0;
-};
 
 class ExpertRouter {
  public:
@@ -47,8 +41,6 @@ class ExpertRouter {
 
  private:
   int64_t dim() const { return hidden_.n > 0 ? hidden_.k : weight_.k; }
-  // Applies requests' experts_per_token: later choices become null experts.
-  void LimitChoices(const Routing& routing, const Rows& rows, ForwardContext& context) const;
 
   RouterSpec spec_;
   int32_t groups_ = 1;

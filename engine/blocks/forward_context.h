@@ -19,10 +19,11 @@ namespace sluice {
 // How one sequence of the step is routed: its request's `routing` object, resolved against the
 // model.
 struct RowRouting {
-  enum class Decide : uint8_t { kModel, kThreshold, kPredictor, kTopKPrompt };
+  enum class Decide : uint8_t { kModel, kThreshold, kPredictor, kTopKPrompt, kCapacity };
   Decide decide = Decide::kModel;
   float capacity = -1.0f;         // < 0: the trained rule
   int32_t experts_per_token = 0;  // 0: the model's own
+  float expert_threshold = 0.0f;  // choices with less weight do not run
   int32_t max_depth = 0;          // repeats of an adjustable group; 0: all
   float exit_threshold = -1.0f;   // of ExitSpec and the halting gate; < 0: the model's own
   // Rows of equal cohort and position that a step runs together are mixed by Mixture of Tokens, in

@@ -9,7 +9,7 @@ using kernels::RowSet;
 void ForwardStats::Reserve(int32_t max_rows, int32_t num_layer_instances, int64_t max_expert_ids) {
   const auto rows = static_cast<size_t>(max_rows);
   const auto layers = static_cast<size_t>(num_layer_instances);
-  for (auto* list : {&depth_, &routed_executed_, &routed_offered_}) list->reserve(rows);
+  for (auto* list : {&depth_, &routed_executed_, &routed_offered_, &dropped_}) list->reserve(rows);
   flops_.reserve(rows);
   depth_choices_.reserve(layers);
   // Every choice names at least one expert of a row.
@@ -25,6 +25,7 @@ void ForwardStats::Reset(int32_t num_rows) {
   depth_.assign(rows, 0);
   routed_executed_.assign(rows, 0);
   routed_offered_.assign(rows, 0);
+  dropped_.assign(rows, 0);
   depth_choices_.clear();
   expert_choices_.clear();
   expert_ids_.clear();

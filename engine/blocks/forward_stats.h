@@ -23,6 +23,7 @@ struct ExpertChoice {
   int32_t top_k = 0;
   int32_t first = 0;  // into ForwardStats::expert_ids and ::expert_rows
   int32_t count = 0;
+  int32_t dropped = 0;  // choices that their experts' capacity refused
 };
 
 struct DepthChoice {
@@ -45,6 +46,8 @@ class ForwardStats {
   void CountRouted(int32_t layer_instance,
                    const kernels::RowSet& offered,
                    const kernels::RowSet& executed);
+  // One choice of row `origin` that its expert's capacity refused.
+  void CountDropped(int32_t origin) { ++dropped_[static_cast<size_t>(origin)]; }
   // `ids`: [rows, top_k].
   void RecordExperts(const ExpertChoice& choice, const kernels::RowSet& origin, const int32_t* ids);
 
@@ -53,6 +56,7 @@ class ForwardStats {
   std::span<const int32_t> depth() const { return depth_; }  // layer instances executed
   std::span<const int32_t> routed_executed() const { return routed_executed_; }
   std::span<const int32_t> routed_offered() const { return routed_offered_; }
+  std::span<const int32_t> dropped() const { return dropped_; }  // expert choices
   double weight_bytes() const { return weight_bytes_; }
   const std::vector<DepthChoice>& depth_choices() const { return depth_choices_; }
   const std::vector<ExpertChoice>& expert_choices() const { return expert_choices_; }
@@ -63,7 +67,7 @@ class ForwardStats {
 
  private:
   std::vector<double> flops_;
-  std::vector<int32_t> depth_, routed_executed_, routed_offered_;
+  std::vector<int32_t> depth_, routed_executed_, routed_offered_, dropped_;
   std::vector<DepthChoice> depth_choices_;
   std::vector<ExpertChoice> expert_choices_;
   std::vector<int32_t> expert_ids_, expert_rows_;

@@ -26,17 +26,21 @@ void SwapAxes(const TensorView& from, int32_t a, int32_t b, int64_t size, const 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MixtureAttention>> MixtureAttention::Load(const AttentionSpec& spec,
+                                                                         RopeTables& tables,
                                                                          WeightLoader& loader) {
   const RouterSpec& experts = *spec.q.experts;
   ASSIGN_OR_RETURN(ExpertRouter router, ExpertRouter::Load(experts, spec.q.in, 1, loader));
   auto block = std::make_unique<MixtureAttention>(std::move(router));
   block->spec_ = spec;
   block->dim_ = spec.q.in;
+  block->tables_ = &tables;
+  if (spec.rope.has_value()) block->rope_table_ = tables.Register(*spec.rope);
   if (spec.scale == 0.0f) block->spec_.scale = 1.0f / std::sqrt(static_cast<float>(spec.head_dim));
   ASSIGN_OR_RETURN(block->kv_, loader.Matrix({spec.k, spec.v}, loader.format()));
   ASSIGN_OR_RETURN(block->kv_bias_, loader.Biases({spec.k, spec.v}));
   ASSIGN_OR_RETURN(block->queries_, loader.Stacked(spec.q, experts.num_experts));
   ASSIGN_OR_RETURN(block->outputs_, loader.Stacked(spec.o, experts.num_experts));
+  ASSIGN_OR_RETURN(block->output_bias_, loader.Vector(spec.o.bias, spec.o.out));
   if (spec.relative.has_value()) RETURN_IF_ERROR(block->LoadRelative(loader));
   return block;
 }
@@ -77,6 +81,7 @@ void MixtureAttention::Forward(const BlockInput& input, ForwardContext& context)
                                          .kind = ExpertKind::kQuery},
                                         context);
   const TensorView query = Queries(input, routing, context);
+  Rotate(input, query, spec_.num_heads * top_k(), context);
   const TensorView attended = context.workspace.TakeMatrix(count, query.cols);
   kernels::AttentionArgs args{
       .kv = context.cache.LayerView(input.kv.kv_class, input.kv.layer_in_class), .rows = rows};
@@ -115,6 +120,7 @@ kernels::KvRows MixtureAttention::Store(const BlockInput& input, ForwardContext&
   }
   const kernels::KvRows& all =
       context.placements.Place(input.kv.kv_class, context.batch, stored.origin, context.cache);
+  Rotate(input, kv.Columns(0, width()), spec_.num_heads, context);
   context.backend.AppendKv(
       {.kv = context.cache.LayerView(input.kv.kv_class, input.kv.layer_in_class),
        .rows = all,
@@ -163,6 +169,28 @@ TensorView MixtureAttention::Queries(const BlockInput& input,
   return query;
 }
 
+void MixtureAttention::Rotate(const BlockInput& input,
+                              TensorView x,
+                              int32_t heads,
+                              ForwardContext& context) const {
+  if (rope_table_ < 0) return;
+  Workspace::Scope scope(context.workspace);
+  TensorView table = tables_->Table(rope_table_);
+  RowSet table_rows = input.rows.origin;
+  const int32_t* positions = context.placements.Positions(input.kv.kv_class);
+  if (positions != nullptr) {  // not the positions of the batch
+    table = context.workspace.TakeMatrix(input.rows.count(), table.cols);
+    table_rows = AllRows(input.rows.count());
+    tables_->ComputeAt(rope_table_, positions, table, context.backend);
+  }
+  context.backend.Rope({.x = x,
+                        .num_heads = heads,
+                        .head_dim = spec_.head_dim,
+                        .style = spec_.rope->style,
+                        .table = table,
+                        .table_rows = table_rows});
+}
+
 const float* MixtureAttention::RelativeLogits(TensorView query, ForwardContext& context) {
   const RowSet rows = AllRows(query.rows);
   const int64_t dims = spec_.head_dim;
@@ -204,6 +232,7 @@ void MixtureAttention::Output(const BlockInput& input,
                                 .scale = routing.weights,
                                 .count = total,
                                 .out = input.out});
+  AddToRows(output_bias_, count, input.out);
   context.stats.AddFlops(input.rows.origin, 2.0 * static_cast<double>(dim_ * width()) * top_k());
   context.stats.AddWeightBytes(outputs_.front().bytes() *
                                std::min<int64_t>(total, router_.spec().num_experts));
@@ -215,6 +244,7 @@ int64_t MixtureAttention::WorkspaceBytes(int32_t max_rows) const {
   return router_.WorkspaceBytes(max_rows) + Workspace::BytesFor(2 * max_rows * width()) +
          4 * Workspace::BytesFor(choices * width()) + 4 * Workspace::BytesFor(choices) +
          4 * Workspace::BytesFor(max_rows) +
+         (spec_.rope.has_value() ? Workspace::BytesFor(max_rows * spec_.rope->rotary_dim) : 0) +
          Workspace::BytesFor(choices * spec_.num_heads * distances);
 }
 
@@ -231,7 +261,7 @@ double MixtureAttention::FlopsPerSlot() const {
 int64_t MixtureAttention::NumParameters() const {
   const int64_t relative =
       spec_.relative.has_value() ? width() * (2 * spec_.relative->max_distance + 1) : 0;
-  return router_.num_parameters() + kv_.n * kv_.k + kv_bias_.size + relative +
+  return router_.num_parameters() + kv_.n * kv_.k + kv_bias_.size + output_bias_.size + relative +
          2 * dim_ * width() * router_.spec().num_experts;
 }
 

@@ -1,6 +1,7 @@
 // Mixture-of-Attention (Zhang et al. 2022, arXiv 2210.05144; models.md 4.2): every row takes top_k
 // pairs of query and output projections; all of them attend to one set of keys and values. With
-// learned relative positions, and keys and values of a second stream where a group halts.
+// learned relative positions, and keys and values of a second stream where a group halts (SUT), or
+// with rotary positions and an output bias (JetMoE, Shen et al. 2024, arXiv 2404.07413).
 #pragma once
 
 #include <memory>
@@ -9,12 +10,15 @@
 
 #include "engine/blocks/block.h"
 #include "engine/blocks/expert_router.h"
+#include "engine/blocks/rope_tables.h"
 
 namespace sluice {
 
 class MixtureAttention final : public Block {
  public:
+  // `tables`: shared by all attentions of the model; outlives the block.
   static absl::StatusOr<std::unique_ptr<MixtureAttention>> Load(const AttentionSpec& spec,
+                                                                RopeTables& tables,
                                                                 WeightLoader& loader);
 
   explicit MixtureAttention(ExpertRouter router) : router_(std::move(router)) {}
@@ -34,6 +38,11 @@ class MixtureAttention final : public Block {
   kernels::TensorView Queries(const BlockInput& input,
                               const Routing& routing,
                               ForwardContext& context);
+  // Rotates `heads` heads of each row; nothing without rotary positions.
+  void Rotate(const BlockInput& input,
+              kernels::TensorView x,
+              int32_t heads,
+              ForwardContext& context) const;
   const float* RelativeLogits(kernels::TensorView query, ForwardContext& context);
   void Output(const BlockInput& input,
               const Routing& routing,
@@ -44,9 +53,11 @@ class MixtureAttention final : public Block {
 
   AttentionSpec spec_;
   int64_t dim_ = 0;
+  RopeTables* tables_ = nullptr;
+  int32_t rope_table_ = -1;
   ExpertRouter router_;
   kernels::PackedMatrix kv_;  // k | v
-  FloatVector kv_bias_;
+  FloatVector kv_bias_, output_bias_;
   std::vector<kernels::PackedMatrix> queries_, outputs_;  // [experts]
   std::vector<kernels::PackedMatrix> relative_;           // per head [max_distance, head_dim]
 };

@@ -23,6 +23,7 @@ absl::StatusOr<std::unique_ptr<MoeFfn>> MoeFfn::Load(const MoeFfnSpec& spec,
     const ProjectionSpec gate{.in = dim, .out = 1, .weight = spec.shared_gate};
     ASSIGN_OR_RETURN(block->shared_gate_, loader.Matrix({gate}, kernels::WeightFormat::kF32));
   }
+  ASSIGN_OR_RETURN(block->output_bias_, loader.Vector(spec.output_bias, dim));
   return block;
 }
 
@@ -55,6 +56,7 @@ void MoeFfn::Forward(const BlockInput& input, ForwardContext& context) {
                           .clamp = spec_.clamp});
   CountExpertWork(routing, input.rows, context);
   if (shared_ != nullptr) AddShared(input, context);
+  AddToRows(output_bias_, count, input.out);
 }
 
 void MoeFfn::AddShared(const BlockInput& input, ForwardContext& context) {
@@ -128,12 +130,12 @@ double MoeFfn::FlopsPerRow(bool dense) const {
 int64_t MoeFfn::NumParameters() const {
   return router_.num_parameters() +
          (spec_.gated ? 3 : 2) * experts_.dim * experts_.hidden * experts_.num_experts +
-         biases_.gate.size + biases_.up.size + biases_.down.size +
+         biases_.gate.size + biases_.up.size + biases_.down.size + output_bias_.size +
          (shared_ != nullptr ? shared_->NumParameters() : 0) + shared_gate_.n * shared_gate_.k;
 }
 
 int64_t MoeFfn::NumActiveParameters() const {
-  const int64_t unused = std::max(0, experts_.num_experts - spec_.router.top_k);
+  const int64_t unused = std::max(0, experts_.num_experts - MeanExperts(spec_.router));
   return NumParameters() - (spec_.gated ? 3 : 2) * experts_.dim * experts_.hidden * unused;
 }
 

@@ -38,6 +38,7 @@ class MoeFfn final : public Block {
   WeightLoader::ExpertVectors biases_;
   std::unique_ptr<DenseFfn> shared_;
   kernels::PackedMatrix shared_gate_;  // n == 0: none
+  FloatVector output_bias_;
 };
 
 }  // namespace sluice

@@ -27,6 +27,13 @@ struct FloatVector {
   bool empty() const { return size == 0; }
 };
 
+// out[i] += vector for the first `count` rows; nothing without a vector.
+inline void AddToRows(const FloatVector& vector, int32_t count, kernels::TensorView out) {
+  for (int32_t i = 0; i < count && !vector.empty(); ++i) {
+    for (int64_t c = 0; c < vector.size; ++c) out.Row(i)[c] += vector.data()[c];
+  }
+}
+
 class WeightLoader {
  public:
   WeightLoader(WeightStore& store,

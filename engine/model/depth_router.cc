@@ -73,6 +73,7 @@ DepthDecide DepthRouter::Decide(const RowRouting& routing, bool is_prompt) const
       if (is_prompt) return DepthDecide::kRouterTopK;
       break;
     case RowRouting::Decide::kModel:
+    case RowRouting::Decide::kCapacity:  // of experts
       break;
   }
   return is_prompt ? spec_.prefill_decide : spec_.decide;

@@ -233,7 +233,7 @@ class ModelBuilder {
     if (const auto* attention = std::get_if<AttentionSpec>(&spec)) {
       if (attention->q.experts.has_value()) {
         expert_ids_ += attention->q.experts->top_k;
-        return MixtureAttention::Load(*attention, loader_);
+        return MixtureAttention::Load(*attention, model_->rope_tables_, loader_);
       }
       for (const auto* projection : {&attention->v, &attention->o}) {
         if (projection->experts.has_value()) {

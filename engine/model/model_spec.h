@@ -61,6 +61,22 @@ struct RopeSpec {
   bool operator==(const RopeSpec&) const = default;
 };
 
+// Who chooses. kRowTopK: each row its top_k experts. kExpertTopK: each expert its best rows of one
+// prompt (Expert Choice, Zhou et al. 2022, arXiv 2202.09368); generated rows follow kThreshold.
+// kThreshold: each row every expert whose score is above the expert's own threshold.
+enum class ExpertPick : uint8_t { kRowTopK, kExpertTopK, kThreshold };
+
+// How many of the n rows of a prompt an expert may have: `rows`, or ceil(share * n), or
+// factor * n / num_experts rounded half to even; exactly one of the three is set.
+struct ExpertCapacitySpec {
+  int32_t rows = 0;
+  double share = 0.0;
+  double factor = 0.0;
+  int32_t min_rows = 0;
+  bool renormalize_kept = false;  // the weights of a row are divided by the sum of what was kept
+  bool operator==(const ExpertCapacitySpec&) const = default;
+};
+
 // Expert selection, models.md section 2: which experts a row takes and with which weights.
 struct RouterSpec {
   ScoreFunction score = ScoreFunction::kSoftmax;
@@ -82,6 +98,10 @@ struct RouterSpec {
   int32_t num_groups = 1;
   int32_t top_groups = 1;
   GroupScore group_score = GroupScore::kMax;
+  ExpertPick pick = ExpertPick::kRowTopK;  // another one has top_k == num_experts
+  std::vector<float> thresholds;           // [num_experts] of kThreshold; empty: none
+  // With kRowTopK what a request may switch on: choices beyond it are dropped.
+  std::optional<ExpertCapacitySpec> capacity;
   bool operator==(const RouterSpec&) const = default;
 };
 
@@ -184,7 +204,7 @@ struct AttentionSpec {
   int32_t head_dim = 0;
   // With experts, q and o are Mixture-of-Attention (Zhang et al. 2022, arXiv 2210.05144): each row
   // takes top_k of num_experts stacked pairs (q [dim, width], o [width, dim]) by one router, and
-  // every choice attends with all heads to the same keys and values.
+  // every choice attends with all heads to the same keys and values. The bias of o is added once.
   ProjectionSpec q, k, v, o;
   std::optional<NormSpec> q_norm, k_norm;
   bool norm_per_head = true;  // false: over the whole projected vector (OLMoE)
@@ -262,6 +282,7 @@ struct MoeFfnSpec {
   bool input_from_residual = false;    // experts read the un-normed rows (MoEUT)
   std::optional<DenseFfnSpec> shared;  // shared experts, fused into one FFN
   std::string shared_gate;             // [1, dim]: sigmoid gate of the shared part; empty: none
+  std::string output_bias;             // [dim], added once to every row; empty: none
   bool operator==(const MoeFfnSpec&) const = default;
 };
 

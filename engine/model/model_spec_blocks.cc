@@ -70,12 +70,18 @@ absl::Status CheckMixture(const std::string& path, const AttentionSpec& attentio
   if (attention.num_kv_heads != attention.num_heads)
     return NotRun(path, "grouped heads with query experts");
   for (const ProjectionSpec* part : {&attention.q, &attention.o}) {
-    if (!part->bias.empty() || part->row_begin != 0 || part->split_by_head)
-      return NotRun(path, "a bias, a fused or a split tensor of query experts");
+    if (part->row_begin != 0 || part->split_by_head)
+      return NotRun(path, "a fused or a split tensor of query experts");
   }
-  if (attention.rope.has_value() || attention.q_norm.has_value() || attention.k_norm.has_value() ||
-      attention.clip_qkv != 0.0f || !attention.sinks.empty() || attention.value_from_residual)
-    return NotRun(path, "rope, q/k norms, clipping, sinks or residual values with query experts");
+  if (!attention.q.bias.empty()) return NotRun(path + ".q", "a bias of query experts");
+  if (attention.q_norm.has_value() || attention.k_norm.has_value() || attention.clip_qkv != 0.0f ||
+      !attention.sinks.empty() || attention.value_from_residual)
+    return NotRun(path, "q/k norms, clipping, sinks or residual values with query experts");
+  if (attention.rope.has_value()) {
+    RETURN_IF_ERROR(CheckRope(path + ".rope", *attention.rope, attention.head_dim));
+    if (attention.kv_source != KvSource::kSelf)
+      return NotRun(path + ".rope", "rope with keys of a second stream");
+  }
   if (attention.kv_source == KvSource::kEncoder)
     return NotRun(path + ".kv_source", "another source than self or the second stream");
   if (attention.sparse.has_value() || attention.mask != MaskKind::kCausal)
@@ -222,7 +228,7 @@ absl::Status CheckExperts(const std::string& path, const MoeFfnSpec& ffn, int64_
 }
 
 absl::Status CheckMoeFfn(const std::string& path, const MoeFfnSpec& ffn, int64_t dim) {
-  RETURN_IF_ERROR(CheckRouter(path + ".router", ffn.router));
+  RETURN_IF_ERROR(CheckFfnRouter(path + ".router", ffn.router));
   RETURN_IF_ERROR(CheckRange(path, "hidden", ffn.hidden, 1, kMaxHidden));
   RETURN_IF_ERROR(CheckName(path + ".experts", "up", ffn.experts.up));
   RETURN_IF_ERROR(CheckName(path + ".experts", "down", ffn.experts.down));

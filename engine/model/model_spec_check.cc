@@ -145,6 +145,31 @@ absl::Status CheckGroup(const std::string& path, const LayerGroupSpec& group, in
   return CheckRepeat(path + ".repeat", group, dim);
 }
 
+bool ChoosesAmongRows(const LayerSpec& layer) {
+  for (const SublayerSpec& sublayer : layer.sublayers) {
+    const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
+    if (moe != nullptr &&
+        (moe->router.pick != ExpertPick::kRowTopK || moe->router.capacity.has_value()))
+      return true;
+  }
+  return false;
+}
+
+// Experts that look at the rows of a whole prompt need all of them in their layer.
+absl::Status CheckWholePrompts(const std::string& path, const StackSpec& stack) {
+  bool chooses = false, skips = false;
+  for (const LayerGroupSpec& group : stack.groups) {
+    skips |= group.repeat.rows_may_stop();
+    for (const LayerSpec& layer : group.layers) {
+      skips |= layer.depth.has_value();
+      chooses |= ChoosesAmongRows(layer);
+    }
+  }
+  return chooses && skips
+             ? NotRun(path, "a choice or a capacity of experts beside rows that skip layers")
+             : absl::OkStatus();
+}
+
 absl::Status CheckStack(const std::string& path, const StackSpec& stack) {
   const EmbeddingSpec& embedding = stack.embedding;
   RETURN_IF_ERROR(
@@ -171,7 +196,7 @@ absl::Status CheckStack(const std::string& path, const StackSpec& stack) {
         int64_t{stack.groups[i].repeat.times} * static_cast<int64_t>(stack.groups[i].layers.size());
     RETURN_IF_ERROR(CheckRange(group_path, "number of layers executed", executions, 1, kMaxLayers));
   }
-  return absl::OkStatus();
+  return CheckWholePrompts(path, stack);
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ SLUICE_ENUM_NAMES(Activation,
                   {"none", "silu", "relu", "gelu", "gelu_tanh", "tanh", "clamped_swiglu"});
 SLUICE_ENUM_NAMES(ScoreFunction, {"softmax", "sigmoid", "softmax_over_top_k"});
 SLUICE_ENUM_NAMES(GroupScore, {"max", "top_two_sum"});
+SLUICE_ENUM_NAMES(ExpertPick, {"row_top_k", "expert_top_k", "threshold"});
 SLUICE_ENUM_NAMES(RopeMix, {"by_rotations", "by_index"});
 SLUICE_ENUM_NAMES(ExpertEncoding, {"plain", "mxfp4"});
 SLUICE_ENUM_NAMES(GateFunction, {"identity", "sigmoid", "one", "tanh"});
@@ -76,6 +77,15 @@ void Fields(Visitor& visit, RopeSpec& spec) {
 }
 
 template <typename Visitor>
+void Fields(Visitor& visit, ExpertCapacitySpec& spec) {
+  visit("rows", spec.rows);
+  visit("share", spec.share);
+  visit("factor", spec.factor);
+  visit("min_rows", spec.min_rows);
+  visit("renormalize_kept", spec.renormalize_kept);
+}
+
+template <typename Visitor>
 void Fields(Visitor& visit, RouterSpec& spec) {
   visit("score", spec.score);
   visit("num_experts", spec.num_experts);
@@ -95,6 +105,9 @@ void Fields(Visitor& visit, RouterSpec& spec) {
   visit("num_groups", spec.num_groups);
   visit("top_groups", spec.top_groups);
   visit("group_score", spec.group_score);
+  visit("pick", spec.pick);
+  visit("thresholds", spec.thresholds);
+  visit("capacity", spec.capacity);
 }
 
 template <typename Visitor>
@@ -257,6 +270,7 @@ void Fields(Visitor& visit, MoeFfnSpec& spec) {
   visit("input_from_residual", spec.input_from_residual);
   visit("shared", spec.shared);
   visit("shared_gate", spec.shared_gate);
+  visit("output_bias", spec.output_bias);
 }
 
 template <typename Visitor>

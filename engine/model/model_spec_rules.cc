@@ -84,7 +84,55 @@ absl::Status CheckRuns(const std::string& path, const ProjectionSpec& projection
 
 }  // namespace
 
+namespace {
+
+absl::Status CheckCapacity(const std::string& path, const ExpertCapacitySpec& capacity) {
+  RETURN_IF_ERROR(CheckRange(path, "rows", capacity.rows, 0, kMaxPositions));
+  RETURN_IF_ERROR(CheckFloat(path, "share", capacity.share, 0.0, 1.0));
+  RETURN_IF_ERROR(CheckFloat(path, "factor", capacity.factor, 0.0, kMaxExperts));
+  RETURN_IF_ERROR(CheckRange(path, "min_rows", capacity.min_rows, 0, kMaxPositions));
+  const int set = (capacity.rows > 0) + (capacity.share > 0.0) + (capacity.factor > 0.0);
+  return set == 1 ? absl::OkStatus()
+                  : Invalid(path, "needs exactly one of rows, share and factor above 0");
+}
+
+// Experts that choose rows, or rows that take experts above thresholds.
+absl::Status CheckPick(const std::string& path, const RouterSpec& router) {
+  if (router.capacity.has_value())
+    RETURN_IF_ERROR(CheckCapacity(path + ".capacity", *router.capacity));
+  if (router.pick == ExpertPick::kRowTopK) {
+    return router.thresholds.empty() ? absl::OkStatus()
+                                     : Invalid(path, "thresholds need another pick");
+  }
+  RETURN_IF_ERROR(CheckEqual(path, "top_k", router.top_k, router.num_experts));
+  if (!router.thresholds.empty() || router.pick == ExpertPick::kThreshold)
+    RETURN_IF_ERROR(CheckEqual(path, "number of thresholds",
+                               static_cast<int64_t>(router.thresholds.size()), router.num_experts));
+  for (const float threshold : router.thresholds)
+    RETURN_IF_ERROR(CheckFloat(path, "thresholds", static_cast<double>(threshold), 0.0, 1.0));
+  if (router.pick == ExpertPick::kExpertTopK && !router.capacity.has_value())
+    return Invalid(path, "experts that choose rows need a capacity");
+  if (router.capacity.has_value() && router.capacity->renormalize_kept)
+    return NotRun(path + ".capacity", "renormalize_kept where experts choose");
+  if (router.renormalize || router.score == ScoreFunction::kSoftmaxOverTopK ||
+      router.scale != 1.0f || router.num_null_experts > 0 || router.num_groups > 1 ||
+      !router.selection_bias.empty())
+    return NotRun(
+        path + ".pick",
+        "renormalisation, a scale, null experts, groups or a selection bias where experts "
+        "choose");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status CheckRouter(const std::string& path, const RouterSpec& router) {
+  if (router.pick != ExpertPick::kRowTopK || router.capacity.has_value())
+    return NotRun(path, "a choice by experts, or a capacity of experts, outside of FFN experts");
+  return CheckFfnRouter(path, router);
+}
+
+absl::Status CheckFfnRouter(const std::string& path, const RouterSpec& router) {
   RETURN_IF_ERROR(CheckRange(path, "num_experts", router.num_experts, 1, kMaxExperts));
   RETURN_IF_ERROR(CheckRange(path, "num_null_experts", router.num_null_experts, 0, kMaxExperts));
   RETURN_IF_ERROR(CheckRange(path, "top_k", router.top_k, 1, router.num_experts));
@@ -100,6 +148,7 @@ absl::Status CheckRouter(const std::string& path, const RouterSpec& router) {
   RETURN_IF_ERROR(
       CheckFloat(path, "input_scale", static_cast<double>(router.input_scale), -1e6, 1e6));
   RETURN_IF_ERROR(CheckGroups(path, router));
+  RETURN_IF_ERROR(CheckPick(path, router));
   return CheckName(path, "weight", router.weight);
 }
 

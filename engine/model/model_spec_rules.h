@@ -37,6 +37,8 @@ absl::Status CheckFloat(
 absl::Status CheckName(const std::string& path, const char* field, const std::string& name);
 absl::Status CheckNorm(const std::string& path, const std::optional<NormSpec>& norm);
 absl::Status CheckRouter(const std::string& path, const RouterSpec& router);
+// The same for experts that may choose rows or refuse them.
+absl::Status CheckFfnRouter(const std::string& path, const RouterSpec& router);
 absl::Status CheckProjection(const std::string& path,
                              const ProjectionSpec& projection,
                              int64_t in,

@@ -101,6 +101,7 @@ void PrintSummary(const Usage& usage, double seconds, bool as_json) {
                                       {"skipped_ratio_all_layers", Ratio(skipped, all)},
                                       {"mean_depth", depth},
                                       {"distinct_experts", compute.distinct_experts},
+                                      {"dropped_experts", compute.dropped_experts},
                                       {"flops", compute.flops},
                                       {"dense_flops", compute.dense_flops}}}};
     std::fprintf(stderr, "%s\n", summary.dump().c_str());

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <variant>
 
+#include "engine/blocks/expert_selection.h"
+
 namespace sluice::server {
 namespace {
 
@@ -63,6 +65,7 @@ void AddMixture(const AttentionSpec& attention, BlockSize& size) {
            router.hidden * (attention.q.in + 1));
   AddProjection(attention.k, 1, size);
   AddProjection(attention.v, 1, size);
+  if (!attention.o.bias.empty()) size.Add(attention.o.out);
   if (attention.relative.has_value())
     size.Add(attention.q.out * (2 * int64_t{attention.relative->max_distance} + 1));
 }
@@ -100,10 +103,11 @@ BlockSize SizeOf(const BlockSpec& block, int64_t dim) {
   const int64_t choices = moe.router.num_experts + moe.router.num_null_experts;
   size.Add(choices * dim);
   const int64_t expert = dim * moe.hidden * (moe.gated ? 3 : 2);
-  size.Add(
-      expert * moe.router.num_experts,
-      choices > 0 ? static_cast<double>(moe.router.top_k) / static_cast<double>(choices) : 0.0);
+  size.Add(expert * moe.router.num_experts,
+           choices > 0 ? static_cast<double>(MeanExperts(moe.router)) / static_cast<double>(choices)
+                       : 0.0);
   if (moe.shared.has_value()) AddFfn(*moe.shared, size);
+  if (!moe.output_bias.empty()) size.Add(dim);
   return size;
 }
 
@@ -190,7 +194,8 @@ class Summarizer {
       summary_.moe_instances += times;
       summary_.experts_per_layer =
           std::max<int64_t>(summary_.experts_per_layer, moe->router.num_experts);
-      summary_.experts_per_token = std::max<int64_t>(summary_.experts_per_token, moe->router.top_k);
+      summary_.experts_per_token =
+          std::max<int64_t>(summary_.experts_per_token, MeanExperts(moe->router));
     }
   }
 

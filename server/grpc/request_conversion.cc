@@ -68,7 +68,6 @@ StopParams ConvertStop(const v1::GenerateRequest& message) {
 
 absl::StatusOr<RoutingParams> ConvertRouting(const v1::Routing& message, const ModelCard& model) {
   if (message.has_capacity_min()) return Unsupported("routing.capacity_min");
-  if (message.has_expert_threshold()) return Unsupported("routing.expert_threshold");
   if (message.trace().scores()) return Unsupported("routing.trace.scores");
   RoutingParams routing;
   if (!message.mode().empty()) {
@@ -76,6 +75,7 @@ absl::StatusOr<RoutingParams> ConvertRouting(const v1::Routing& message, const M
   }
   if (message.has_capacity()) routing.capacity = message.capacity();
   if (message.has_experts_per_token()) routing.experts_per_token = message.experts_per_token();
+  if (message.has_expert_threshold()) routing.expert_threshold = message.expert_threshold();
   if (message.has_max_depth()) routing.max_depth = message.max_depth();
   if (message.has_exit_threshold()) routing.exit_threshold = message.exit_threshold();
   routing.trace = message.trace().enabled();

@@ -107,6 +107,7 @@ void AddUsage(const Usage& choice, Usage& sum) {
   sum.compute.all_token_layers += part.all_token_layers;
   sum.compute.rows += part.rows;
   sum.compute.distinct_experts += part.distinct_experts;
+  sum.compute.dropped_experts += part.dropped_experts;
   sum.compute.flops += part.flops;
   sum.compute.dense_flops += part.dense_flops;
 }
@@ -127,6 +128,7 @@ v1::Usage ConvertUsage(const Usage& usage) {
   out.set_skipped_ratio_all_layers(Ratio(skipped, all));
   out.set_mean_depth(Ratio(all - skipped, static_cast<double>(compute.rows)));
   out.set_distinct_experts(compute.distinct_experts);
+  out.set_dropped_experts(compute.dropped_experts);
   out.set_flops(compute.flops);
   out.set_dense_flops(compute.dense_flops);
   return message;
@@ -139,6 +141,7 @@ std::vector<std::pair<std::string, std::string>> ComputeMetadata(const v1::Compu
           {"sluice-skipped-ratio-all-layers", absl::StrCat(compute.skipped_ratio_all_layers())},
           {"sluice-mean-depth", absl::StrCat(compute.mean_depth())},
           {"sluice-distinct-experts", absl::StrCat(compute.distinct_experts())},
+          {"sluice-dropped-experts", absl::StrCat(compute.dropped_experts())},
           {"sluice-flops", absl::StrCat(compute.flops())},
           {"sluice-dense-flops", absl::StrCat(compute.dense_flops())}};
 }

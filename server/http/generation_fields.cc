@@ -104,13 +104,14 @@ absl::Status CheckRoutingNames(const json& routing) {
   for (auto it = routing.begin(); it != routing.end(); ++it) {
     const std::string& key = it.key();
     if (it->is_null()) continue;
-    for (const char* later : {"capacity_min", "expert_threshold"}) {
+    for (const char* later : {"capacity_min"}) {
       if (key != later) continue;
       return BadRequest("unsupported_parameter", std::string("routing.") + later,
                         "this model does not honour this field");
     }
-    if (key != "mode" && key != "capacity" && key != "experts_per_token" && key != "max_depth" &&
-        key != "exit_threshold" && key != "trace") {
+    if (key != "mode" && key != "capacity" && key != "experts_per_token" &&
+        key != "expert_threshold" && key != "max_depth" && key != "exit_threshold" &&
+        key != "trace") {
       return BadRequest("unknown_parameter", "routing", "the routing object has an unknown field");
     }
   }
@@ -132,6 +133,7 @@ absl::Status ReadRouting(const FieldReader& reader,
   }
   RETURN_IF_ERROR(routing.Read("capacity", params.capacity));
   RETURN_IF_ERROR(routing.Read("experts_per_token", params.experts_per_token));
+  RETURN_IF_ERROR(routing.Read("expert_threshold", params.expert_threshold));
   RETURN_IF_ERROR(routing.Read("max_depth", params.max_depth));
   RETURN_IF_ERROR(routing.Read("exit_threshold", params.exit_threshold));
   RETURN_IF_ERROR(ReadTrace(routing, plan));
@@ -142,6 +144,9 @@ absl::Status ReadRouting(const FieldReader& reader,
   if (params.capacity.has_value()) plan.routing["capacity"] = *params.capacity;
   if (params.experts_per_token.has_value()) {
     plan.routing["experts_per_token"] = *params.experts_per_token;
+  }
+  if (params.expert_threshold.has_value()) {
+    plan.routing["expert_threshold"] = *params.expert_threshold;
   }
   if (params.max_depth.has_value()) plan.routing["max_depth"] = *params.max_depth;
   if (params.exit_threshold.has_value()) plan.routing["exit_threshold"] = *params.exit_threshold;

@@ -57,7 +57,8 @@ constexpr std::array kFields = {
     RequestField{"priority", kInAll, kYes, "integer", "Lower runs first."},
     RequestField{"timeout_ms", kInAll, kYes, "integer", "The request ends after this time."},
     RequestField{"routing", kInBoth, kYes, "object",
-                 "mode, capacity, experts_per_token, max_depth, exit_threshold, trace: how "
+                 "mode, capacity, experts_per_token, expert_threshold, max_depth, exit_threshold, "
+                 "trace: how "
                  "sparsely the model runs."},
     RequestField{"tool_choice", kInChat, kYes, "string|object", "none or auto."},
     RequestField{"response_format", kInBoth, kYes, "object", "Only {\"type\": \"text\"}."},

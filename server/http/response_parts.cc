@@ -69,6 +69,7 @@ void UsageTotal::Add(const Usage& usage, bool first_choice_of_prompt) {
   compute_.all_token_layers += usage.compute.all_token_layers;
   compute_.rows += usage.compute.rows;
   compute_.distinct_experts += usage.compute.distinct_experts;
+  compute_.dropped_experts += usage.compute.dropped_experts;
   compute_.flops += usage.compute.flops;
   compute_.dense_flops += usage.compute.dense_flops;
 }
@@ -84,6 +85,7 @@ json UsageTotal::ToJson() const {
   compute["skipped_ratio_all_layers"] = Ratio(skipped, all);
   compute["mean_depth"] = Ratio(all - skipped, static_cast<double>(compute_.rows));
   compute["distinct_experts"] = compute_.distinct_experts;
+  compute["dropped_experts"] = compute_.dropped_experts;
   compute["flops"] = compute_.flops;
   compute["dense_flops"] = compute_.dense_flops;
   json usage;

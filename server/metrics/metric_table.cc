@@ -30,6 +30,8 @@ constexpr std::array<MetricRow, kNumMetrics> kTable = {{
     {kExpertTokens, "sluice_expert_tokens_total", kCounter, "Rows per expert.", 9},
     {kExpertDistinctPerStep, "sluice_expert_distinct_per_step", kHistogram,
      "Different experts used in one step.", 7},
+    {kExpertsDropped, "sluice_experts_dropped_total", kCounter,
+     "Expert choices of prompt rows that full experts refused (routing.mode capacity)."},
     {kFlops, "sluice_flops_total", kCounter,
      "Floating point operations done, and what the same rows would need without skipping."},
     {kWeightBytesRead, "sluice_weight_bytes_read_total", kCounter,

@@ -22,6 +22,7 @@ enum class Metric : uint8_t {
   kExpertLoadShare,
   kExpertTokens,
   kExpertDistinctPerStep,
+  kExpertsDropped,
   kFlops,
   kWeightBytesRead,
   kKvPages,

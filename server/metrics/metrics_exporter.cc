@@ -1,5 +1,6 @@
 #include "server/metrics/metrics_exporter.h"
 
+#include <algorithm>
 #include <map>
 
 #include "absl/strings/str_cat.h"
@@ -55,6 +56,16 @@ void AddExpertLayer(const ExpertLayerMetrics& layer, FamilyList& list) {
   list.Add(kDeadExperts, static_cast<double>(layer.dead_experts), labels);
   list.Add(kExpertLoadShare, layer.load_share, labels);
   list.Add(kExpertDistinctPerStep, layer.distinct_per_step, labels);
+}
+
+// Of layers whose experts may refuse rows: a rate needs a start.
+void AddDropped(const MetricsSnapshot& snapshot, const ModelCard& card, FamilyList& list) {
+  const std::vector<std::string>& modes = card.routing_modes;
+  const bool may_drop = std::find(modes.begin(), modes.end(), "capacity") != modes.end();
+  for (const ExpertLayerMetrics& layer : snapshot.expert_layers) {
+    if (layer.dropped > 0 || (may_drop && layer.kind == "ffn"))
+      list.Add(kExpertsDropped, layer.dropped, {{"layer", layer.layer}});
+  }
 }
 
 void AddExperts(const MetricsSnapshot& snapshot, const MetricsOptions& options, FamilyList& list) {
@@ -196,6 +207,7 @@ std::string MetricsExporter::Render() const {
     AddWork(snapshot, list);
     AddDepth(snapshot, list);
     AddExperts(snapshot, options_, list);
+    AddDropped(snapshot, engine->model(), list);
     if (options_.vllm_names) AddVllmNames(snapshot, counters_, engine->model().id, list);
   }
   const Metric spared = kExpertTokens;

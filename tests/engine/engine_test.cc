@@ -104,6 +104,62 @@ INSTANTIATE_TEST_SUITE_P(
       return Name(std::get<0>(setting.param)) + "_" + kernels::Name(std::get<1>(setting.param));
     });
 
+// Experts that refuse rows look at one request's prompt only, after preemption too.
+TEST(EngineTest, CapacityRefusesTheSameRowsInAnyCompany) {
+  std::vector<Request> requests = RandomRequests(32, Family::kMoe);
+  std::vector<Answer> alone;
+  int64_t dropped = 0;
+  for (Request& request : requests) {
+    request.routing.mode = RoutingParams::Mode::kCapacity;
+    TestEngine engine({.family = Family::kMoe});
+    const auto sink = engine.Submit(request);
+    ASSERT_TRUE(engine.last_status().ok()) << engine.last_status();
+    engine.Drain();
+    alone.push_back(sink->answer);
+    dropped += sink->answer.usage.compute.dropped_experts;
+    uint64_t counted = 0;
+    for (const auto& layer : engine->metrics().Snapshot().expert_layers) counted += layer.dropped;
+    EXPECT_EQ(counted, static_cast<uint64_t>(sink->answer.usage.compute.dropped_experts));
+  }
+  EXPECT_GT(dropped, 0);
+  TestEngine engine(
+      {.family = Family::kMoe, .max_batch_tokens = 48, .kv_memory_bytes = 60 * 16 * 2 * 24 * 4});
+  std::vector<std::shared_ptr<AnswerSink>> sinks;
+  for (const Request& request : requests) sinks.push_back(engine.Submit(request));
+  engine.Drain();
+  int different = 0;
+  for (size_t i = 0; i < requests.size(); ++i) different += sinks[i]->answer == alone[i] ? 0 : 1;
+  EXPECT_EQ(different, 0);
+  EXPECT_GT(engine->metrics().Snapshot().preemptions["pages"], 0u);
+}
+
+TEST(EngineTest, WithoutACapacityNothingIsDropped) {
+  for (const auto mode : {RoutingParams::Mode::kModelDefault, RoutingParams::Mode::kNoDrop}) {
+    TestEngine engine({.family = Family::kMoe});
+    Request request;
+    request.prompt.assign(30, 5);
+    request.routing.mode = mode;
+    const auto sink = engine.Submit(request);
+    ASSERT_TRUE(engine.last_status().ok()) << engine.last_status();
+    engine.Drain();
+    EXPECT_EQ(sink->answer.usage.compute.dropped_experts, 0);
+  }
+}
+
+TEST(EngineTest, AModelWithoutARuleForGeneratedTokensScoresPrompts) {
+  TestEngine engine({.scores_only = true});
+  Request request;
+  request.prompt = {1, 2, 3};
+  request.stop.max_tokens = 2;
+  const auto refused = engine.Submit(request);
+  EXPECT_EQ(ErrorCodeOf(engine.last_status()), "unsupported_parameter");
+  request.stop.max_tokens = 1;
+  const auto sink = engine.Submit(request);
+  ASSERT_TRUE(engine.last_status().ok()) << engine.last_status();
+  engine.Drain();
+  EXPECT_EQ(sink->answer.tokens.size(), 1u);
+}
+
 TEST(EngineTest, CancellingAtAnyStepLeaksNothing) {
   for (int cancel_at = 0; cancel_at < 30; ++cancel_at) {
     TestEngine engine({.family = Family::kMod, .max_batch_tokens = 9});

@@ -50,5 +50,47 @@ TEST(RoutingParamsTest, ExitThresholdReachesTheRowsOfModelsThatHaveOne) {
   }
 }
 
+TEST(RoutingParamsTest, ExpertsReachTheRows) {
+  ModelCard card;
+  card.has_experts = true;
+  card.experts_per_token = 2;
+  RoutingParams params;
+  params.experts_per_token = 1;
+  params.expert_threshold = 0.25;
+  EXPECT_EQ(ResolveRouting(params, card)->experts_per_token, 1);
+  EXPECT_EQ(ResolveRouting(params, card)->expert_threshold, 0.25f);
+  for (const double threshold : {-0.1, 1.1, std::nan("")}) {
+    params.expert_threshold = threshold;
+    EXPECT_EQ(ErrorCodeOf(ResolveRouting(params, card).status()), "number_out_of_range");
+  }
+}
+
+TEST(RoutingParamsTest, ExpertsThatChooseTokensHaveNoNumberPerToken) {
+  ModelCard card;
+  RoutingParams params;
+  params.expert_threshold = 0.5;
+  EXPECT_EQ(ErrorCodeOf(ResolveRouting(params, card).status()), "unsupported_parameter");
+  card.has_experts = true;
+  EXPECT_TRUE(ResolveRouting(params, card).ok());
+  params.experts_per_token = 1;
+  EXPECT_EQ(ErrorCodeOf(ResolveRouting(params, card).status()), "unsupported_parameter");
+}
+
+TEST(RoutingParamsTest, ACapacityNeedsTheWholePrompt) {
+  ModelCard card;
+  card.has_experts = true;
+  card.routing_modes = {"no_drop", "capacity"};
+  RoutingParams params;
+  EXPECT_FALSE(NeedsWholePrompt(params, card));
+  params.mode = RoutingParams::Mode::kNoDrop;
+  EXPECT_FALSE(NeedsWholePrompt(params, card));
+  EXPECT_EQ(ResolveRouting(params, card)->decide, RowRouting::Decide::kModel);
+  params.mode = RoutingParams::Mode::kCapacity;
+  EXPECT_TRUE(NeedsWholePrompt(params, card));
+  EXPECT_EQ(ResolveRouting(params, card)->decide, RowRouting::Decide::kCapacity);
+  card.routing_modes = {};
+  EXPECT_EQ(ErrorCodeOf(ResolveRouting(params, card).status()), "unsupported_parameter");
+}
+
 }  // namespace
 }  // namespace sluice

@@ -86,6 +86,7 @@ inline ModelSpec FamilySpec(Family family) {
       MoeFfnSpec moe;
       moe.router = {
           .num_experts = 5, .top_k = 2, .renormalize = true, .weight = "gate" + std::to_string(l)};
+      moe.router.capacity = ExpertCapacitySpec{.rows = 3, .renormalize_kept = true};
       moe.hidden = 70;
       moe.experts = {.gate = "e{e}.gate", .up = "e{e}.up", .down = "e{e}.down"};
       layers[l].sublayers[1].block = moe;
@@ -104,6 +105,7 @@ struct EngineOptions {
   int threads = 2;
   int32_t draft_exit_layer = 0;
   int32_t draft_tokens = 4;
+  bool scores_only = false;
 };
 
 class TestEngine {
@@ -138,6 +140,8 @@ class TestEngine {
     }
     card.has_experts = options.family == Family::kMoe;
     card.experts_per_token = card.has_experts ? 2 : 0;
+    if (card.has_experts) card.routing_modes = {"no_drop", "capacity"};
+    card.scores_only = options.scores_only;
     engine_ = std::make_unique<Engine>(Engine::Parts{.config = config,
                                                      .card = card,
                                                      .runner = *std::move(runner),

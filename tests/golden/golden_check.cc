@@ -174,21 +174,27 @@ std::vector<int32_t> Lengths(const std::vector<std::vector<int32_t>>& tokens) {
 }
 
 // Decision 1 of the design: however the rows are split and whoever is beside them, the same bits.
+// `whole`: prompts must not be split.
 absl::Status CheckWays(const std::vector<std::vector<int32_t>>& tokens,
                        const std::vector<SequenceTrace>& once,
+                       bool whole,
+                       const RowRouting& routing,
                        GoldenRun& run,
                        GoldenReport& report) {
   const std::vector<int32_t> lengths = Lengths(tokens);
   for (const int32_t chunk : {7, 1}) {
-    ASSIGN_OR_RETURN(const auto split, run.Run(tokens, InChunks(lengths, chunk)));
+    if (whole) break;
+    ASSIGN_OR_RETURN(const auto split, run.Run(tokens, InChunks(lengths, chunk), routing));
     if (split != once) report.wrong_ways.push_back(absl::StrCat("chunks of ", chunk));
   }
   // Each sequence behind its own reverse.
   for (size_t s = 0; s < tokens.size(); ++s) {
     const std::vector<int32_t> other(tokens[s].rbegin(), tokens[s].rend());
-    for (const int32_t chunk : {5, 1}) {
-      ASSIGN_OR_RETURN(const auto pair,
-                       run.Run({other, tokens[s]}, Together({lengths[s], lengths[s]}, chunk)));
+    for (const int32_t chunk : {lengths[s], 5, 1}) {
+      if (whole && chunk < lengths[s]) continue;
+      ASSIGN_OR_RETURN(
+          const auto pair,
+          run.Run({other, tokens[s]}, Together({lengths[s], lengths[s]}, chunk), routing));
       if (pair[1] != once[s])
         report.wrong_ways.push_back(absl::StrCat("beside another, chunks of ", chunk));
     }
@@ -205,28 +211,13 @@ absl::Status CheckCohortWays(const std::vector<std::vector<int32_t>>& tokens,
   with_other.emplace_back(tokens.front().rbegin(), tokens.front().rend());
   for (const int32_t chunk : {static_cast<int32_t>(tokens.front().size()), 7, 1}) {
     ASSIGN_OR_RETURN(const auto split,
-                     run.Run(tokens, Together(Lengths(tokens), chunk), tokens.size()));
+                     run.Run(tokens, Together(Lengths(tokens), chunk), {}, tokens.size()));
     if (split != once) report.wrong_ways.push_back(absl::StrCat("a cohort in chunks of ", chunk));
     ASSIGN_OR_RETURN(auto beside,
-                     run.Run(with_other, Together(Lengths(with_other), chunk), tokens.size()));
+                     run.Run(with_other, Together(Lengths(with_other), chunk), {}, tokens.size()));
     beside.pop_back();
     if (beside != once)
       report.wrong_ways.push_back(absl::StrCat("a cohort beside another, chunks of ", chunk));
-  }
-  return absl::OkStatus();
-}
-
-// Whole, behind its own reverse in one step: for models whose prompts must not be cut, too.
-absl::Status CheckCompany(const std::vector<std::vector<int32_t>>& tokens,
-                          const std::vector<SequenceTrace>& once,
-                          GoldenRun& run,
-                          GoldenReport& report) {
-  for (size_t s = 0; s < tokens.size(); ++s) {
-    const auto length = static_cast<int32_t>(tokens[s].size());
-    const std::vector<int32_t> other(tokens[s].rbegin(), tokens[s].rend());
-    ASSIGN_OR_RETURN(const auto pair,
-                     run.Run({other, tokens[s]}, Together({length, length}, length)));
-    if (pair[1] != once[s]) report.wrong_ways.push_back("beside another");
   }
   return absl::OkStatus();
 }
@@ -248,6 +239,10 @@ bool RoutesWholePrompt(const ModelSpec& spec) {
     for (const LayerSpec& layer : group.layers) {
       if (layer.depth.has_value() && layer.depth->prefill_decide == DepthDecide::kRouterTopK)
         return true;
+      for (const SublayerSpec& sublayer : layer.sublayers) {
+        const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
+        if (moe != nullptr && moe->router.pick == ExpertPick::kExpertTopK) return true;
+      }
     }
   }
   return false;
@@ -258,6 +253,8 @@ std::vector<GoldenCase> GoldenCases(const ExpectedTensors& expected) {
   for (const char* prefix : {"", "short.", "single."}) {
     if (!GoldenTokens(expected, prefix).empty()) cases.push_back({prefix});
   }
+  if (!GoldenTokens(expected, "capacity.").empty())
+    cases.push_back({.prefix = "capacity.", .routing = {RowRouting::Decide::kCapacity}});
   for (const auto& entry : expected) {
     absl::string_view name = entry.first;
     if (!absl::ConsumeSuffix(&name, "logits")) continue;
@@ -357,16 +354,17 @@ absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckO
     const std::vector<int32_t> lengths = Lengths(tokens);
     ASSIGN_OR_RETURN(const auto once,
                      which.cohort
-                         ? run.Run(tokens, Together(lengths, lengths.front()), tokens.size())
-                         : run.Run(tokens, OneShot(lengths)));
+                         ? run.Run(tokens, Together(lengths, lengths.front()), {}, tokens.size())
+                         : run.Run(tokens, OneShot(lengths), which.routing));
     Comparison comparison(golden.expected, which.prefix, ToleranceOf(golden, options), report);
     comparison.Compare(once, run.spec());
     compared.insert(comparison.compared().begin(), comparison.compared().end());
     if (which.cohort) {
       RETURN_IF_ERROR(CheckCohortWays(tokens, once, run, report));
     } else {
-      if (!report.whole_prompt) RETURN_IF_ERROR(CheckWays(tokens, once, run, report));
-      RETURN_IF_ERROR(CheckCompany(tokens, once, run, report));
+      const bool whole =
+          report.whole_prompt || which.routing.decide == RowRouting::Decide::kCapacity;
+      RETURN_IF_ERROR(CheckWays(tokens, once, whole, which.routing, run, report));
     }
   }
   for (const auto& [name, tensor] : golden.expected) {

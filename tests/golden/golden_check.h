@@ -55,11 +55,13 @@ struct OpenGolden {
 absl::StatusOr<OpenGolden> OpenGoldenFolder(const std::string& folder, const CheckOptions& options);
 
 // The cases of a folder, by the prefix of their tensors. "", "short.", "single." and "isolated#."
-// are sequences by themselves; "cohort." and "partial#." are one cohort.
+// are sequences by themselves, and so are those of "capacity."; "cohort." and "partial#." are one
+// cohort.
 struct GoldenCase {
   std::string prefix;
   size_t first = 0;  // of the stored sequences
   bool cohort = false;
+  RowRouting routing;  // "capacity.": full experts refuse rows
 };
 std::vector<GoldenCase> GoldenCases(const ExpectedTensors& expected);
 

@@ -133,8 +133,10 @@ absl::StatusOr<GoldenRun> GoldenRun::Load(const std::string& directory,
 absl::StatusOr<std::vector<SequenceTrace>> GoldenRun::Run(
     const std::vector<std::vector<int32_t>>& tokens,
     const std::vector<Step>& steps,
+    const RowRouting& routing,
     size_t cohort) {
   std::vector<SequenceTrace> traces(tokens.size());
+  routing_ = routing;
   sequences_.clear();
   cohort_ = cohort;
   for (size_t i = 0; i < tokens.size(); ++i) {
@@ -158,8 +160,9 @@ absl::Status GoldenRun::RunStep(const Step& step,
       rows.positions.push_back(position);
       rows.sequences.push_back(sequences_[chunk.sequence]);
       rows.is_prompt.push_back(1);
-      rows.routing.push_back({.cohort = chunk.sequence < cohort_ ? 0 : -1,
-                              .slot = static_cast<int32_t>(chunk.sequence)});
+      rows.routing.push_back(routing_);
+      rows.routing.back().cohort = chunk.sequence < cohort_ ? 0 : -1;
+      rows.routing.back().slot = static_cast<int32_t>(chunk.sequence);
       rows.trace.push_back(chunk.sequence);
     }
   }

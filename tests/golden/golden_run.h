@@ -42,10 +42,11 @@ class GoldenRun {
  public:
   static absl::StatusOr<GoldenRun> Load(const std::string& directory, const EngineConfig& config);
 
-  // Runs `steps` on fresh sequences with these tokens. Every row is a prompt row. The first
-  // `cohort` sequences are one cohort.
+  // Runs `steps` on fresh sequences with these tokens. Every row is a prompt row, routed as asked.
+  // The first `cohort` sequences are one cohort.
   absl::StatusOr<std::vector<SequenceTrace>> Run(const std::vector<std::vector<int32_t>>& tokens,
                                                  const std::vector<Step>& steps,
+                                                 const RowRouting& routing = {},
                                                  size_t cohort = 0);
   // Greedy continuation, one token a step.
   absl::StatusOr<std::vector<int32_t>> Generate(std::vector<int32_t> tokens, int32_t count);
@@ -64,6 +65,7 @@ class GoldenRun {
   std::unique_ptr<RealModelRunner> runner_;
   std::vector<KvSequence> sequences_;
   size_t cohort_ = 0;
+  RowRouting routing_;
 };
 
 }  // namespace sluice

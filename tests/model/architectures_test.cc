@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "tests/model/bad_attention_configs.h"
+#include "tests/model/bad_expert_configs.h"
 #include "tests/model/bad_soft_configs.h"
 #include "tests/model/bad_transformers_configs.h"
 #include "tests/model/spec_stores.h"
@@ -265,6 +266,7 @@ INSTANTIATE_TEST_SUITE_P(HandMade, BadConfigTest, ::testing::ValuesIn(kBadConfig
 INSTANTIATE_TEST_SUITE_P(Soft, BadConfigTest, ::testing::ValuesIn(kBadSoftConfigs));
 INSTANTIATE_TEST_SUITE_P(Attention, BadConfigTest, ::testing::ValuesIn(kBadAttentionConfigs));
 INSTANTIATE_TEST_SUITE_P(Transformers, BadConfigTest, ::testing::ValuesIn(kBadTransformersConfigs));
+INSTANTIATE_TEST_SUITE_P(Experts, BadConfigTest, ::testing::ValuesIn(kBadExpertConfigs));
 
 TEST_F(ArchitecturesTest, BrokenConfigFilesAreRefused) {
   const auto weights = WeightsOf("llama");

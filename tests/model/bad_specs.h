@@ -34,6 +34,24 @@ inline MoeFfnSpec& MakeSparse(ModelSpec& spec) {
   return LayerOf(spec).sublayers[1].block.emplace<MoeFfnSpec>(ffn);
 }
 
+// Four experts that choose rows.
+inline RouterSpec& LetExpertsChoose(ModelSpec& spec) {
+  RouterSpec& router = MakeSparse(spec).router;
+  router.top_k = router.num_experts;
+  router.pick = ExpertPick::kExpertTopK;
+  router.capacity = ExpertCapacitySpec{.factor = 1.0};
+  return router;
+}
+
+// The first attention as Mixture-of-Attention with rotary positions.
+inline AttentionSpec& MixAttention(ModelSpec& spec) {
+  AttentionSpec& attention = std::get<AttentionSpec>(LayerOf(spec).sublayers[0].block);
+  attention.num_kv_heads = attention.num_heads;
+  attention.k.out = attention.v.out = attention.q.out;
+  attention.q.experts = RouterSpec{.num_experts = 3, .top_k = 2, .weight = "select.weight"};
+  return attention;
+}
+
 inline RepeatSpec& RepeatOf(ModelSpec& spec) { return spec.stacks[0].groups[0].repeat; }
 
 inline void ChooseDepth(ModelSpec& spec) {

@@ -239,6 +239,67 @@ const BadSpec kBadSpecs[] = {
      },
      "exactly one"},
     {"HiddenZero", [](auto& s) { FfnOf(s).hidden = 0; }, "hidden"},
+    {"MixtureQueryBias", [](auto& s) { MixAttention(s).q.bias = "b"; }, "q: a bias", kNotRun},
+    {"MixtureFusedQuery", [](auto& s) { MixAttention(s).q.row_begin = 4; }, "a fused", kNotRun},
+    {"MixtureRotaryOdd", [](auto& s) { MixAttention(s).rope->rotary_dim = 5; }, "must be even"},
+    {"MixtureRotatesASecondStream", [](auto& s) { MixtureOf(s).rope = RopeSpec{.rotary_dim = 2}; },
+     "rope with keys of a second", kNotRun},
+    {"MixtureSinks", [](auto& s) { MixAttention(s).sinks = "s"; }, "sinks", kNotRun},
+    {"ThresholdsOfRows", [](auto& s) { MakeSparse(s).router.thresholds = {0.5f}; },
+     "thresholds need another pick"},
+    {"ExpertsChooseWithoutCapacity", [](auto& s) { LetExpertsChoose(s).capacity.reset(); },
+     "need a capacity"},
+    {"ExpertsChooseForSome", [](auto& s) { LetExpertsChoose(s).top_k = 2; }, "top_k is 2"},
+    {"ThresholdsMissing", [](auto& s) { LetExpertsChoose(s).pick = ExpertPick::kThreshold; },
+     "number of thresholds is 0"},
+    {"ThresholdsTooFew", [](auto& s) { LetExpertsChoose(s).thresholds = {0.5f}; },
+     "number of thresholds is 1"},
+    {"ThresholdNan",
+     [](auto& s) {
+       LetExpertsChoose(s).thresholds = {0.5f, 0.5f, kNan, 0.5f};
+     },
+     "thresholds is nan"},
+    {"CapacityOfTwoKinds", [](auto& s) { LetExpertsChoose(s).capacity->rows = 3; },
+     "exactly one of rows, share and factor"},
+    {"CapacityOfNoKind", [](auto& s) { MakeSparse(s).router.capacity.emplace(); }, "exactly one"},
+    {"CapacityShareAboveOne",
+     [](auto& s) { MakeSparse(s).router.capacity = ExpertCapacitySpec{.share = 1.5}; },
+     "capacity: share"},
+    {"CapacityRowsNegative",
+     [](auto& s) { MakeSparse(s).router.capacity = ExpertCapacitySpec{.rows = -1}; },
+     "capacity: rows"},
+    {"CapacityFactorInfinite",
+     [](auto& s) {
+       LetExpertsChoose(s).capacity->factor = std::numeric_limits<double>::infinity();
+     },
+     "capacity: factor"},
+    {"CapacityLeastNegative", [](auto& s) { LetExpertsChoose(s).capacity->min_rows = -1; },
+     "capacity: min_rows"},
+    {"ExpertsChooseAndKeepSums",
+     [](auto& s) { LetExpertsChoose(s).capacity->renormalize_kept = true; }, "renormalize_kept",
+     kNotRun},
+    {"ExpertsChooseRenormalized", [](auto& s) { LetExpertsChoose(s).renormalize = true; },
+     "pick: renormalisation", kNotRun},
+    {"ExpertsChooseScaled", [](auto& s) { LetExpertsChoose(s).scale = 2.0f; },
+     "pick: renormalisation", kNotRun},
+    {"ExpertsChooseBesideDepth",
+     [](auto& s) {
+       LetExpertsChoose(s);
+       Route(s);
+     },
+     "beside rows that skip layers", kNotRun},
+    {"CapacityBesideHalting",
+     [](auto& s) {
+       MakeSparse(s).router.capacity = ExpertCapacitySpec{.rows = 3};
+       ChooseDepth(s);
+     },
+     "beside rows that skip layers", kNotRun},
+    {"HeadExpertsWithCapacity",
+     [](auto& s) {
+       GiveHeadExperts(s);
+       AttentionOf(s).v.experts->capacity = ExpertCapacitySpec{.rows = 3};
+     },
+     "outside of FFN experts", kNotRun},
 };
 
 class BadBlockSpecTest : public ::testing::TestWithParam<BadSpec> {};

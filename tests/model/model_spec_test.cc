@@ -24,6 +24,10 @@ TEST(ModelSpec, ValidSpecsPass) {
   EXPECT_TRUE(ValidateSpec(spec).ok()) << ValidateSpec(spec);
   MakeLatent(spec);
   EXPECT_TRUE(ValidateSpec(spec).ok()) << ValidateSpec(spec);
+  spec = PlainSpec(2);
+  LetExpertsChoose(spec);
+  MixAttention(spec).o.bias = "bias";
+  EXPECT_TRUE(ValidateSpec(spec).ok()) << ValidateSpec(spec);
 }
 
 TEST(ModelSpec, RandomSpecsPassAndSurviveJson) {

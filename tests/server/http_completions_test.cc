@@ -35,6 +35,7 @@ TEST_F(CompletionsTest, AnswersTheOpenAiShapeWithComputeUsage) {
   EXPECT_EQ(compute["skipped_ratio_all_layers"], 0.25);
   EXPECT_EQ(compute["mean_depth"], 3.0);
   EXPECT_EQ(compute["distinct_experts"], 3);
+  EXPECT_EQ(compute["dropped_experts"], 2);
   EXPECT_EQ(compute["flops"], 5250.0);
   EXPECT_EQ(compute["dense_flops"], 7000.0);
 }
@@ -49,10 +50,12 @@ TEST_F(CompletionsTest, EveryFieldReachesTheEngine) {
     "presence_penalty": -1, "frequency_penalty": 2, "seed": 10, "logit_bias": {"4": -100},
     "allowed_token_ids": [1, 2], "bad_words": ["ab"], "logprobs": 3, "prompt_logprobs": 2,
     "priority": -5, "timeout_ms": 60000, "user": "u", "best_of": null,
-    "routing": {"mode": "predictor", "capacity": 1, "experts_per_token": 1}})");
+    "routing": {"mode": "predictor", "capacity": 1, "experts_per_token": 1,
+                "expert_threshold": 0.25}})");
   ASSERT_EQ(response.status, 200) << response.body;
   EXPECT_EQ(response.Json()["routing"],
-            json::parse(R"({"mode": "predictor", "capacity": 1.0, "experts_per_token": 1})"));
+            json::parse(R"({"mode": "predictor", "capacity": 1.0, "experts_per_token": 1,
+                            "expert_threshold": 0.25})"));
   const std::vector<Request> requests = engine_->submitted();
   ASSERT_EQ(requests.size(), 2u);
   const Request& request = requests[0];
@@ -85,6 +88,7 @@ TEST_F(CompletionsTest, EveryFieldReachesTheEngine) {
   EXPECT_EQ(request.routing.mode, RoutingParams::Mode::kPredictor);
   EXPECT_EQ(request.routing.capacity, 1.0);
   EXPECT_EQ(request.routing.experts_per_token, 1);
+  EXPECT_EQ(request.routing.expert_threshold, 0.25);
 }
 
 TEST_F(CompletionsTest, PromptsTakeAllFourForms) {

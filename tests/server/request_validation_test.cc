@@ -105,6 +105,39 @@ TEST(RequestValidationTest, ExitThresholdIsChosenOnlyWhereRowsStopByOne) {
   }
 }
 
+TEST(RequestValidationTest, ExpertsAreLimitedOnlyWhereTokensChooseThem) {
+  Request request = Valid();
+  ModelCard card = FakeModelCard();
+  request.routing.experts_per_token = 2;
+  request.routing.expert_threshold = 0.5;
+  EXPECT_TRUE(ValidateRequest(request, card).ok());
+  request.routing.expert_threshold = 1.5;
+  EXPECT_EQ(ErrorCodeOf(ValidateRequest(request, card)), "number_out_of_range");
+  request.routing.expert_threshold = 0.0;
+  card.experts_per_token = 0;
+  EXPECT_EQ(ErrorCodeOf(ValidateRequest(request, card)), "unsupported_parameter");
+  request.routing.experts_per_token.reset();
+  EXPECT_TRUE(ValidateRequest(request, card).ok());
+  card.has_experts = false;
+  EXPECT_EQ(ErrorCodeOf(ValidateRequest(request, card)), "unsupported_parameter");
+}
+
+TEST(RequestValidationTest, CapacityIsAModeOfModelsThatHaveOne) {
+  ModelCard card = FakeModelCard();
+  EXPECT_FALSE(ParseRoutingMode("capacity", card).ok());
+  card.routing_modes = {"no_drop", "capacity"};
+  EXPECT_EQ(ParseRoutingMode("capacity", card).value(), RoutingParams::Mode::kCapacity);
+  EXPECT_EQ(ParseRoutingMode("no_drop", card).value(), RoutingParams::Mode::kNoDrop);
+}
+
+TEST(RequestValidationTest, AModelThatOnlyScoresGeneratesOneTokenUnlessAsked) {
+  ModelCard card = FakeModelCard();
+  EXPECT_EQ(ResolveMaxTokens(std::nullopt, 16, 3, card), 16);
+  card.scores_only = true;
+  EXPECT_EQ(ResolveMaxTokens(std::nullopt, 16, 3, card), 1);
+  EXPECT_EQ(ResolveMaxTokens(7, 16, 3, card), 7);
+}
+
 TEST(RequestValidationTest, SequenceCounts) {
   ModelCard card;
   EXPECT_TRUE(ValidateSequenceCount(32, 2, card).ok());

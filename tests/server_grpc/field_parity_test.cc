@@ -79,7 +79,7 @@ TEST(FieldParityTest, TheComputeSummaryIsTheSame) {
       FieldNames(v1::ComputeUsage::descriptor()),
       testing::UnorderedElementsAre("executed_token_layers", "skipped_token_layers",
                                     "skipped_ratio", "skipped_ratio_all_layers", "mean_depth",
-                                    "distinct_experts", "flops", "dense_flops"));
+                                    "distinct_experts", "dropped_experts", "flops", "dense_flops"));
 }
 
 }  // namespace

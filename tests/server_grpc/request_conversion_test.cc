@@ -103,6 +103,7 @@ TEST_F(RequestConversionTest, EveryFieldArrives) {
   request.mutable_routing()->set_mode("predictor");
   request.mutable_routing()->set_capacity(1.0);
   request.mutable_routing()->set_experts_per_token(1);
+  request.mutable_routing()->set_expert_threshold(0.25);
   request.mutable_routing()->mutable_trace()->set_enabled(true);
   request.mutable_routing()->mutable_trace()->add_layers(3);
   const auto call = Convert(request, {.allow_routing_trace = true, .deadline = absl::Seconds(9)});
@@ -137,6 +138,7 @@ TEST_F(RequestConversionTest, EveryFieldArrives) {
   EXPECT_EQ(out.routing.mode, RoutingParams::Mode::kPredictor);
   EXPECT_EQ(out.routing.capacity, 1.0);
   EXPECT_EQ(out.routing.experts_per_token, 1);
+  EXPECT_EQ(out.routing.expert_threshold, 0.25);
   EXPECT_TRUE(out.routing.trace);
   EXPECT_THAT(call->trace_layers, ElementsAre(3));
   EXPECT_TRUE(call->return_token_ids);

@@ -32,6 +32,7 @@ ExpertLayerMetrics ExpertLayer(int layer, size_t experts) {
   metrics.kind = "ffn";
   metrics.tokens.assign(experts, 7);
   metrics.max_over_mean = 1.5;
+  metrics.dropped = 5;
   metrics.load_share = Filled({0.5, 1.0, 2.0});
   metrics.distinct_per_step = Filled({1, 2, 4});
   return metrics;
@@ -119,6 +120,7 @@ TEST_F(MetricsExporterTest, ValuesAndLabels) {
                            "sluice_router_capacity{layer=\"0\"} 0.125",
                            "sluice_expert_load_max_over_mean{layer=\"0\",kind=\"ffn\"} 1.5",
                            "sluice_expert_tokens_total{layer=\"1\",kind=\"ffn\",expert=\"3\"} 7",
+                           "sluice_experts_dropped_total{layer=\"1\"} 5",
                            "sluice_flops_total{kind=\"dense_equivalent\"} 4",
                            "sluice_kv_pages{state=\"used\"} 4",
                            "sluice_kv_bytes_saved{class=\"routed\"} 4096",

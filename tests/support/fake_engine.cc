@@ -177,6 +177,7 @@ void FakeEngine::Finish(Running& running, TokenEvent& event, FinishReason reason
   usage.compute.skipped_token_layers = rows;
   usage.compute.all_token_layers = 4 * rows;
   usage.compute.distinct_experts = 3;
+  usage.compute.dropped_experts = 2;
   usage.compute.flops = 750.0 * static_cast<double>(rows);
   usage.compute.dense_flops = 1000.0 * static_cast<double>(rows);
 }

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/support/random_halting.h"
 #include "tests/support/random_masks.h"
+#include "tests/support/random_mixture.h"
 #include "tests/support/random_soft.h"
 
 namespace sluice::testing {
@@ -150,8 +151,7 @@ DenseFfnSpec MakeDense(const std::string& name, int64_t dim, Draw& draw) {
   ffn.gated = draw.Chance(0.6);
   ffn.activation =
       draw.Pick({Activation::kSilu, Activation::kRelu, Activation::kGelu, Activation::kGeluTanh});
-  const bool bias = draw.Chance(0.3);
-  const bool transposed = draw.Chance(0.2);
+  const bool bias = draw.Chance(0.3), transposed = draw.Chance(0.2);
   if (ffn.gated) ffn.gate = MakeProjection(name + ".gate", dim, ffn.hidden, bias, transposed);
   ffn.up = MakeProjection(name + ".up", dim, ffn.hidden, bias, transposed);
   ffn.down = MakeProjection(name + ".down", ffn.hidden, dim, bias, transposed);
@@ -208,6 +208,7 @@ MoeFfnSpec MakeMoe(const std::string& name, int64_t dim, Draw& draw) {
   if (moe.gated) moe.experts.gate = name + ".experts.{e}.gate";
   moe.experts.transposed = draw.Chance(0.3);
   moe.input_from_residual = draw.Chance(0.2);
+  if (draw.Chance(0.2)) moe.output_bias = name + ".output_bias";
   BendExperts(name, draw, moe);
   GroupExperts(name, draw, moe.router);
   if (draw.Chance(0.3)) {
@@ -270,9 +271,10 @@ void MakeRunnable(LayerSpec& layer) {
   for (SublayerSpec& sublayer : layer.sublayers) {
     auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
     if (attention != nullptr && layer.depth->kv == DepthKv::kZeroRows) attention->sinks.clear();
-    if (!std::holds_alternative<LatentAttentionSpec>(sublayer.block)) continue;
-    layer.depth->position = DepthPosition::kAbsolute;
-    layer.depth->kv = DepthKv::kRoutedOnly;
+    const bool latent = std::holds_alternative<LatentAttentionSpec>(sublayer.block);
+    if (latent) layer.depth->position = DepthPosition::kAbsolute;
+    if (latent || (attention != nullptr && attention->q.experts.has_value()))
+      layer.depth->kv = DepthKv::kRoutedOnly;
   }
 }
 
@@ -315,29 +317,36 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
   if (draw.Chance(0.2)) stack.embedding.position_weight = "positions.weight";
   const bool layer_norm = draw.Chance(0.3);
   if (draw.Chance(0.1)) stack.embedding.norm = NormSpec{.kind = NormKind::kLayer};
+  const bool choosing = what.experts && draw.Chance(0.25);  // then no row skips a layer
   const int32_t num_groups = draw.Int(1, 2);
   for (int32_t g = 0; g < num_groups; ++g) {
     LayerGroupSpec group;
     group.name = absl::StrCat("group", g);
     if (what.repeats && draw.Chance(0.4))
       group.repeat = MakeRepeat(group.name, stack.embedding.dim, draw);
+    if (choosing && group.repeat.rows_may_stop()) group.repeat = {};
     if (draw.Chance(0.1)) group.output_norm = MakeNorm(group.name + ".norm", layer_norm);
     const int32_t num_layers = draw.Int(1, 3);
     for (int32_t l = 0; l < num_layers; ++l) {
       const std::string name = absl::StrCat("g", g, ".l", l);
       LayerSpec layer;
-      if (what.depth && MayRouteDepth(group.repeat) && draw.Chance(0.5))
+      if (what.depth && !choosing && MayRouteDepth(group.repeat) && draw.Chance(0.5))
         layer.depth = MakeDepth(name, stack.embedding.dim, draw, what.topk_prompt);
       if (g + l == 0 || draw.Chance(0.85)) {  // a model has at least one attention
         const std::string attention = name + ".attention";
         const int64_t dim = stack.embedding.dim;
         BlockSpec block = MakeAttention(attention, dim, draw, what.experts);
         if (draw.Chance(0.2) && !what.encoder) block = MakeLatentAttention(attention, dim, draw);
+        if (what.experts && !what.encoder && draw.Chance(0.2))
+          block = RandomMixture(attention, dim, seed + 1);
         layer.sublayers.push_back(MakeSublayer(attention, std::move(block), draw, layer_norm));
       }
-      const bool moe = what.experts && draw.Chance(0.5);
-      BlockSpec ffn = moe ? BlockSpec(MakeMoe(name + ".moe", stack.embedding.dim, draw))
-                          : BlockSpec(MakeDense(name + ".ffn", stack.embedding.dim, draw));
+      BlockSpec ffn = MakeDense(name + ".ffn", stack.embedding.dim, draw);
+      if (what.experts && draw.Chance(0.5)) {
+        MoeFfnSpec moe = MakeMoe(name + ".moe", stack.embedding.dim, draw);
+        if (choosing) RandomPick(seed + static_cast<uint32_t>(l), what.topk_prompt, moe.router);
+        ffn = std::move(moe);
+      }
       layer.sublayers.push_back(MakeSublayer(name + ".ffn", std::move(ffn), draw, layer_norm));
       if (layer.depth.has_value()) MakeRunnable(layer);
       group.layers.push_back(std::move(layer));
@@ -345,7 +354,7 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
     MakeRunnable(group);
     stack.groups.push_back(std::move(group));
   }
-  if (what.repeats && draw.Chance(0.2))
+  if (what.repeats && !choosing && draw.Chance(0.2))
     stack.groups.push_back(RandomHaltingGroup("halting", stack.embedding.dim, seed));
   stack.final_norm = MakeNorm("final", layer_norm);
   spec.stacks.push_back(std::move(stack));

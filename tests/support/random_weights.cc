@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "tests/support/random_halting.h"
+#include "tests/support/random_mixture.h"
 #include "tests/support/random_spec.h"
 
 namespace sluice::testing {
@@ -92,6 +93,8 @@ class Filler {
     Vector(router.selection_bias, outputs, 0.3f, 0.0f);
   }
   void FillAttention(const AttentionSpec& attention) {
+    if (attention.q.experts.has_value())
+      return FillMixture(attention, dim_, [this](const auto&... tensor) { Add(tensor...); });
     for (const auto* projection : {&attention.q, &attention.k}) FillProjection(*projection);
     for (const auto* projection : {&attention.v, &attention.o}) {
       if (!projection->experts.has_value()) {
@@ -160,6 +163,7 @@ class Filler {
     }
     if (moe.shared.has_value()) FillDense(*moe.shared);
     Matrix(moe.shared_gate, 1, dim_, 0.2f);
+    Vector(moe.output_bias, dim_, 0.2f, 0.0f);
   }
   void FillLayer(const LayerSpec& layer) {
     if (layer.depth.has_value()) {

@@ -81,6 +81,15 @@ MODELS = {
     "deepseek_v3-half": ("deepseek_v3", dict(
         MLA, q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=1, n_group=2,
         topk_group=1, routed_scaling_factor=1.0, norm_topk_prob=False, rope_interleave=False)),
+    "jetmoe": ("jetmoe", dict(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_key_value_heads=2, kv_channels=8,
+        intermediate_size=20, max_position_embeddings=64, num_local_experts=4, num_experts_per_tok=2,
+        rms_norm_eps=1e-3, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2)),
+    "jetmoe-untied": ("jetmoe", dict(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_key_value_heads=3, kv_channels=6,
+        intermediate_size=16, max_position_embeddings=64, num_local_experts=4, num_experts_per_tok=3,
+        activation_function="gelu", tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
+        rope_parameters=dict(rope_type="linear", rope_theta=100.0, factor=2.0))),
     # The switches of families above, turned.
     "mixtral-window-tied": ("mixtral", dict(MOE, num_local_experts=4, num_experts_per_tok=1, intermediate_size=12,
                                             sliding_window=5, tie_word_embeddings=True)),
@@ -151,7 +160,7 @@ def smallest_margin(model, ids: torch.Tensor) -> float:
             values = grouped.masked_fill(kept[..., None] == 0, -1e9).view_as(values)
         gap(values, model.config.num_experts_per_tok)
 
-    routers = ("mlp.gate", "mlp.router", "block_sparse_moe.router")
+    routers = ("mlp.gate", "mlp.router", "block_sparse_moe.router", "router.layer")
     handles = [m.register_forward_hook(hook) for n, m in model.named_modules()
                if n.endswith(routers) and hasattr(m, "weight")]
     with torch.no_grad():

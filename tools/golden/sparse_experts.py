@@ -1,0 +1,236 @@
+"""Makes the golden folders of causal decoders around the mixture-of-experts routers that have no causal checkpoint:
+Shazeer's sparsely-gated layer, GShard, GLaM, Switch and Expert Choice (models.md 2.1 to 2.5).
+
+The models are stated here in plain PyTorch, whole sequence at once, float64 on float32 weights. The routers follow
+tensorflow/tensor2tensor utils/expert_utils.py (NoisyTopKGating without its noise), huggingface/transformers
+models/nllb_moe/modeling_nllb_moe.py (NllbMoeTop2Router, policy "all") and
+models/switch_transformers/modeling_switch_transformers.py (SwitchTransformersTop1Router, a dropped token gets 0), and
+google/flaxformer architectures/moe/routing.py (ExpertsChooseMaskedRouter). Attention and norms are those of mod.py.
+expected.safetensors: input_ids [24], hidden.embed, hidden.<layer> [24, dim], logits [24, vocab], and per sparse layer
+route.<layer>.ffn.idx [24, choices]: the experts of each token, the likeliest first; num_experts stands where a choice
+was not kept. capacity.*: the same with full experts refusing tokens; short.*: of the first 11 tokens alone.
+
+    pip install torch safetensors; python tools/golden/sparse_experts.py [name ...]
+"""
+
+import math
+import sys
+
+import torch
+from torch.nn.functional import gelu, linear, relu, softmax
+
+from fixture import input_ids, randomize, write
+from mod import BASE, DIM, EPSILON, HEAD_DIM, HEADS, KV_HEADS, LENGTH, THETA, VOCAB, Plain
+
+assert EPSILON == BASE["rms_norm_eps"] and THETA == BASE["rope_theta"]
+SHORT = 11
+PLAIN = {k: v for k, v in BASE.items() if k not in ("hidden_act",)}
+TWO = dict(PLAIN, num_hidden_layers=2, moe_intermediate_size=24)
+FOUR = dict(PLAIN, num_hidden_layers=4, moe_intermediate_size=16)
+
+MODELS = {
+    "sparsely_gated": dict(TWO, model_type="sparsely_gated", num_experts=5, num_experts_per_tok=2),
+    "sparsely_gated-stepped": dict(FOUR, model_type="sparsely_gated", num_experts=6, num_experts_per_tok=3,
+                                   decoder_sparse_step=3, router_bias=True, hidden_act="silu"),
+    "gshard": dict(TWO, model_type="gshard", num_experts=6, moe_eval_capacity_token_fraction=0.3),
+    "gshard-before": dict(TWO, model_type="gshard", num_experts=4, decoder_sparse_step=1, router_bias=True,
+                          moe_eval_capacity_token_fraction=0.36, normalize_router_prob_before_dropping=True),
+    "glam": dict(FOUR, model_type="glam", num_experts=4, intermediate_size=16, moe_intermediate_size=12, moe_eval_capacity_token_fraction=0.4),
+    "switch": dict(TWO, model_type="switch", num_experts=6, expert_capacity=4),
+    "switch-stepped": dict(FOUR, model_type="switch", num_experts=4, intermediate_size=16, expert_capacity=5, decoder_sparse_step=3,
+                           router_bias=True, hidden_act="gelu"),
+    "expert_choice": dict(TWO, model_type="expert_choice", num_experts=4, capacity_factor=1.0, min_expert_capacity=0,
+                          decoder_sparse_step=1),
+    "expert_choice-least": dict(TWO, model_type="expert_choice", num_experts=5, capacity_factor=0.5),
+    "expert_choice-threshold": dict(TWO, model_type="expert_choice", num_experts=4, capacity_factor=1.5,
+                                    prefill_decide="router_threshold", decoder_sparse_step=1, router_bias=True,
+                                    expert_thresholds=[[0.3, 0.45, 0.2, 0.4], [0.4, 0.15, 0.45, 0.3]]),
+}
+
+
+def is_sparse(config: dict, layer: int) -> bool:
+    step = config.get("decoder_sparse_step", 1 if config["model_type"] == "sparsely_gated" else 2)
+    if config["model_type"] == "switch":  # SwitchTransformersStack
+        return step == 1 or layer % step == 1
+    return (layer + 1) % step == 0
+
+
+def make_weights(config: dict) -> dict[str, torch.Tensor]:
+    shapes = {"model.embed_tokens.weight": [VOCAB, DIM], "model.norm.weight": [DIM]}
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        shapes |= {f"{layer}.input_layernorm.weight": [DIM], f"{layer}.post_attention_layernorm.weight": [DIM],
+                   f"{layer}.self_attn.q_proj.weight": [HEADS * HEAD_DIM, DIM],
+                   f"{layer}.self_attn.k_proj.weight": [KV_HEADS * HEAD_DIM, DIM],
+                   f"{layer}.self_attn.v_proj.weight": [KV_HEADS * HEAD_DIM, DIM],
+                   f"{layer}.self_attn.o_proj.weight": [DIM, HEADS * HEAD_DIM]}
+        hidden = config["intermediate_size"]
+        if is_sparse(config, i):
+            shapes[f"{layer}.mlp.router.classifier.weight"] = [config["num_experts"], DIM]
+            if config.get("router_bias"):
+                shapes[f"{layer}.mlp.router.classifier.bias"] = [config["num_experts"]]
+            for e in range(config["num_experts"]):
+                expert = f"{layer}.mlp.experts.expert_{e}"
+                shapes |= {f"{expert}.wi.weight": [config["moe_intermediate_size"], DIM],
+                           f"{expert}.wo.weight": [DIM, config["moe_intermediate_size"]]}
+        elif config["model_type"] == "glam":
+            shapes |= {f"{layer}.mlp.gate_proj.weight": [hidden, DIM], f"{layer}.mlp.up_proj.weight": [hidden, DIM],
+                       f"{layer}.mlp.down_proj.weight": [DIM, hidden]}
+        else:
+            shapes |= {f"{layer}.mlp.wi.weight": [hidden, DIM], f"{layer}.mlp.wo.weight": [DIM, hidden]}
+    return {name: torch.empty(shape) for name, shape in shapes.items()}
+
+
+class Sparse(Plain):
+    """`drops`: experts refuse tokens beyond their capacity. `dropped` counts the choices they refused."""
+
+    def __init__(self, config: dict, weights: dict, drops: bool):
+        super().__init__(config, weights)
+        self.drops, self.dropped, self.routes = drops, 0, []
+        default = "gelu" if config["model_type"] == "glam" else "relu"
+        self.act = {"relu": relu, "gelu": gelu, "silu": torch.nn.functional.silu}[config.get("hidden_act", default)]
+
+    def margin(self, ordered, k):
+        if k < ordered.shape[-1]:
+            self.margins.append((ordered[..., k - 1] - ordered[..., k]).min().item())
+
+    def expert(self, x, name):
+        return self.lin(self.act(self.lin(x, f"{name}.wi")), f"{name}.wo")
+
+    def route(self, logits):
+        """The weight [tokens, experts] of every expert, 0 where it does not run."""
+        c, kind = self.config, self.config["model_type"]
+        p = softmax(logits, -1)
+        if kind == "sparsely_gated":
+            k = c["num_experts_per_tok"]
+            self.margin(logits.sort(-1, descending=True).values, k)
+            top = logits.topk(k, -1)
+            return torch.zeros_like(p).scatter(-1, top.indices, softmax(top.values, -1)), top.indices
+        if kind == "switch":
+            self.margin(p.sort(-1, descending=True).values, 1)
+            index = p.argmax(-1)
+            mask = torch.nn.functional.one_hot(index, c["num_experts"])
+            if self.drops:
+                kept = mask * (mask.cumsum(0) <= c["expert_capacity"])
+                self.dropped += int((mask - kept).sum())
+                mask = kept
+            return mask * p.max(-1, keepdim=True).values, index[:, None]
+        if kind == "expert_choice":
+            return self.choose(p)
+        return self.top_two(logits, p)
+
+    def top_two(self, logits, p):
+        c = self.config
+        self.margin(p.sort(-1, descending=True).values, 1)
+        self.margin(p.sort(-1, descending=True).values, 2)
+        first = torch.nn.functional.one_hot(p.argmax(-1), c["num_experts"])
+        second = torch.nn.functional.one_hot(logits.masked_fill(first.bool(), float("-inf")).argmax(-1),
+                                             c["num_experts"])
+        index = torch.stack([first.argmax(-1), second.argmax(-1)], -1)
+
+        def normalized():
+            one, two = (p * first).sum(-1), (p * second).sum(-1)
+            total = (one + two).clamp(min=torch.finfo(torch.float32).eps)
+            return one / total, two / total
+
+        gates = normalized()
+        if self.drops:
+            capacity = math.ceil(c["moe_eval_capacity_token_fraction"] * len(p))
+            places = second.cumsum(0) - 1 + first.sum(0, keepdim=True)
+            before = first.sum() + second.sum()
+            first = first * (first.cumsum(0) - 1 < capacity)
+            second = second * (places < capacity)
+            self.dropped += int(before - first.sum() - second.sum())
+            if not c.get("normalize_router_prob_before_dropping", False):
+                gates = normalized()
+        return gates[0][:, None] * first + gates[1][:, None] * second, index
+
+    def choose(self, p):
+        c = self.config
+        order = p.sort(dim=-1, descending=True, stable=True).indices
+        if c.get("prefill_decide") == "router_threshold":
+            thresholds = torch.tensor(c["expert_thresholds"][len(self.routes)]).double()
+            self.margins.append((p - thresholds).abs().min().item())
+            self.margins.append(p.sort(-1).values.diff(dim=-1).min().item())  # the stored order
+            return p * (p > thresholds), order
+        count = max(round(c["capacity_factor"] * len(p) / c["num_experts"]), c.get("min_expert_capacity", 4))
+        count = min(count, len(p))
+        self.margin(p.t().sort(-1, descending=True).values, count)
+        self.margins.append((p.sort(-1).values.diff(dim=-1)).min().item())  # the stored order
+        chosen = torch.zeros_like(p).scatter(0, p.topk(count, 0).indices, 1.0)
+        return p * chosen, order
+
+    def ffn_part(self, h, i, gate=1.0):
+        layer = f"model.layers.{i}"
+        z = self.norm(h, f"{layer}.post_attention_layernorm")
+        name = f"{layer}.mlp"
+        if not is_sparse(self.config, i):
+            if self.config["model_type"] == "glam":
+                return h + self.lin(self.act(self.lin(z, f"{name}.gate_proj")) * self.lin(z, f"{name}.up_proj"),
+                                    f"{name}.down_proj")
+            return h + self.expert(z, name)
+        weights, index = self.route(self.lin(z, f"{name}.router.classifier"))
+        kept = weights.gather(-1, index) > 0
+        self.routes.append((i, torch.where(kept, index, self.config["num_experts"]).int()))
+        return h + sum(weights[:, e:e + 1] * self.expert(z, f"{name}.experts.expert_{e}")
+                       for e in range(self.config["num_experts"]))
+
+    def run(self, ids):
+        found = super().run(ids)
+        return found | {f"route.{i}.ffn.idx": index for i, index in self.routes}
+
+
+def variants(config: dict) -> dict[str, tuple[int, bool]]:
+    """Prefix -> (tokens, with drops)."""
+    found = {"": (LENGTH, False)}
+    if "expert_capacity" in config or "moe_eval_capacity_token_fraction" in config:
+        found["capacity."] = (LENGTH, True)
+    if config["model_type"] == "expert_choice":
+        found["short."] = (SHORT, False)
+    return found
+
+
+def is_useful(config: dict, run: Sparse) -> bool:
+    """Experts refuse some tokens and keep most; thresholds give some tokens none and some several."""
+    if run.drops:
+        return 3 <= run.dropped <= 0.4 * sum(index.numel() for _, index in run.routes)
+    if config["model_type"] != "expert_choice":
+        return True
+    numbers = [(index < config["num_experts"]).sum(-1) for _, index in run.routes]
+    return all(n.max() >= 2 and (n.min() == 0 or len(n) == SHORT) for n in numbers)
+
+
+def build(name: str) -> None:
+    config = MODELS[name]
+    for seed in range(2000, 6000):
+        weights = make_weights(config)
+        randomize(weights.items(), seed)
+        for tensor_name, tensor in weights.items():
+            if "classifier.weight" in tensor_name:
+                tensor.mul_(1.5)
+        ids = input_ids(VOCAB, LENGTH, seed + 1000)
+        found, margins, useful, dropped = {"input_ids": ids.int()}, [], True, 0
+        for prefix, (length, drops) in variants(config).items():
+            run = Sparse(config, weights, drops)
+            values = run.run(ids[:length])
+            margins += run.margins
+            useful &= is_useful(config, run)
+            dropped += run.dropped
+            found |= {prefix + key: value for key, value in values.items() if key != "input_ids"}
+        # Experts' choices meet more near ties; those of rows must survive products rounded to 8 bits.
+        if useful and min(margins) > (1e-3 if config["model_type"] == "expert_choice" else 8e-3):
+            break
+    else:
+        raise SystemExit(f"{name}: no seed gives a fixture without near ties")
+    source = (f"# {name}\nOur own random weights (seed {seed}); the function is stated in tools/golden/sparse_experts.py "
+              f"(float64, torch {torch.__version__.split('+')[0]}), after the sources named there: no causal checkpoint "
+              f"is published.\nSmallest distance of a routing decision from a tie: {min(margins):.1e}."
+              + (f" With the capacity {dropped} choices are refused.\n" if dropped else "\n"))
+    write(name, config, weights, found, source)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        for wanted in sys.argv[1:] or MODELS:
+            build(wanted)
