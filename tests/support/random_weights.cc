@@ -94,7 +94,8 @@ class Filler {
   }
   void FillAttention(const AttentionSpec& attention) {
     if (attention.q.experts.has_value())
-      return FillMixture(attention, dim_, [this](const auto&... tensor) { Add(tensor...); });
+      return testing::FillMixture(attention, dim_,
+                                  [this](const auto&... tensor) { Add(tensor...); });
     for (const auto* projection : {&attention.q, &attention.k}) FillProjection(*projection);
     for (const auto* projection : {&attention.v, &attention.o}) {
       if (!projection->experts.has_value()) {
