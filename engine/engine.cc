@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -23,6 +24,12 @@ SchedulerLimits Limits(const EngineConfig& config, const ModelCard& card) {
 }
 
 }  // namespace
+
+absl::Status CheckAlone(const Request& request) {
+  if (request.routing.mode != RoutingParams::Mode::kCohort) return absl::OkStatus();
+  return BadRequest("unsupported_parameter", "routing.mode",
+                    "a cohort is the prompts or choices of one HTTP request");
+}
 
 absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
   const auto prompt = static_cast<int64_t>(request.prompt.size());
@@ -52,6 +59,19 @@ absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
                       "top-k routing needs the whole prompt in one step; raise --max-batch-tokens");
   }
   return ResolveRouting(request.routing, model).status();
+}
+
+absl::Status CheckCohortAdmissible(const std::vector<CohortMember>& members,
+                                   const ModelCard& model) {
+  if (members.empty()) return BadRequest("empty_prompt", "prompt", "a cohort needs a prompt");
+  if (static_cast<int64_t>(members.size()) > model.cohort_size) {
+    return BadRequest(
+        "too_many_sequences", "prompt",
+        absl::StrCat("a cohort of this model has at most ", model.cohort_size, " sequences"));
+  }
+  for (const CohortMember& member : members)
+    RETURN_IF_ERROR(CheckAdmissible(member.request, model));
+  return absl::OkStatus();
 }
 
 Engine::Engine(Parts parts)
@@ -84,7 +104,43 @@ Engine::Engine(Parts parts)
 absl::Status Engine::Submit(RequestId id, Request request, std::shared_ptr<TokenSink> sink) {
   RETURN_IF_ERROR(CheckAdmissible(request, card_));
   ASSIGN_OR_RETURN(const RowRouting routing, ResolveRouting(request.routing, card_));
+  RETURN_IF_ERROR(CheckAlone(request));
   const absl::Duration now = clock_.Now();
+  RETURN_IF_ERROR(scheduler_.Add(MakeSequence(id, request, now), now));
+  Activate(id, {std::move(request), std::move(sink)}, routing, now);
+  PublishGauges();
+  return absl::OkStatus();
+}
+
+absl::Status Engine::SubmitCohort(const std::vector<RequestId>& ids,
+                                  std::vector<CohortMember> members) {
+  RETURN_IF_ERROR(CheckCohortAdmissible(members, card_));
+  ASSIGN_OR_RETURN(RowRouting routing, ResolveRouting(members.front().request.routing, card_));
+  const absl::Duration now = clock_.Now();
+  std::unique_ptr<Sequence> carrier;
+  for (size_t i = 0; i < members.size(); ++i) {
+    std::unique_ptr<Sequence> sequence = MakeSequence(ids[i], members[i].request, now);
+    sequence->slot = static_cast<int32_t>(i);
+    if (i == 0) {
+      carrier = std::move(sequence);
+    } else {
+      carrier->companions.push_back(std::move(sequence));
+    }
+  }
+  RETURN_IF_ERROR(scheduler_.Add(std::move(carrier), now));
+  routing.cohort = next_cohort_;
+  next_cohort_ = next_cohort_ == std::numeric_limits<int32_t>::max() ? 0 : next_cohort_ + 1;
+  for (size_t i = 0; i < members.size(); ++i) {
+    routing.slot = static_cast<int32_t>(i);
+    Activate(ids[i], std::move(members[i]), routing, now);
+  }
+  PublishGauges();
+  return absl::OkStatus();
+}
+
+std::unique_ptr<Sequence> Engine::MakeSequence(RequestId id,
+                                               const Request& request,
+                                               absl::Duration now) {
   auto sequence = std::make_unique<Sequence>();
   sequence->id = id;
   sequence->tokens = request.prompt;
@@ -95,22 +151,40 @@ absl::Status Engine::Submit(RequestId id, Request request, std::shared_ptr<Token
   sequence->priority = request.priority;
   sequence->whole_prompt = NeedsWholePrompt(request.routing, card_);
   if (request.timeout.has_value()) sequence->deadline = now + *request.timeout;
-  RETURN_IF_ERROR(scheduler_.Add(std::move(sequence), now));
+  return sequence;
+}
+
+void Engine::Activate(RequestId id,
+                      CohortMember member,
+                      const RowRouting& routing,
+                      absl::Duration now) {
   active_[id] =
-      std::make_unique<ActiveRequest>(std::move(request), std::move(sink), routing,
+      std::make_unique<ActiveRequest>(std::move(member.request), std::move(member.sink), routing,
                                       ActiveRequest::Facts{.tokenizer = &tokenizer_,
                                                            .eos_token_ids = card_.eos_token_ids,
                                                            .vocab_size = card_.vocab_size,
                                                            .now = now});
-  PublishGauges();
-  return absl::OkStatus();
+}
+
+// The active members of a request's cohort, or the request alone.
+std::vector<RequestId> Engine::CohortOf(RequestId id) const {
+  const int32_t cohort = active_.at(id)->routing().cohort;
+  if (cohort < 0) return {id};
+  std::vector<RequestId> ids;
+  for (const auto& [other, request] : active_) {
+    if (request->routing().cohort == cohort) ids.push_back(other);
+  }
+  return ids;
 }
 
 void Engine::Cancel(RequestId id, const std::string& reason) {
   if (!active_.contains(id)) return;
+  const std::vector<RequestId> ids = CohortOf(id);
   scheduler_.Cancel(id);
-  metrics_.CountCancellation(reason);
-  FinishRequest(id, FinishReason::kCancelled, absl::OkStatus());
+  for (const RequestId member : ids) {
+    metrics_.CountCancellation(reason);
+    FinishRequest(member, FinishReason::kCancelled, absl::OkStatus());
+  }
   PublishGauges();
 }
 
@@ -154,7 +228,7 @@ bool Engine::Step() {
     return !plan.expired.empty();
   }
   for (const PlannedRows& rows : plan.rows) {
-    ActiveRequest& request = Active(rows.sequence->id);
+    ActiveRequest& request = Active(rows.account);
     if (!request.started) metrics_.ObserveQueue(start - request.submitted_at);
     request.started = true;
   }
@@ -196,12 +270,16 @@ void Engine::BuildBatch(const StepPlan& plan) {
   for (size_t p = 0; p < plan.rows.size(); ++p) {
     const PlannedRows& rows = plan.rows[p];
     const Sequence& sequence = *rows.sequence;
-    const ActiveRequest& request = Active(sequence.id);
+    const ActiveRequest& request = Active(rows.account);
+    RowRouting routing = request.routing();
+    routing.slot = sequence.slot;
+    const bool replayed = rows.account != sequence.id;
     for (int32_t i = 0; i < rows.count; ++i) {
       const int32_t position = rows.first + i;
       const bool last = i + 1 == rows.count;
       const bool samples = last && rows.samples;
-      const bool scores = request.wants_prompt_logprobs() && position >= request.prompt_scored() &&
+      const bool scores = !replayed && request.wants_prompt_logprobs() &&
+                          position >= request.prompt_scored() &&
                           position + 1 < sequence.prompt_tokens;
       if (samples || scores) {
         wanted_.push_back(static_cast<int32_t>(tokens_.size()));
@@ -211,7 +289,7 @@ void Engine::BuildBatch(const StepPlan& plan) {
       positions_.push_back(position);
       sequences_.push_back(*sequence.kv);
       is_prompt_.push_back(position < sequence.prompt_tokens ? 1 : 0);
-      routing_.push_back(request.routing());
+      routing_.push_back(routing);
       row_plan_.push_back(static_cast<int32_t>(p));
     }
   }
@@ -234,7 +312,7 @@ void Engine::CountStep(const StepPlan& plan, const ForwardStats& stats, absl::Du
   size_t next_wanted = 0;  // rows of wanted_ are ascending
   for (size_t row = 0; row < tokens_.size(); ++row) {
     const PlannedRows& rows = plan.rows[static_cast<size_t>(row_plan_[row])];
-    ComputeUsage& compute = Active(rows.sequence->id).usage().compute;
+    ComputeUsage& compute = Active(rows.account).usage().compute;
     const bool with_logits =
         next_wanted < wanted_.size() && static_cast<size_t>(wanted_[next_wanted]) == row;
     next_wanted += with_logits ? 1 : 0;
@@ -267,7 +345,7 @@ void Engine::CountExperts(const StepPlan& plan, const ForwardStats& stats) {
     for (size_t i = 0; i < ids.size(); ++i) {
       if (ids[i] >= choice.num_experts) continue;
       const auto entry = static_cast<size_t>(row_plan_[static_cast<size_t>(rows[i])]);
-      Active(plan.rows[entry].sequence->id).TouchExpert(base + ids[i]);
+      Active(plan.rows[entry].account).TouchExpert(base + ids[i]);
     }
   }
 }

@@ -23,6 +23,11 @@ namespace sluice {
 
 // Limits that a request must fit; immutable, so that any thread may check before submitting.
 absl::Status CheckAdmissible(const Request& request, const ModelCard& model);
+// The same for the members of a cohort, and for all of them together.
+absl::Status CheckCohortAdmissible(const std::vector<CohortMember>& members,
+                                   const ModelCard& model);
+// Refuses a request that must not be submitted by itself (routing.mode cohort).
+absl::Status CheckAlone(const Request& request);
 
 class Engine {
  public:
@@ -37,7 +42,10 @@ class Engine {
 
   // Errors as EngineClient::Submit. The id is the caller's, unique.
   absl::Status Submit(RequestId id, Request request, std::shared_ptr<TokenSink> sink);
-  // Ends the request with kCancelled; its pages are free on return. `reason` is from a closed set.
+  // As EngineClient::SubmitCohort; `ids` are the members'.
+  absl::Status SubmitCohort(const std::vector<RequestId>& ids, std::vector<CohortMember> members);
+  // Ends the request, and its cohort, with kCancelled; its pages are free on return. `reason` is
+  // from a closed set.
   void Cancel(RequestId id, const std::string& reason);
   void SetPaused(RequestId id, bool paused);
   void CancelAll(const std::string& reason);
@@ -60,6 +68,9 @@ class Engine {
   absl::Status CheckIntegrity() const;
 
  private:
+  std::unique_ptr<Sequence> MakeSequence(RequestId id, const Request& request, absl::Duration now);
+  void Activate(RequestId id, CohortMember member, const RowRouting& routing, absl::Duration now);
+  std::vector<RequestId> CohortOf(RequestId id) const;
   void BuildBatch(const StepPlan& plan);
   void OnLogits(const StepPlan& plan, int32_t index, std::span<float> logits);
   void CountStep(const StepPlan& plan, const ForwardStats& stats, absl::Duration duration);
@@ -84,6 +95,7 @@ class Engine {
   int64_t num_expert_slots_ = 0;
   MetricsCollector::Gauges gauges_;
   bool stalled_ = false;
+  int32_t next_cohort_ = 0;
   double seconds_per_row_ = 0.0;  // smoothed; bounds prefill chunks
 
   // Buffers of the step, reserved once.

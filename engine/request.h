@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -48,7 +49,16 @@ struct StopParams {
 
 // The `routing` object. Unset fields mean the model's own rule.
 struct RoutingParams {
-  enum class Mode : uint8_t { kModelDefault, kThreshold, kPredictor, kTopKPrompt };
+  // kIsolated, kCohort: which tokens Mixture of Tokens mixes: none, or those of the request's
+  // prompts at one position.
+  enum class Mode : uint8_t {
+    kModelDefault,
+    kThreshold,
+    kPredictor,
+    kTopKPrompt,
+    kIsolated,
+    kCohort
+  };
   Mode mode = Mode::kModelDefault;
   std::optional<double> capacity;  // target share of rows per routed layer; 0 and 1 are exact
   std::optional<int32_t> experts_per_token;
@@ -116,6 +126,12 @@ class TokenSink {
  public:
   virtual ~TokenSink() = default;
   virtual void OnEvent(TokenEvent event) = 0;
+};
+
+// One prompt of a cohort, with the sink of its answer.
+struct CohortMember {
+  Request request;
+  std::shared_ptr<TokenSink> sink;
 };
 
 }  // namespace sluice

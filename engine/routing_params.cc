@@ -17,6 +17,8 @@ RowRouting::Decide ToDecide(RoutingParams::Mode mode) {
     case RoutingParams::Mode::kTopKPrompt:
       return RowRouting::Decide::kTopKPrompt;
     case RoutingParams::Mode::kModelDefault:
+    case RoutingParams::Mode::kIsolated:
+    case RoutingParams::Mode::kCohort:
       break;
   }
   return RowRouting::Decide::kModel;

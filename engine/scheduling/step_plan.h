@@ -16,6 +16,9 @@ struct PlannedRows {
   int32_t count = 0;
   bool samples =
       false;  // the last row is the sequence's newest token: its logits pick the next one
+  // Whom the rows are counted for: the sequence itself, or for rows of a finished member of a
+  // cohort, which are run again, a member that goes on.
+  RequestId account{};
 };
 
 struct StepPlan {

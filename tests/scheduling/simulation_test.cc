@@ -30,6 +30,8 @@ void Sum(const SimulationCounts& one, SimulationCounts& all) {
   all.chunked_prefills += one.chunked_prefills;
   all.whole_prompts += one.whole_prompts;
   all.failed_steps += one.failed_steps;
+  all.cohorts += one.cohorts;
+  all.replayed_rows += one.replayed_rows;
 }
 
 TEST(SimulationTest, EveryRequestEndsOnceWithTheTextItGeneratesAlone) {
@@ -56,6 +58,8 @@ TEST(SimulationTest, EveryRequestEndsOnceWithTheTextItGeneratesAlone) {
   EXPECT_GT(all.chunked_prefills, often);
   EXPECT_GT(all.whole_prompts, often);
   EXPECT_GT(all.failed_steps, often);
+  EXPECT_GT(all.cohorts, often);
+  EXPECT_GT(all.replayed_rows, often);
   std::printf("steps %lld, finished %lld, preemptions %lld, recomputed %lld, expired %lld\n",
               static_cast<long long>(all.steps), static_cast<long long>(all.finished),
               static_cast<long long>(all.preemptions), static_cast<long long>(all.recomputed),
