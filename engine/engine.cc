@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -23,6 +24,12 @@ SchedulerLimits Limits(const EngineConfig& config, const ModelCard& card) {
 }
 
 }  // namespace
+
+absl::Status CheckAlone(const Request& request) {
+  if (request.routing.mode != RoutingParams::Mode::kCohort) return absl::OkStatus();
+  return BadRequest("unsupported_parameter", "routing.mode",
+                    "a cohort is the prompts or choices of one HTTP request");
+}
 
 absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
   RETURN_IF_ERROR(CheckModelGives(request.embed, model.embedding_size > 0));
@@ -63,6 +70,19 @@ absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
   return ResolveRouting(request.routing, model).status();
 }
 
+absl::Status CheckCohortAdmissible(const std::vector<CohortMember>& members,
+                                   const ModelCard& model) {
+  if (members.empty()) return BadRequest("empty_prompt", "prompt", "a cohort needs a prompt");
+  if (static_cast<int64_t>(members.size()) > model.cohort_size) {
+    return BadRequest(
+        "too_many_sequences", "prompt",
+        absl::StrCat("a cohort of this model has at most ", model.cohort_size, " sequences"));
+  }
+  for (const CohortMember& member : members)
+    RETURN_IF_ERROR(CheckAdmissible(member.request, model));
+  return absl::OkStatus();
+}
+
 Engine::Engine(Parts parts)
     : config_(std::move(parts.config)),
       card_(std::move(parts.card)),
@@ -98,7 +118,43 @@ absl::Status Engine::Submit(RequestId id, Request request, std::shared_ptr<Token
   RETURN_IF_ERROR(CheckAdmissible(request, card_));
   ASSIGN_OR_RETURN(const RowRouting routing, ResolveRouting(request.routing, card_));
   if (request.embed) request.stop.max_tokens = 0;
+  RETURN_IF_ERROR(CheckAlone(request));
   const absl::Duration now = clock_.Now();
+  RETURN_IF_ERROR(scheduler_.Add(MakeSequence(id, request, now), now));
+  Activate(id, {std::move(request), std::move(sink)}, routing, now);
+  PublishGauges();
+  return absl::OkStatus();
+}
+
+absl::Status Engine::SubmitCohort(const std::vector<RequestId>& ids,
+                                  std::vector<CohortMember> members) {
+  RETURN_IF_ERROR(CheckCohortAdmissible(members, card_));
+  ASSIGN_OR_RETURN(RowRouting routing, ResolveRouting(members.front().request.routing, card_));
+  const absl::Duration now = clock_.Now();
+  std::unique_ptr<Sequence> carrier;
+  for (size_t i = 0; i < members.size(); ++i) {
+    std::unique_ptr<Sequence> sequence = MakeSequence(ids[i], members[i].request, now);
+    sequence->slot = static_cast<int32_t>(i);
+    if (i == 0) {
+      carrier = std::move(sequence);
+    } else {
+      carrier->companions.push_back(std::move(sequence));
+    }
+  }
+  RETURN_IF_ERROR(scheduler_.Add(std::move(carrier), now));
+  routing.cohort = next_cohort_;
+  next_cohort_ = next_cohort_ == std::numeric_limits<int32_t>::max() ? 0 : next_cohort_ + 1;
+  for (size_t i = 0; i < members.size(); ++i) {
+    routing.slot = static_cast<int32_t>(i);
+    Activate(ids[i], std::move(members[i]), routing, now);
+  }
+  PublishGauges();
+  return absl::OkStatus();
+}
+
+std::unique_ptr<Sequence> Engine::MakeSequence(RequestId id,
+                                               const Request& request,
+                                               absl::Duration now) {
   auto sequence = std::make_unique<Sequence>();
   sequence->id = id;
   sequence->tokens = request.prompt;
@@ -111,22 +167,40 @@ absl::Status Engine::Submit(RequestId id, Request request, std::shared_ptr<Token
   // The path of a drafted row is split over passes; a traced one stays whole.
   sequence->may_draft = !request.routing.trace;
   if (request.timeout.has_value()) sequence->deadline = now + *request.timeout;
-  RETURN_IF_ERROR(scheduler_.Add(std::move(sequence), now));
+  return sequence;
+}
+
+void Engine::Activate(RequestId id,
+                      CohortMember member,
+                      const RowRouting& routing,
+                      absl::Duration now) {
   active_[id] =
-      std::make_unique<ActiveRequest>(std::move(request), std::move(sink), routing,
+      std::make_unique<ActiveRequest>(std::move(member.request), std::move(member.sink), routing,
                                       ActiveRequest::Facts{.tokenizer = &tokenizer_,
                                                            .eos_token_ids = card_.eos_token_ids,
                                                            .vocab_size = card_.vocab_size,
                                                            .now = now});
-  PublishGauges();
-  return absl::OkStatus();
+}
+
+// The active members of a request's cohort, or the request alone.
+std::vector<RequestId> Engine::CohortOf(RequestId id) const {
+  const int32_t cohort = active_.at(id)->routing().cohort;
+  if (cohort < 0) return {id};
+  std::vector<RequestId> ids;
+  for (const auto& [other, request] : active_) {
+    if (request->routing().cohort == cohort) ids.push_back(other);
+  }
+  return ids;
 }
 
 void Engine::Cancel(RequestId id, const std::string& reason) {
   if (!active_.contains(id)) return;
+  const std::vector<RequestId> ids = CohortOf(id);
   scheduler_.Cancel(id);
-  metrics_.CountCancellation(reason);
-  FinishRequest(id, FinishReason::kCancelled, absl::OkStatus());
+  for (const RequestId member : ids) {
+    metrics_.CountCancellation(reason);
+    FinishRequest(member, FinishReason::kCancelled, absl::OkStatus());
+  }
   PublishGauges();
 }
 
@@ -170,7 +244,7 @@ bool Engine::Step() {
     return !plan.expired.empty();
   }
   for (const PlannedRows& rows : plan.rows) {
-    ActiveRequest& request = Active(rows.sequence->id);
+    ActiveRequest& request = Active(rows.account);
     if (!request.started) metrics_.ObserveQueue(start - request.submitted_at);
     request.started = true;
   }

@@ -24,6 +24,11 @@ namespace sluice {
 
 // Limits that a request must fit; immutable, so that any thread may check before submitting.
 absl::Status CheckAdmissible(const Request& request, const ModelCard& model);
+// The same for the members of a cohort, and for all of them together.
+absl::Status CheckCohortAdmissible(const std::vector<CohortMember>& members,
+                                   const ModelCard& model);
+// Refuses a request that must not be submitted by itself (routing.mode cohort).
+absl::Status CheckAlone(const Request& request);
 
 class Engine {
  public:
@@ -38,7 +43,10 @@ class Engine {
 
   // Errors as EngineClient::Submit. The id is the caller's, unique.
   absl::Status Submit(RequestId id, Request request, std::shared_ptr<TokenSink> sink);
-  // Ends the request with kCancelled; its pages are free on return. `reason` is from a closed set.
+  // As EngineClient::SubmitCohort; `ids` are the members'.
+  absl::Status SubmitCohort(const std::vector<RequestId>& ids, std::vector<CohortMember> members);
+  // Ends the request, and its cohort, with kCancelled; its pages are free on return. `reason` is
+  // from a closed set.
   void Cancel(RequestId id, const std::string& reason);
   void SetPaused(RequestId id, bool paused);
   void CancelAll(const std::string& reason);
@@ -61,6 +69,9 @@ class Engine {
   absl::Status CheckIntegrity() const;
 
  private:
+  std::unique_ptr<Sequence> MakeSequence(RequestId id, const Request& request, absl::Duration now);
+  void Activate(RequestId id, CohortMember member, const RowRouting& routing, absl::Duration now);
+  std::vector<RequestId> CohortOf(RequestId id) const;
   void BuildBatch(const StepPlan& plan);
   void AddRow(const PlannedRows& rows, size_t plan_index, int32_t position, int32_t token);
   void OnLogits(const StepPlan& plan, int32_t index, std::span<float> logits);
@@ -96,6 +107,7 @@ class Engine {
   MetricsCollector::Gauges gauges_;
   bool stalled_ = false;
   double step_dense_flops_ = 0.0;
+  int32_t next_cohort_ = 0;
   double seconds_per_row_ = 0.0;  // smoothed; bounds prefill chunks
 
   // Buffers of the step, reserved once.

@@ -35,12 +35,13 @@ struct ModelCard {
   int32_t num_layer_instances = 0;
   std::vector<std::string> routed_layers;  // labels of depth-routed layer instances
   std::vector<std::string> routing_modes;  // "threshold", "predictor", "topk_prompt", "no_drop",
-                                           // "capacity"; first: default
+                                           // "capacity", "isolated", "cohort"; first: default
   bool has_capacity_table = false;         // the capacity knob is honoured
   bool has_experts = false;
   int32_t experts_per_token = 0;    // the model's own; 0 without experts that a row chooses
   bool scores_only = false;         // no rule for generated rows: a request gets one token at most
   int32_t num_experts = 0;          // of the largest expert layer
+  int32_t cohort_size = 0;          // prompts of a cohort at most; 0: no Mixture of Tokens
   int32_t max_depth = 0;            // repeats of a looped core; 0: requests cannot choose
   bool has_exit_threshold = false;  // rows stop by a threshold that requests may move
   int32_t embedding_size = 0;       // of an encoder, which generates nothing; 0: a decoder
@@ -61,6 +62,10 @@ inline std::string_view RoutingModeName(RoutingParams::Mode mode) {
       return "no_drop";
     case RoutingParams::Mode::kCapacity:
       return "capacity";
+    case RoutingParams::Mode::kIsolated:
+      return "isolated";
+    case RoutingParams::Mode::kCohort:
+      return "cohort";
     case RoutingParams::Mode::kModelDefault:
       break;
   }
@@ -76,6 +81,10 @@ class EngineClient {
   // sink is never called; otherwise it gets events until one with finish != kNone, even after
   // Cancel.
   virtual absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<TokenSink> sink) = 0;
+  // The prompts of one request as a cohort (routing.mode cohort): accepted or refused, scheduled,
+  // preempted and cancelled as one; ids in their order. Errors as Submit.
+  virtual absl::StatusOr<std::vector<RequestId>> SubmitCohort(
+      std::vector<CohortMember> members) = 0;
   // No effect when the request is unknown or finished. Pages are free within one step.
   virtual void Cancel(RequestId id, std::string reason) = 0;
   // Cancels every request that was accepted so far.

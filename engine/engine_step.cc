@@ -14,13 +14,15 @@ void Engine::BuildBatch(const StepPlan& plan) {
   for (size_t p = 0; p < plan.rows.size(); ++p) {
     const PlannedRows& rows = plan.rows[p];
     const Sequence& sequence = *rows.sequence;
-    const ActiveRequest& request = Active(sequence.id);
+    const ActiveRequest& request = Active(rows.account);
+    const bool replayed = rows.account != sequence.id;
     const SelfSpeculation::Draft* draft = speculation_.Of(p);
     for (int32_t i = 0; i < rows.count; ++i) {
       const int32_t position = rows.first + i;
       const bool last = i + 1 == rows.count;
       const bool samples = last && rows.samples;
-      const bool scores = request.wants_prompt_logprobs() && position >= request.prompt_scored() &&
+      const bool scores = !replayed && request.wants_prompt_logprobs() &&
+                          position >= request.prompt_scored() &&
                           position + 1 < sequence.prompt_tokens;
       const bool pools =
           request.request().embed && (position == 0 || runner_->facts().pooling == Pooling::kMean);
@@ -48,7 +50,8 @@ void Engine::AddRow(const PlannedRows& rows, size_t plan_index, int32_t position
   positions_.push_back(position);
   sequences_.push_back(*rows.sequence->kv);
   is_prompt_.push_back(position < rows.sequence->prompt_tokens ? 1 : 0);
-  routing_.push_back(Active(rows.sequence->id).routing());
+  routing_.push_back(Active(rows.account).routing());
+  routing_.back().slot = rows.sequence->slot;
   row_plan_.push_back(static_cast<int32_t>(plan_index));
 }
 
@@ -80,7 +83,7 @@ void Engine::CountRows(const StepPlan& plan, const ForwardStats& stats) {
     const bool drafted = with_logits && wanted_for_[next_wanted].draft_row >= 0;
     next_wanted += with_logits ? 1 : 0;
     prompt_rows += is_prompt_[row];
-    if (!drafted) CountRow(Active(rows.sequence->id), stats, row, with_logits);
+    if (!drafted) CountRow(Active(rows.account), stats, row, with_logits);
   }
   CountExperts(plan, stats, row_plan_);
   TraceRows(plan, stats);
@@ -118,7 +121,7 @@ void Engine::CountExperts(const StepPlan& plan,
     for (size_t i = 0; i < ids.size(); ++i) {
       if (ids[i] >= choice.num_experts) continue;
       const auto entry = static_cast<size_t>(row_plan[static_cast<size_t>(rows[i])]);
-      Active(plan.rows[entry].sequence->id).TouchExpert(base + ids[i]);
+      Active(plan.rows[entry].account).TouchExpert(base + ids[i]);
     }
   }
 }

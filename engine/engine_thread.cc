@@ -44,29 +44,53 @@ EngineThread::~EngineThread() {
 }
 
 absl::StatusOr<RequestId> EngineThread::Submit(Request request, std::shared_ptr<TokenSink> sink) {
+  RETURN_IF_ERROR(CheckAccepting());
+  RETURN_IF_ERROR(CheckAdmissible(request, card_));
+  RETURN_IF_ERROR(CheckAlone(request));
+  std::vector<CohortMember> members;
+  members.push_back({std::move(request), std::move(sink)});
+  ASSIGN_OR_RETURN(const std::vector<RequestId> ids, Enqueue(std::move(members), false));
+  return ids.front();
+}
+
+absl::StatusOr<std::vector<RequestId>> EngineThread::SubmitCohort(
+    std::vector<CohortMember> members) {
+  RETURN_IF_ERROR(CheckAccepting());
+  RETURN_IF_ERROR(CheckCohortAdmissible(members, card_));
+  return Enqueue(std::move(members), true);
+}
+
+absl::Status EngineThread::CheckAccepting() const {
   if (!healthy()) {
     return RequestError(absl::StatusCode::kUnavailable, "device_lost", "", "the engine has failed");
   }
-  if (draining()) {
-    return RequestError(absl::StatusCode::kUnavailable, "shutting_down", "",
-                        "the server is shutting down");
-  }
-  RETURN_IF_ERROR(CheckAdmissible(request, card_));
-  const auto tokens = static_cast<int64_t>(request.prompt.size());
+  if (!draining()) return absl::OkStatus();
+  return RequestError(absl::StatusCode::kUnavailable, "shutting_down", "",
+                      "the server is shutting down");
+}
+
+absl::StatusOr<std::vector<RequestId>> EngineThread::Enqueue(std::vector<CohortMember> members,
+                                                             bool cohort) {
+  int64_t tokens = 0;
+  for (const CohortMember& member : members)
+    tokens += static_cast<int64_t>(member.request.prompt.size());
+  const auto count = static_cast<int64_t>(members.size());
   absl::MutexLock lock(&mutex_);
-  const auto mailed = static_cast<int64_t>(mail_.submissions.size());
+  const int64_t mailed = mail_.num_requests();
   // An empty queue takes any prompt that fits the context: retrying would never help.
   const bool queue_empty = waiting_requests_ + mailed == 0;
-  if (waiting_requests_ + mailed >= config_.max_queued_requests ||
+  if ((!queue_empty && waiting_requests_ + mailed + count > config_.max_queued_requests) ||
+      waiting_requests_ + mailed >= config_.max_queued_requests ||
       (!queue_empty && waiting_tokens_ + mailbox_tokens_ + tokens > config_.max_queued_tokens)) {
     return RequestError(absl::StatusCode::kResourceExhausted, "queue_full", "",
                         "the queue is full; retry later");
   }
-  const RequestId id{next_id_.fetch_add(1)};
+  std::vector<RequestId> ids;
+  for (int64_t i = 0; i < count; ++i) ids.push_back(RequestId{next_id_.fetch_add(1)});
   mailbox_tokens_ += tokens;
-  num_active_.fetch_add(1);
-  mail_.submissions.push_back({id, std::move(request), std::move(sink)});
-  return id;
+  num_active_.fetch_add(count);
+  mail_.submissions.push_back({ids, std::move(members), cohort});
+  return ids;
 }
 
 void EngineThread::Cancel(RequestId id, std::string reason) {
@@ -102,19 +126,26 @@ bool EngineThread::TakeMail(Mail& mail) {
   // What was mailed counts as waiting until the engine has taken it.
   waiting_tokens_ += mailbox_tokens_;
   mailbox_tokens_ = 0;
-  waiting_requests_ += static_cast<int64_t>(mail.submissions.size());
+  waiting_requests_ += mail.num_requests();
   return !stopping_;
 }
 
 void EngineThread::Deliver(Mail& mail) {
   for (Submission& submission : mail.submissions) {
+    std::vector<std::shared_ptr<TokenSink>> sinks;
+    for (const CohortMember& member : submission.members) sinks.push_back(member.sink);
     const absl::Status status =
-        engine_.Submit(submission.id, std::move(submission.request), submission.sink);
+        submission.cohort
+            ? engine_.SubmitCohort(submission.ids, std::move(submission.members))
+            : engine_.Submit(submission.ids.front(), std::move(submission.members.front().request),
+                             sinks.front());
     if (status.ok()) continue;
-    TokenEvent event;
-    event.finish = FinishReason::kError;
-    event.error = status;
-    submission.sink->OnEvent(std::move(event));
+    for (const auto& sink : sinks) {
+      TokenEvent event;
+      event.finish = FinishReason::kError;
+      event.error = status;
+      sink->OnEvent(std::move(event));
+    }
   }
   for (const Cancellation& cancellation : mail.cancellations) {
     engine_.Cancel(cancellation.id, cancellation.reason);
@@ -131,13 +162,15 @@ void EngineThread::Run() {
     engine_.Step();
     CheckInvariants();
     absl::MutexLock lock(&mutex_);
-    num_active_.store(engine_.num_active() + static_cast<int64_t>(mail_.submissions.size()));
+    num_active_.store(engine_.num_active() + mail_.num_requests());
   }
   engine_.CancelAll("shutdown");
   for (const Submission& submission : mail.submissions) {
-    TokenEvent event;
-    event.finish = FinishReason::kCancelled;
-    submission.sink->OnEvent(std::move(event));
+    for (const CohortMember& member : submission.members) {
+      TokenEvent event;
+      event.finish = FinishReason::kCancelled;
+      member.sink->OnEvent(std::move(event));
+    }
   }
   num_active_.store(0);
 }

@@ -48,6 +48,7 @@ class EngineThread final : public EngineClient {
   ~EngineThread() override;
 
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<TokenSink> sink) override;
+  absl::StatusOr<std::vector<RequestId>> SubmitCohort(std::vector<CohortMember> members) override;
   void Cancel(RequestId id, std::string reason) override;
   void CancelAll(std::string reason) override;
   void SetPaused(RequestId id, bool paused) override;
@@ -62,10 +63,11 @@ class EngineThread final : public EngineClient {
   const EngineReport& report() const { return report_; }
 
  private:
+  // A request, or the members of a cohort.
   struct Submission {
-    RequestId id{};
-    Request request;
-    std::shared_ptr<TokenSink> sink;
+    std::vector<RequestId> ids;
+    std::vector<CohortMember> members;
+    bool cohort = false;
   };
   struct Cancellation {
     RequestId id{};
@@ -83,6 +85,12 @@ class EngineThread final : public EngineClient {
     std::vector<Cancellation> cancellations;
     std::vector<Pause> pauses;
     std::optional<std::string> cancel_all;  // the reason
+    int64_t num_requests() const {
+      int64_t count = 0;
+      for (const Submission& submission : submissions)
+        count += static_cast<int64_t>(submission.members.size());
+      return count;
+    }
     bool empty() const {
       return submissions.empty() && cancellations.empty() && pauses.empty() &&
              !cancel_all.has_value();
@@ -92,6 +100,9 @@ class EngineThread final : public EngineClient {
       cancel_all.reset();
     }
   };
+  // The ids, when there is room in the queue.
+  absl::StatusOr<std::vector<RequestId>> Enqueue(std::vector<CohortMember> members, bool cohort);
+  absl::Status CheckAccepting() const;
   // Waits for work; false when stopping. `mail` comes empty.
   bool TakeMail(Mail& mail);
   void Deliver(Mail& mail);

@@ -62,6 +62,12 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
     if (group.repeat.adjustable) card->max_depth = std::max(card->max_depth, group.repeat.times);
     for (const LayerSpec& layer : group.layers) {
       for (const SublayerSpec& sublayer : layer.sublayers) {
+        const auto* mixture = std::get_if<MixtureFfnSpec>(&sublayer.block);
+        if (mixture != nullptr) {
+          card->cohort_size = card->cohort_size == 0
+                                  ? mixture->group_size
+                                  : std::min(card->cohort_size, mixture->group_size);
+        }
         const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
         if (moe != nullptr) routers.push_back(&moe->router);
       }
@@ -86,7 +92,11 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
     }
   }
   DescribeExperts(routers, card);
-  if (!any) return;
+  if (!any) {
+    if (card->cohort_size > 0) card->routing_modes = {"isolated", "cohort"};
+    return;
+  }
+  card->cohort_size = 0;  // who takes a layer and who mixes in it are not chosen together
   card->has_capacity_table = table;
   card->routing_modes = {first};
   modes.insert("threshold");

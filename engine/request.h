@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -49,13 +50,17 @@ struct StopParams {
 // The `routing` object. Unset fields mean the model's own rule.
 struct RoutingParams {
   // kNoDrop, kCapacity: whether experts refuse rows beyond their capacity.
+  // kIsolated, kCohort: which tokens Mixture of Tokens mixes: none, or those of the request's
+  // prompts at one position.
   enum class Mode : uint8_t {
     kModelDefault,
     kThreshold,
     kPredictor,
     kTopKPrompt,
     kNoDrop,
-    kCapacity
+    kCapacity,
+    kIsolated,
+    kCohort
   };
   Mode mode = Mode::kModelDefault;
   std::optional<double> capacity;  // target share of rows per routed layer; 0 and 1 are exact
@@ -129,6 +134,12 @@ class TokenSink {
  public:
   virtual ~TokenSink() = default;
   virtual void OnEvent(TokenEvent event) = 0;
+};
+
+// One prompt of a cohort, with the sink of its answer.
+struct CohortMember {
+  Request request;
+  std::shared_ptr<TokenSink> sink;
 };
 
 }  // namespace sluice

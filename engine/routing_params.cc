@@ -21,6 +21,8 @@ RowRouting::Decide ToDecide(RoutingParams::Mode mode) {
       return RowRouting::Decide::kCapacity;
     case RoutingParams::Mode::kNoDrop:
     case RoutingParams::Mode::kModelDefault:
+    case RoutingParams::Mode::kIsolated:
+    case RoutingParams::Mode::kCohort:
       break;
   }
   return RowRouting::Decide::kModel;

@@ -113,14 +113,19 @@ void KvCache::Free(KvSequence sequence) {
   free_sequences_.push_back(static_cast<int32_t>(sequence));
 }
 
-bool KvCache::CanEverFit(int32_t tokens) const {
-  if (tokens > options_.max_tokens) return false;
+bool KvCache::CanEverFit(std::span<const int32_t> tokens) const {
+  if (tokens.size() > static_cast<size_t>(options_.max_sequences)) return false;
+  for (const int32_t rows : tokens) {
+    if (rows > options_.max_tokens) return false;
+  }
   for (size_t p = 0; p < pools_.size(); ++p) {
     int64_t pages = 0;
     for (size_t c = 0; c < classes_.size(); ++c) {
       if (states_[c].pool != p) continue;
-      pages +=
-          int64_t{BlocksFor(tokens, classes_[c].geometry.page_tokens)} * classes_[c].num_layers;
+      for (const int32_t rows : tokens) {
+        pages +=
+            int64_t{BlocksFor(rows, classes_[c].geometry.page_tokens)} * classes_[c].num_layers;
+      }
     }
     if (pages > pools_[p].pages.num_pages()) return false;
   }

@@ -50,7 +50,8 @@ class KvCache final : public PageBudget {
   // InvalidArgument, with nothing taken, when a class would outgrow max_tokens.
   absl::Status Reserve(KvSequence sequence, int32_t rows) override;
   void Free(KvSequence sequence) override;
-  bool CanEverFit(int32_t tokens) const override;
+  using PageBudget::CanEverFit;
+  bool CanEverFit(std::span<const int32_t> tokens) const override;
 
   // Appends one row per position (ascending, above all stored ones) to a class; writes the slot of
   // each to `slots`. Reserve has made room (CHECK).

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -22,8 +23,9 @@ class PageBudget {
   virtual absl::Status Reserve(KvSequence sequence, int32_t rows) = 0;
   // Gives back every page and the place.
   virtual void Free(KvSequence sequence) = 0;
-  // True when a sequence of `tokens` rows fits an otherwise empty cache.
-  virtual bool CanEverFit(int32_t tokens) const = 0;
+  // True when sequences of so many rows fit an otherwise empty cache together.
+  virtual bool CanEverFit(std::span<const int32_t> tokens) const = 0;
+  bool CanEverFit(int32_t tokens) const { return CanEverFit(std::span(&tokens, 1)); }
 };
 
 }  // namespace sluice

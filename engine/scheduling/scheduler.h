@@ -8,6 +8,9 @@
 // it, so nobody starves inside a priority. A sequence may preempt paused ones and, when it runs,
 // those after it in the order; when it waits, only those of a less urgent priority. So the most
 // urgent runnable one always gets its pages.
+//
+// A sequence with companions is a unit that runs in lockstep (cohort.h): all of it is admitted,
+// preempted, cancelled and expires together; what is said here of a sequence holds for a unit.
 #pragma once
 
 #include <cstdint>
@@ -43,8 +46,9 @@ class Scheduler {
   // (prompt and max_tokens together, or a whole prompt over the row budget), `kv_capacity`.
   // ResourceExhausted `queue_full`; DeadlineExceeded. Errors carry codes (request_error.h).
   absl::Status Add(std::unique_ptr<Sequence> sequence, absl::Duration now);
-  // Frees everything of the sequence at once; false when unknown. Not while a forward step runs.
-  // Between Schedule and Commit (a failed step) it also takes the sequence's rows out of the step.
+  // Frees everything of the sequence's unit at once; false when unknown. Not while a forward step
+  // runs. Between Schedule and Commit (a failed step) it also takes the sequence's rows out of the
+  // step.
   bool Cancel(RequestId id);
   void SetPaused(RequestId id, bool paused);
 
@@ -57,11 +61,12 @@ class Scheduler {
   // finish too. Returns the finished ones (moved out, pages free), in plan order. A sampled token
   // is appended also when it ends its sequence. Of drafted rows those count as computed whose
   // tokens were confirmed; the caller has truncated the cache behind them. A sequence with
-  // max_tokens 0 samples nothing and finishes when its prompt is computed.
+  // max_tokens 0 samples nothing and finishes when its prompt is computed. Of a unit the members
+  // finish one by one.
   std::vector<std::unique_ptr<Sequence>> Commit(const StepResult& result);
 
-  int32_t num_waiting() const { return static_cast<int32_t>(waiting_.size()); }
-  int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
+  int32_t num_waiting() const;
+  int32_t num_running() const;  // sequences with a place in the cache
   int32_t num_paused() const;
   int64_t num_queued_tokens() const { return num_queued_tokens_; }
   int64_t num_preemptions() const { return num_preemptions_; }
@@ -77,12 +82,19 @@ class Scheduler {
 
   // Admission and bookkeeping: scheduler.cc.
   absl::Status CheckCanRun(const Sequence& sequence) const;
+  absl::Status CheckUnitFits(const Sequence& sequence) const;
   absl::Status CheckQueueRoom(const Sequence& sequence) const;
   bool IsFinished(const Sequence& sequence, bool stopped) const;
   std::unique_ptr<Sequence> Remove(Sequence& sequence);
+  std::unique_ptr<Sequence> FinishMember(Sequence& member);
+  void FreePages(Sequence& member);
   void MoveToRunning(Sequence& sequence);
   void MoveToWaiting(Sequence& sequence);
+  static void UpdatePaused(Sequence& carrier);
   absl::Status CheckQueue(const Queue& queue, SequenceStatus status) const;
+  absl::Status CheckMember(const Sequence& member,
+                           const Sequence& carrier,
+                           SequenceStatus status) const;
 
   // The choice of a step's rows: scheduler_step.cc.
   void Expire(absl::Duration now, const Queue& queue, std::vector<RequestId>& expired);
@@ -93,6 +105,8 @@ class Scheduler {
   void PlanPrefills(Step& step);
   void PlanPrefill(Sequence& sequence, Step& step);
   bool Admit(Sequence& sequence, Step& step);
+  bool OpenMembers(Sequence& sequence, Step& step);
+  bool ReserveMember(Sequence& member, int32_t rows, Step& step);
   bool ReserveRows(Sequence& sequence, int32_t rows, Step& step);
   bool PreemptFor(const Sequence& sequence, Step& step);
   Sequence* Victim(const Sequence& sequence) const;

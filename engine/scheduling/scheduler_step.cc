@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/scheduling/cohort.h"
 #include "engine/scheduling/scheduler.h"
 #include "engine/scheduling/sequence_order.h"
 #include "kernels/check.h"
@@ -12,7 +13,7 @@ namespace sluice {
 namespace {
 
 bool Decodes(const Sequence& sequence) {
-  return sequence.num_computed > 0 && sequence.num_computed + 1 == sequence.num_tokens();
+  return UnitComputed(sequence) > 0 && UnitRows(sequence) == 1;
 }
 
 // The prompt of such a sequence may not be cut.
@@ -40,40 +41,48 @@ struct Scheduler::Step {
     if (line_end == nullptr || Before(sequence, *line_end)) line_end = &sequence;
   }
 
-  // 0 when a whole prompt does not fit. The cap on prefill rows does not hold for the first whole
-  // prompt of a step, which it would block for ever.
+  // Positions to run. 0 when a whole prompt, or one position of all members, does not fit. The cap
+  // on prefill rows does not hold for the first of these in a step, which it would block for ever.
   int32_t ChunkOf(const Sequence& sequence) const {
-    if (NeedsWholePrompt(sequence)) {
-      const int32_t room = prefill_rows == 0 ? rows_left : prefill_left;
+    const int32_t room = prefill_rows == 0 ? rows_left : prefill_left;
+    if (NeedsWholePrompt(sequence))
       return sequence.prompt_tokens <= room ? sequence.prompt_tokens : 0;
-    }
-    return std::min(sequence.num_tokens() - sequence.num_computed, prefill_left);
+    const int32_t width = UnitWidth(sequence);
+    const int32_t fits = prefill_left / width;
+    return std::min(UnitRows(sequence), fits == 0 && width <= room ? 1 : fits);
   }
 
   void Add(Sequence& sequence, int32_t count, int32_t drafts = 0) {
-    const int32_t last = sequence.num_computed + count;
-    plan.rows.push_back({.sequence = &sequence,
-                         .first = sequence.num_computed,
-                         .count = count,
-                         .samples = last == sequence.num_tokens() && sequence.max_tokens > 0,
-                         .drafts = drafts});
-    plan.num_rows += count + drafts;
-    rows_left -= count + drafts;
+    const RequestId live = FirstLive(sequence).id;
+    ForEachMember(sequence, [&](Sequence& member) {
+      if (!TakesPart(member)) return;
+      const int32_t last = member.num_computed + count;
+      plan.rows.push_back(
+          {.sequence = &member,
+           .first = member.num_computed,
+           .count = count,
+           .samples = IsLive(member) && last == member.num_tokens() && member.max_tokens > 0,
+           .drafts = drafts,
+           .account = IsLive(member) ? member.id : live});
+      plan.num_rows += count + drafts;
+      rows_left -= count + drafts;
+    });
   }
 
   void AddPrefill(Sequence& sequence, int32_t count) {
+    const int32_t rows = count * UnitWidth(sequence);
     Add(sequence, count);
-    prefill_rows += count;
-    prefill_left -= count;
+    prefill_rows += rows;
+    prefill_left -= rows;
   }
 
   void Drop(const Sequence& sequence) {
-    const auto found = std::find_if(plan.rows.begin(), plan.rows.end(),
-                                    [&](const auto& rows) { return rows.sequence == &sequence; });
-    if (found == plan.rows.end()) return;
-    plan.num_rows -= found->count + found->drafts;
-    rows_left += found->count + found->drafts;
-    plan.rows.erase(found);
+    std::erase_if(plan.rows, [&](const PlannedRows& rows) {
+      if (rows.sequence->carrier != &sequence) return false;
+      plan.num_rows -= rows.count + rows.drafts;
+      rows_left += rows.count + rows.drafts;
+      return true;
+    });
   }
 };
 
@@ -98,10 +107,15 @@ StepPlan Scheduler::Schedule(absl::Duration now, int32_t prefill_rows) {
 void Scheduler::Expire(absl::Duration now, const Queue& queue, std::vector<RequestId>& expired) {
   const size_t first = expired.size();
   for (const auto& sequence : queue) {
-    if (sequence->deadline.has_value() && *sequence->deadline <= now)
-      expired.push_back(sequence->id);
+    if (!sequence->deadline.has_value() || *sequence->deadline > now) continue;
+    ForEachMember(std::as_const(*sequence), [&](const Sequence& member) {
+      if (IsLive(member)) expired.push_back(member.id);
+    });
   }
-  for (size_t i = first; i < expired.size(); ++i) Remove(*by_id_.at(expired[i]));
+  for (size_t i = first; i < expired.size(); ++i) {
+    const auto found = by_id_.find(expired[i]);  // gone with its unit
+    if (found != by_id_.end()) Remove(*found->second->carrier);
+  }
 }
 
 // A whole prompt that does not fit beside the decode rows runs without them, or it would wait until
@@ -120,10 +134,13 @@ bool Scheduler::PlanAlone(Step& step) {
   return !step.plan.empty();
 }
 
+// Rows that the decoding sequences need.
 int32_t Scheduler::NumDecodes() const {
-  return static_cast<int32_t>(std::count_if(
-      running_order_.begin(), running_order_.end(),
-      [](const Sequence* sequence) { return CanRun(*sequence) && Decodes(*sequence); }));
+  int32_t rows = 0;
+  for (const Sequence* sequence : running_order_) {
+    if (CanRun(*sequence) && Decodes(*sequence)) rows += UnitWidth(*sequence);
+  }
+  return rows;
 }
 
 void Scheduler::PlanDecodes(Step& step) {
@@ -131,6 +148,10 @@ void Scheduler::PlanDecodes(Step& step) {
   for (Sequence* sequence : running_order_) {
     if (step.rows_left == 0) return;
     if (!CanRun(*sequence) || !Decodes(*sequence)) continue;
+    if (UnitWidth(*sequence) > step.rows_left) {
+      step.CloseLineAt(*sequence);  // or those behind it would fill every step
+      continue;
+    }
     const int32_t drafts = ReserveDrafts(*sequence, num_decodes, step);
     if (drafts > 0 || ReserveRows(*sequence, 1, step)) step.Add(*sequence, 1, drafts);
   }
@@ -138,7 +159,7 @@ void Scheduler::PlanDecodes(Step& step) {
 
 // Drafts take only what nobody else needs: rows left by all who decode, and free pages.
 int32_t Scheduler::ReserveDrafts(Sequence& sequence, int32_t num_decodes, const Step& step) {
-  if (limits_.draft_tokens == 0 || !sequence.may_draft) return 0;
+  if (limits_.draft_tokens == 0 || !sequence.may_draft || UnitSize(sequence) > 1) return 0;
   if (num_decodes > limits_.max_drafting_sequences) return 0;
   const int32_t tokens_left = std::min(sequence.max_tokens - sequence.num_generated(),
                                        limits_.max_context_tokens - sequence.num_tokens());
@@ -165,6 +186,7 @@ void Scheduler::PlanPrefills(Step& step) {
 
 void Scheduler::PlanPrefill(Sequence& sequence, Step& step) {
   int32_t count = step.ChunkOf(sequence);
+  if (count == 0 && !sequence.companions.empty()) step.CloseLineAt(sequence);
   while (count > 0 && !ReserveRows(sequence, count, step)) {
     count = NeedsWholePrompt(sequence) ? 0 : count / 2;
   }
@@ -176,18 +198,11 @@ void Scheduler::PlanPrefill(Sequence& sequence, Step& step) {
 bool Scheduler::Admit(Sequence& sequence, Step& step) {
   const int32_t count = step.ChunkOf(sequence);
   if (count == 0) return false;
-  while (num_running() >= limits_.max_sequences) {
+  while (num_running() + UnitSize(sequence) > limits_.max_sequences) {
     if (!PreemptFor(sequence, step)) return false;
   }
-  auto opened = pages_.Open();
-  while (!opened.ok()) {
-    if (!PreemptFor(sequence, step)) return false;
-    opened = pages_.Open();
-  }
-  sequence.kv = *opened;
-  if (!ReserveRows(sequence, sequence.num_tokens(), step)) {
-    pages_.Free(*sequence.kv);
-    sequence.kv.reset();
+  if (!OpenMembers(sequence, step)) {
+    ForEachMember(sequence, [this](Sequence& member) { FreePages(member); });
     return false;
   }
   MoveToRunning(sequence);
@@ -195,15 +210,38 @@ bool Scheduler::Admit(Sequence& sequence, Step& step) {
   return true;
 }
 
-bool Scheduler::ReserveRows(Sequence& sequence, int32_t rows, Step& step) {
+// A place and the pages of all known rows for every member. On false some may have theirs.
+bool Scheduler::OpenMembers(Sequence& sequence, Step& step) {
+  bool all = true;
+  ForEachMember(sequence, [&](Sequence& member) {
+    auto opened = all ? pages_.Open() : absl::ResourceExhaustedError("");
+    while (all && !opened.ok()) {
+      all = PreemptFor(sequence, step);
+      if (all) opened = pages_.Open();
+    }
+    if (!all) return;
+    member.kv = *opened;
+    all = ReserveMember(member, KnownRows(member), step);
+  });
+  return all;
+}
+
+bool Scheduler::ReserveMember(Sequence& member, int32_t rows, Step& step) {
   while (true) {
-    const absl::Status reserved = pages_.Reserve(*sequence.kv, rows);
+    const absl::Status reserved = pages_.Reserve(*member.kv, rows);
     if (reserved.ok()) return true;
     SLUICE_CHECK(reserved.code() == absl::StatusCode::kResourceExhausted) << reserved.message();
-    if (!PreemptFor(sequence, step)) break;
+    if (!PreemptFor(*member.carrier, step)) return false;
   }
-  if (sequence.status == SequenceStatus::kRunning) step.CloseLineAt(sequence);
-  return false;
+}
+
+bool Scheduler::ReserveRows(Sequence& sequence, int32_t rows, Step& step) {
+  bool all = true;
+  ForEachMember(sequence, [&](Sequence& member) {
+    if (all && TakesPart(member)) all = ReserveMember(member, rows, step);
+  });
+  if (!all && sequence.status == SequenceStatus::kRunning) step.CloseLineAt(sequence);
+  return all;
 }
 
 bool Scheduler::PreemptFor(const Sequence& sequence, Step& step) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -23,12 +24,18 @@ struct Sequence {
   bool whole_prompt = false;               // the prompt must run in one step (top-k of the prompt)
   bool may_draft = true;                   // tokens may be guessed ahead
   std::optional<absl::Duration> deadline;  // on the engine's clock
+  // Sequences that run in lockstep with this one, in the order of their slots (cohort.h).
+  std::vector<std::unique_ptr<Sequence>> companions;
+  int32_t slot = 0;
 
   // Owned by the scheduler.
   SequenceStatus status = SequenceStatus::kWaiting;
   int32_t num_computed = 0;  // rows whose K/V is stored
   std::optional<KvSequence> kv;
-  bool paused = false;
+  bool paused = false;          // of a unit: a member's reader is slow
+  bool reader_is_slow = false;  // of a member
+  Sequence* carrier = nullptr;  // itself, unless it is a companion
+  int32_t replayed_rows = -1;   // of a finished member: the rows it ran; -1: not finished
   uint64_t arrival = 0;
   int32_t num_preemptions = 0;
 

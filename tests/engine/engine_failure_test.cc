@@ -31,7 +31,7 @@ class StarvedRunner final : public ModelRunner, public PageBudget {
     return absl::ResourceExhaustedError("full");
   }
   void Free(KvSequence) override {}
-  bool CanEverFit(int32_t) const override { return true; }
+  bool CanEverFit(std::span<const int32_t>) const override { return true; }
 
  private:
   RunnerFacts facts_;

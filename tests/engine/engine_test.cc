@@ -34,7 +34,17 @@ std::vector<Request> RandomRequests(int count, Family family) {
 }
 
 std::string Name(Family family) {
-  return family == Family::kDense ? "dense" : family == Family::kMoe ? "moe" : "mod";
+  switch (family) {
+    case Family::kDense:
+      return "dense";
+    case Family::kMoe:
+      return "moe";
+    case Family::kMod:
+      return "mod";
+    case Family::kMot:
+      return "mot";
+  }
+  return "";
 }
 
 class Crowd : public ::testing::TestWithParam<std::tuple<Family, kernels::WeightFormat>> {};
@@ -97,7 +107,7 @@ TEST_P(Crowd, AnswersAreTheSameBitForBit) {
 INSTANTIATE_TEST_SUITE_P(
     Families,
     Crowd,
-    ::testing::Combine(::testing::Values(Family::kDense, Family::kMoe, Family::kMod),
+    ::testing::Combine(::testing::Values(Family::kDense, Family::kMoe, Family::kMod, Family::kMot),
                        ::testing::Values(kernels::WeightFormat::kF32,
                                          kernels::WeightFormat::kBF16)),
     [](const auto& setting) {

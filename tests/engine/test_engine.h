@@ -64,7 +64,9 @@ class AnswerSink final : public TokenSink {
   Answer answer;
 };
 
-enum class Family { kDense, kMoe, kMod, kEncoder };
+enum class Family { kDense, kMoe, kMod, kMot, kEncoder };
+
+inline constexpr int32_t kCohortSize = 4;  // of kMot
 
 inline ModelSpec FamilySpec(Family family) {
   ModelSpec spec = PlainSpec(4);
@@ -90,6 +92,12 @@ inline ModelSpec FamilySpec(Family family) {
       moe.hidden = 70;
       moe.experts = {.gate = "e{e}.gate", .up = "e{e}.up", .down = "e{e}.down"};
       layers[l].sublayers[1].block = moe;
+    } else if (family == Family::kMot) {
+      MixtureFfnSpec mixture{.group_size = kCohortSize, .num_experts = 3, .hidden = 40};
+      mixture.controller = "controller" + std::to_string(l);
+      mixture.up = "lin1." + std::to_string(l);
+      mixture.down = "lin2." + std::to_string(l);
+      layers[l].sublayers[1].block = mixture;
     }
   }
   return spec;
@@ -138,6 +146,10 @@ class TestEngine {
       card.routing_modes = {"threshold", "topk_prompt"};
       card.has_capacity_table = true;
     }
+    if (options.family == Family::kMot) {
+      card.routing_modes = {"isolated", "cohort"};
+      card.cohort_size = kCohortSize;
+    }
     card.has_experts = options.family == Family::kMoe;
     card.experts_per_token = card.has_experts ? 2 : 0;
     if (card.has_experts) card.routing_modes = {"no_drop", "capacity"};
@@ -158,6 +170,19 @@ class TestEngine {
     last_id_ = RequestId{++next_};
     last_status_ = engine_->Submit(last_id_, request, sink);
     return sink;
+  }
+  // One sink per member; their ids end with last_id().
+  std::vector<std::shared_ptr<AnswerSink>> SubmitCohort(const std::vector<Request>& requests) {
+    std::vector<std::shared_ptr<AnswerSink>> sinks;
+    std::vector<RequestId> ids;
+    std::vector<CohortMember> members;
+    for (const Request& request : requests) {
+      sinks.push_back(std::make_shared<AnswerSink>());
+      ids.push_back(last_id_ = RequestId{++next_});
+      members.push_back({request, sinks.back()});
+    }
+    last_status_ = engine_->SubmitCohort(ids, std::move(members));
+    return sinks;
   }
   const absl::Status& last_status() const { return last_status_; }
   RequestId last_id() const { return last_id_; }

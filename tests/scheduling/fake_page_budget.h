@@ -32,7 +32,13 @@ class FakePageBudget final : public PageBudget {
   }
 
   void Free(KvSequence sequence) override { held_.erase(sequence); }
-  bool CanEverFit(int32_t tokens) const override { return PagesFor(tokens) <= num_pages_; }
+  using PageBudget::CanEverFit;
+  bool CanEverFit(std::span<const int32_t> tokens) const override {
+    if (tokens.size() > static_cast<size_t>(max_sequences_)) return false;
+    int32_t pages = 0;
+    for (const int32_t rows : tokens) pages += PagesFor(rows);
+    return pages <= num_pages_;
+  }
 
   // What a forward step does: stores rows and returns the surplus.
   void Store(KvSequence sequence, int32_t rows) {

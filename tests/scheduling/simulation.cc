@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/scheduling/cohort.h"
 #include "engine/scheduling/sequence_order.h"
 
 namespace sluice {
@@ -72,32 +73,48 @@ std::string Simulation::Run(SimulationCounts& counts) {
 
 void Simulation::Arrive() {
   --num_arrivals_left_;
-  Active active;
+  Active unit{.request = {.whole_prompt = Chance(15)}, .unit = next_id_};
+  if (Chance(15)) unit.deadline = now_ + absl::Milliseconds(Uniform(1, 400));
+  arriving_.clear();
+  std::unique_ptr<Sequence> sequence = NewMember(unit);
+  sequence->priority = Chance(70) ? 0 : Uniform(-2, 2);
+  sequence->deadline = unit.deadline;
+  for (int32_t more = Chance(20) ? Uniform(1, 3) : 0; more > 0; --more) {
+    sequence->companions.push_back(NewMember(unit));
+    sequence->companions.back()->slot = static_cast<int32_t>(sequence->companions.size());
+  }
+  std::map<RequestId, const Sequence*> members;
+  ForEachMember(std::as_const(*sequence),
+                [&](const Sequence& member) { members[member.id] = &member; });
+  if (!scheduler_->Add(std::move(sequence), now_).ok()) {
+    ++counts_.refused;
+    return;
+  }
+  counts_.cohorts += members.size() > 1 ? 1 : 0;
+  sequences_.insert(members.begin(), members.end());
+  active_.merge(arriving_);
+}
+
+// A random sequence, filed under arriving_.
+std::unique_ptr<Sequence> Simulation::NewMember(const Active& unit) {
+  Active active = unit;
   SimulatedRequest& request = active.request;
   request.id = RequestId{next_id_++};
   request.key = random_();
-  request.whole_prompt = Chance(15);
   request.max_tokens = Chance(5) ? 0 : Uniform(1, 16);
   for (int32_t left = Chance(30) ? Uniform(1, 30) : Uniform(1, 8); left > 0; --left) {
     request.prompt.push_back(Uniform(1, 5));
   }
-  if (Chance(15)) active.deadline = now_ + absl::Milliseconds(Uniform(1, 400));
   auto sequence = std::make_unique<Sequence>();
   sequence->id = request.id;
   sequence->tokens = request.prompt;
   sequence->prompt_tokens = sequence->num_tokens();
   sequence->max_tokens = request.max_tokens;
-  sequence->priority = Chance(70) ? 0 : Uniform(-2, 2);
   sequence->whole_prompt = request.whole_prompt;
-  sequence->deadline = active.deadline;
-  const Sequence* pointer = sequence.get();
-  if (!scheduler_->Add(std::move(sequence), now_).ok()) {
-    ++counts_.refused;
-    return;
-  }
   active.text = SimulatedModel::SoloText(request);
-  sequences_[active.request.id] = pointer;
-  active_.emplace(active.request.id, std::move(active));
+  requests_[request.id] = request;
+  arriving_.emplace(request.id, std::move(active));
+  return sequence;
 }
 
 // A random client goes away, stops reading, or reads again.
@@ -122,8 +139,17 @@ void Simulation::DisturbOne(std::map<RequestId, Active>::iterator entry) {
 
 void Simulation::Cancel(RequestId id) {
   if (!scheduler_->Cancel(id)) Fail("cancel of an active request finds nothing");
-  sequences_.erase(id);
-  active_.erase(id);
+  const uint64_t unit = active_.at(id).unit;
+  std::erase_if(active_, [&](const auto& entry) {
+    if (entry.second.unit == unit) sequences_.erase(entry.first);
+    return entry.second.unit == unit;
+  });
+}
+
+bool Simulation::UnitPaused(uint64_t unit) const {
+  return std::any_of(active_.begin(), active_.end(), [unit](const auto& entry) {
+    return entry.second.unit == unit && entry.second.paused;
+  });
 }
 
 void Simulation::Step() {
@@ -174,15 +200,18 @@ void Simulation::CheckPlan(const StepPlan& plan) {
       return Fail("drafts beyond the end");
     }
     if (++seen[&sequence] > 1) return Fail("planned twice");
-    if (!active_.contains(sequence.id)) return Fail("planned after its end");
-    if (active_.at(sequence.id).paused) return Fail("planned while paused");
-    if (active_.at(sequence.id).deadline.value_or(absl::InfiniteDuration()) <= now_) {
+    const bool replay = !IsLive(sequence);
+    if (replay == (rows.account == sequence.id)) return Fail("counted for the wrong request");
+    counts_.replayed_rows += replay ? rows.count : 0;
+    if (!active_.contains(rows.account)) return Fail("planned after its end");
+    if (UnitPaused(active_.at(rows.account).unit)) return Fail("planned while paused");
+    if (active_.at(rows.account).deadline.value_or(absl::InfiniteDuration()) <= now_) {
       return Fail("planned after its deadline");
     }
     if (rows.first != sequence.num_computed || rows.count <= 0) return Fail("rows out of order");
     const int32_t last = rows.first + rows.count;
     if (last > sequence.num_tokens()) return Fail("rows beyond the tokens");
-    const bool samples = last == sequence.num_tokens() && sequence.max_tokens > 0;
+    const bool samples = !replay && last == sequence.num_tokens() && sequence.max_tokens > 0;
     if (rows.samples != samples) return Fail("wrong rows sample");
     if (last < sequence.prompt_tokens) ++counts_.chunked_prefills;
     if (!sequence.whole_prompt || rows.first >= sequence.prompt_tokens) continue;
@@ -190,6 +219,24 @@ void Simulation::CheckPlan(const StepPlan& plan) {
     if (rows.first != 0 || last < sequence.prompt_tokens) return Fail("a whole prompt was cut");
   }
   if (num_rows != plan.num_rows || num_rows > limits_.max_batch_tokens) Fail("row budget");
+  CheckLockstep(plan);
+}
+
+// All members of a unit that have rows at these positions run them together, those that had them
+// the first time included.
+void Simulation::CheckLockstep(const StepPlan& plan) {
+  std::map<const Sequence*, const PlannedRows*> planned;
+  for (const PlannedRows& rows : plan.rows) planned[rows.sequence] = &rows;
+  for (const PlannedRows& rows : plan.rows) {
+    ForEachMember(std::as_const(*rows.sequence->carrier), [&](const Sequence& member) {
+      const auto found = planned.find(&member);
+      const int32_t ends = KnownRows(member);
+      if ((found != planned.end()) != (ends > rows.first)) return Fail("a member is left behind");
+      if (found == planned.end()) return;
+      if (found->second->first != rows.first || found->second->count != rows.count)
+        Fail("members run other positions");
+    });
+  }
 }
 
 // Nobody that could run lost its pages to less urgent ones only.
@@ -199,7 +246,7 @@ void Simulation::CheckVictims(const StepPlan& plan, const std::map<RequestId, bo
     const bool preempted =
         found != ran.end() && found->second && sequence->status == SequenceStatus::kWaiting;
     if (!preempted) continue;
-    if (sequence->paused) {
+    if (sequence->carrier->paused) {
       ++counts_.paused_victims;
       continue;
     }
@@ -214,7 +261,7 @@ void Simulation::CheckVictims(const StepPlan& plan, const std::map<RequestId, bo
 void Simulation::RunRows(const StepPlan& plan) {
   StepResult result;
   for (const PlannedRows& rows : plan.rows) {
-    const int32_t token = model_->Run(active_.at(rows.sequence->id).request, rows);
+    const int32_t token = model_->Run(requests_.at(rows.sequence->id), rows);
     if (rows.samples) {
       result.tokens.push_back({rows.sequence->id, token, token == SimulatedModel::kEndToken});
       RunDrafts(rows, token, result);
@@ -226,7 +273,7 @@ void Simulation::RunRows(const StepPlan& plan) {
   if (Chance(3)) {
     ++counts_.cancels_in_step;
     Cancel(plan.rows[static_cast<size_t>(Uniform(1, static_cast<int32_t>(plan.rows.size()))) - 1]
-               .sequence->id);
+               .account);
   }
   for (const auto& sequence : scheduler_->Commit(result)) Finish(*sequence);
 }
@@ -234,7 +281,10 @@ void Simulation::RunRows(const StepPlan& plan) {
 // `token` follows the planned row. Every guess runs; those behind a wrong one are forgotten.
 void Simulation::RunDrafts(const PlannedRows& rows, int32_t token, StepResult& result) {
   if (rows.drafts == 0) return;
-  Sequence ahead = *rows.sequence;
+  Sequence ahead;
+  ahead.id = rows.sequence->id;
+  ahead.tokens = rows.sequence->tokens;
+  ahead.kv = rows.sequence->kv;
   int32_t confirmed = 0;
   bool right = true;
   for (int32_t draft = 0; draft < rows.drafts; ++draft) {
@@ -242,7 +292,7 @@ void Simulation::RunDrafts(const PlannedRows& rows, int32_t token, StepResult& r
     ahead.tokens.push_back(right ? token : token + 1);
     const PlannedRows guess{
         .sequence = &ahead, .first = rows.first + 1 + draft, .count = 1, .samples = true};
-    const int32_t next = model_->Run(active_.at(ahead.id).request, guess);
+    const int32_t next = model_->Run(requests_.at(ahead.id), guess);
     if (!right) continue;
     token = next;
     ++confirmed;
@@ -257,7 +307,7 @@ void Simulation::RunDrafts(const PlannedRows& rows, int32_t token, StepResult& r
 void Simulation::AbandonRows(const StepPlan& plan) {
   ++counts_.failed_steps;
   for (const PlannedRows& rows : plan.rows) {
-    if (Chance(50)) model_->Run(active_.at(rows.sequence->id).request, rows);
+    if (Chance(50)) model_->Run(requests_.at(rows.sequence->id), rows);
     cache_->Truncate(*rows.sequence->kv, rows.sequence->num_computed);
     cache_->Commit(*rows.sequence->kv);
   }

@@ -34,6 +34,8 @@ struct SimulationCounts {
   int64_t failed_steps = 0;
   int64_t confirmed_drafts = 0;
   int64_t rejected_drafts = 0;
+  int64_t cohorts = 0;        // units of several members
+  int64_t replayed_rows = 0;  // rows of finished members that were run again
 };
 
 class Simulation {
@@ -49,6 +51,7 @@ class Simulation {
     std::vector<int32_t> text;  // what it generates alone
     std::optional<absl::Duration> deadline;
     bool paused = false;
+    uint64_t unit = 0;  // members of a cohort have the same
   };
 
   int32_t Uniform(int32_t low, int32_t high);
@@ -56,11 +59,14 @@ class Simulation {
   void Fail(const std::string& rule);
 
   void Arrive();
+  std::unique_ptr<Sequence> NewMember(const Active& unit);
   void DisturbOne(std::map<RequestId, Active>::iterator entry);
   void Disturb();
   void Cancel(RequestId id);
   void Step();
   void CheckPlan(const StepPlan& plan);
+  void CheckLockstep(const StepPlan& plan);
+  bool UnitPaused(uint64_t unit) const;
   void CheckVictims(const StepPlan& plan, const std::map<RequestId, bool>& ran);
   std::map<RequestId, bool> Running() const;
   void RunRows(const StepPlan& plan);
@@ -77,6 +83,8 @@ class Simulation {
   std::unique_ptr<Scheduler> scheduler_;
   std::map<RequestId, Active> active_;
   std::map<RequestId, const Sequence*> sequences_;
+  std::map<RequestId, Active> arriving_;
+  std::map<RequestId, SimulatedRequest> requests_;  // of all that arrived
   absl::Duration now_ = absl::ZeroDuration();
   int32_t num_arrivals_left_ = 0;
   uint64_t next_id_ = 1;

@@ -32,6 +32,8 @@ void Sum(const SimulationCounts& one, SimulationCounts& all) {
   all.failed_steps += one.failed_steps;
   all.confirmed_drafts += one.confirmed_drafts;
   all.rejected_drafts += one.rejected_drafts;
+  all.cohorts += one.cohorts;
+  all.replayed_rows += one.replayed_rows;
 }
 
 TEST(SimulationTest, EveryRequestEndsOnceWithTheTextItGeneratesAlone) {
@@ -60,6 +62,8 @@ TEST(SimulationTest, EveryRequestEndsOnceWithTheTextItGeneratesAlone) {
   EXPECT_GT(all.failed_steps, often);
   EXPECT_GT(all.confirmed_drafts, often);
   EXPECT_GT(all.rejected_drafts, often);
+  EXPECT_GT(all.cohorts, often);
+  EXPECT_GT(all.replayed_rows, often);
   std::printf("steps %lld, finished %lld, preemptions %lld, recomputed %lld, expired %lld\n",
               static_cast<long long>(all.steps), static_cast<long long>(all.finished),
               static_cast<long long>(all.preemptions), static_cast<long long>(all.recomputed),

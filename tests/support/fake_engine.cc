@@ -63,6 +63,22 @@ absl::StatusOr<RequestId> FakeEngine::Submit(Request request, std::shared_ptr<To
   return RequestId{running_.size()};
 }
 
+absl::StatusOr<std::vector<RequestId>> FakeEngine::SubmitCohort(std::vector<CohortMember> members) {
+  if (members.size() > static_cast<size_t>(options_.card.cohort_size))
+    return BadRequest("too_many_sequences", "prompt", "the cohort is too large");
+  {
+    const std::lock_guard lock(mutex_);
+    cohort_sizes_.push_back(members.size());
+  }
+  std::vector<RequestId> ids;
+  for (CohortMember& member : members) {
+    const auto id = Submit(std::move(member.request), std::move(member.sink));
+    if (!id.ok()) return id.status();
+    ids.push_back(*id);
+  }
+  return ids;
+}
+
 void FakeEngine::Cancel(RequestId id, std::string reason) {
   std::shared_ptr<TokenSink> sink;
   {
@@ -241,6 +257,11 @@ std::vector<Request> FakeEngine::submitted() const {
   std::vector<Request> requests;
   for (const Running& running : running_) requests.push_back(running.request);
   return requests;
+}
+
+std::vector<size_t> FakeEngine::cohort_sizes() const {
+  const std::lock_guard lock(mutex_);
+  return cohort_sizes_;
 }
 
 std::vector<std::string> FakeEngine::cancel_reasons() const {

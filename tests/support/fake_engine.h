@@ -45,6 +45,7 @@ class FakeEngine : public EngineClient {
   ~FakeEngine() override;
 
   absl::StatusOr<RequestId> Submit(Request request, std::shared_ptr<TokenSink> sink) override;
+  absl::StatusOr<std::vector<RequestId>> SubmitCohort(std::vector<CohortMember> members) override;
   void Cancel(RequestId id, std::string reason) override;
   void CancelAll(std::string reason) override;
   void SetPaused(RequestId id, bool paused) override;
@@ -70,6 +71,7 @@ class FakeEngine : public EngineClient {
     bool paused;
   };
   std::vector<Request> submitted() const;
+  std::vector<size_t> cohort_sizes() const;
   std::vector<std::string> cancel_reasons() const;
   std::vector<Pause> pauses() const;
   // Wait for a condition of the record, at most `timeout`; false when it did not come true.
@@ -99,6 +101,7 @@ class FakeEngine : public EngineClient {
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;
   std::deque<Running> running_;  // index = submit order; ids are index + 1
+  std::vector<size_t> cohort_sizes_;
   std::vector<std::string> cancel_reasons_;
   std::vector<Pause> pauses_;
   std::deque<absl::Status> submit_errors_;
