@@ -103,7 +103,8 @@ Engine::Engine(Parts parts)
                     .vocab_size = card_.vocab_size}),
       expert_base_(runner_->facts().instances.size() * kNumExpertKinds, -1) {
   const auto rows = static_cast<size_t>(config_.max_batch_tokens);
-  for (auto* list : {&tokens_, &positions_, &wanted_, &row_plan_}) list->reserve(rows);
+  for (auto* list : {&tokens_, &positions_, &wanted_, &row_plan_, &step_depths_})
+    list->reserve(rows);
   sequences_.reserve(rows);
   is_prompt_.reserve(rows);
   routing_.reserve(rows);
@@ -269,9 +270,13 @@ bool Engine::Step() {
   const double per_row = absl::ToDoubleSeconds(duration) / plan.num_rows;
   seconds_per_row_ = seconds_per_row_ == 0.0 ? per_row : 0.8 * seconds_per_row_ + 0.2 * per_row;
   step_dense_flops_ = 0.0;
+  step_depths_.clear();
   CountRows(plan, stats);
   const StepResult result = AcceptTokens(plan, stats);
-  metrics_.AddStep({.stats = &stats, .dense_flops = step_dense_flops_, .duration = duration});
+  metrics_.AddStep({.stats = &stats,
+                    .depths = step_depths_,
+                    .dense_flops = step_dense_flops_,
+                    .duration = duration});
   for (const PlannedRows& rows : plan.rows) runner_->Commit(*rows.sequence->kv);
   std::vector<std::unique_ptr<Sequence>> finished = scheduler_.Commit(result);
   for (const auto& sequence : finished) {

@@ -76,7 +76,11 @@ class Engine {
   void AddRow(const PlannedRows& rows, size_t plan_index, int32_t position, int32_t token);
   void OnLogits(const StepPlan& plan, int32_t index, std::span<float> logits);
   void CountRows(const StepPlan& plan, const ForwardStats& stats);
-  void CountRow(ActiveRequest& request, const ForwardStats& stats, size_t row, bool with_logits);
+  void CountRow(ActiveRequest& request,
+                const ForwardStats& stats,
+                size_t row,
+                bool with_logits,
+                const SelfSpeculation::Cost& drafted = {});
   void CountExperts(const StepPlan& plan,
                     const ForwardStats& stats,
                     std::span<const int32_t> row_plan);
@@ -112,7 +116,8 @@ class Engine {
 
   // Buffers of the step, reserved once.
   std::vector<int32_t> tokens_, positions_, wanted_;
-  std::vector<int32_t> slots_;  // only filled when a sequence drafts
+  std::vector<int32_t> step_depths_;  // per token: layers executed
+  std::vector<int32_t> slots_;        // only filled when a sequence drafts
   std::vector<KvSequence> sequences_;
   std::vector<uint8_t> is_prompt_;
   std::vector<RowRouting> routing_;

@@ -21,8 +21,8 @@ void Engine::BuildBatch(const StepPlan& plan) {
       const int32_t position = rows.first + i;
       const bool last = i + 1 == rows.count;
       const bool samples = last && rows.samples;
-      const bool scores = !replayed && request.wants_prompt_logprobs() &&
-                          position >= request.prompt_scored() &&
+      const bool scores = !replayed && !request.request().embed &&
+                          request.wants_prompt_logprobs() && position >= request.prompt_scored() &&
                           position + 1 < sequence.prompt_tokens;
       const bool pools =
           request.request().embed && (position == 0 || runner_->facts().pooling == Pooling::kMean);
@@ -90,20 +90,24 @@ void Engine::CountRows(const StepPlan& plan, const ForwardStats& stats) {
   metrics_.AddPromptTokens(prompt_rows);
 }
 
+// `drafted`: what the row spent before, on its way to the exit.
 void Engine::CountRow(ActiveRequest& request,
                       const ForwardStats& stats,
                       size_t row,
-                      bool with_logits) {
+                      bool with_logits,
+                      const SelfSpeculation::Cost& drafted) {
   ComputeUsage& compute = request.usage().compute;
   const double dense = runner_->DenseFlops(positions_[row], with_logits);
-  compute.executed_token_layers += stats.routed_executed()[row];
-  compute.skipped_token_layers += stats.routed_offered()[row] - stats.routed_executed()[row];
+  const int32_t executed = stats.routed_executed()[row] + drafted.executed;
+  compute.executed_token_layers += executed;
+  compute.skipped_token_layers += stats.routed_offered()[row] + drafted.offered - executed;
   compute.all_token_layers += static_cast<int64_t>(runner_->facts().instances.size());
   ++compute.rows;
   compute.dropped_experts += stats.dropped()[row];
-  compute.flops += stats.flops()[row];
+  compute.flops += stats.flops()[row] + drafted.flops;
   compute.dense_flops += dense;
   step_dense_flops_ += dense;
+  step_depths_.push_back(stats.depth()[row] + drafted.depth);
 }
 
 void Engine::CountExperts(const StepPlan& plan,
@@ -200,15 +204,11 @@ void Engine::AcceptDraft(const PlannedRows& rows,
   bool going = true;
   for (size_t row = 0; row <= draft.guesses.size(); ++row) {
     const auto cost = row < draft.costs.size() ? draft.costs[row] : SelfSpeculation::Cost{};
-    ComputeUsage& compute = request.usage().compute;
-    compute.flops += cost.flops;
     if (!going) {
-      compute.flops += stats.flops()[first + row];
+      request.usage().compute.flops += cost.flops + stats.flops()[first + row];
       continue;
     }
-    compute.executed_token_layers += cost.executed;
-    compute.skipped_token_layers += cost.offered - cost.executed;
-    CountRow(request, stats, first + row, /*with_logits=*/true);
+    CountRow(request, stats, first + row, /*with_logits=*/true, cost);
     request.SampleNext(speculation_.LogitsOf(draft, row));
     const SampledToken sampled =
         AcceptToken(rows, rows.sequence->num_tokens() + static_cast<int32_t>(row));

@@ -96,15 +96,27 @@ MetricsCollector::MetricsCollector(const Clock& clock,
 }
 
 void MetricsCollector::AddStep(const StepFacts& step) {
-  const ForwardStats& stats = *step.stats;
-  const int64_t now = Second();
   absl::MutexLock lock(&mutex_);
   ++totals_.steps;
   totals_.step_seconds.Observe(absl::ToDoubleSeconds(step.duration));
-  totals_.flops_executed += std::accumulate(stats.flops().begin(), stats.flops().end(), 0.0);
   totals_.flops_dense_equivalent += step.dense_flops;
+  for (const int32_t depth : step.depths) totals_.token_depth.Observe(depth);
+  mutex_.AssertHeld();
+  AddWork(*step.stats);
+}
+
+void MetricsCollector::AddDraftPass(const ForwardStats& stats) {
+  absl::MutexLock lock(&mutex_);
+  mutex_.AssertHeld();
+  AddWork(stats);
+}
+
+// What rows did, confirmed or not.
+void MetricsCollector::AddWork(const ForwardStats& stats) {
+  mutex_.AssertHeld();
+  const int64_t now = Second();
+  totals_.flops_executed += std::accumulate(stats.flops().begin(), stats.flops().end(), 0.0);
   totals_.weight_bytes_read += stats.weight_bytes();
-  for (const int32_t depth : stats.depth()) totals_.token_depth.Observe(depth);
   for (const DepthChoice& choice : stats.depth_choices()) {
     const auto index =
         static_cast<size_t>(depth_index_[static_cast<size_t>(choice.layer_instance)]);
@@ -113,15 +125,6 @@ void MetricsCollector::AddStep(const StepFacts& step) {
     totals_.depth_layers[index].skipped += static_cast<uint64_t>(skipped);
     depth_windows_[index].Add(now, choice.offered, skipped);
   }
-  mutex_.AssertHeld();
-  AddExperts(stats);
-}
-
-void MetricsCollector::AddDraftPass(const ForwardStats& stats) {
-  absl::MutexLock lock(&mutex_);
-  totals_.flops_executed += std::accumulate(stats.flops().begin(), stats.flops().end(), 0.0);
-  totals_.weight_bytes_read += stats.weight_bytes();
-  mutex_.AssertHeld();
   AddExperts(stats);
 }
 

@@ -25,6 +25,7 @@ class MetricsCollector {
 
   struct StepFacts {
     const ForwardStats* stats = nullptr;
+    std::span<const int32_t> depths;  // layers executed, one per token
     double dense_flops = 0.0;
     absl::Duration duration;
   };
@@ -69,6 +70,7 @@ class MetricsCollector {
   };
 
   int64_t Second() const { return absl::ToInt64Seconds(clock_.Now()); }
+  void AddWork(const ForwardStats& stats);
   void AddExperts(const ForwardStats& stats);
   size_t ExpertIndex(const ExpertChoice& choice);
   static void Balance(const ExpertWindow& window, ExpertLayerMetrics* metrics);

@@ -47,8 +47,8 @@ void SelfSpeculation::Guess(
         });
     for (size_t i = 0; i < row_plan_.size(); ++i) {
       Of(static_cast<size_t>(row_plan_[i]))
-          ->costs.push_back(
-              {stats.flops()[i], stats.routed_executed()[i], stats.routed_offered()[i]});
+          ->costs.push_back({stats.flops()[i], stats.routed_executed()[i],
+                             stats.routed_offered()[i], stats.depth()[i]});
     }
     on_pass(stats, row_plan_);
   }

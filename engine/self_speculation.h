@@ -30,6 +30,7 @@ class SelfSpeculation {
   struct Cost {
     double flops = 0.0;
     int32_t executed = 0, offered = 0;  // routed layers
+    int32_t depth = 0;
   };
   // The guesses of one sequence. Row 0 is its newest token, row i > 0 has guess i - 1.
   struct Draft {

@@ -101,8 +101,8 @@ class Scheduler {
   bool PlanAlone(Step& step);
   void PlanDecodes(Step& step);
   int32_t NumDecodes() const;
-  int32_t ReserveDrafts(Sequence& sequence, int32_t num_decodes, const Step& step);
   void PlanPrefills(Step& step);
+  void PlanDrafts(Step& step);
   void PlanPrefill(Sequence& sequence, Step& step);
   bool Admit(Sequence& sequence, Step& step);
   bool OpenMembers(Sequence& sequence, Step& step);

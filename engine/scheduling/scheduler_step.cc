@@ -52,7 +52,7 @@ struct Scheduler::Step {
     return std::min(UnitRows(sequence), fits == 0 && width <= room ? 1 : fits);
   }
 
-  void Add(Sequence& sequence, int32_t count, int32_t drafts = 0) {
+  void Add(Sequence& sequence, int32_t count) {
     const RequestId live = FirstLive(sequence).id;
     ForEachMember(sequence, [&](Sequence& member) {
       if (!TakesPart(member)) return;
@@ -62,10 +62,9 @@ struct Scheduler::Step {
            .first = member.num_computed,
            .count = count,
            .samples = IsLive(member) && last == member.num_tokens() && member.max_tokens > 0,
-           .drafts = drafts,
            .account = IsLive(member) ? member.id : live});
-      plan.num_rows += count + drafts;
-      rows_left -= count + drafts;
+      plan.num_rows += count;
+      rows_left -= count;
     });
   }
 
@@ -79,8 +78,8 @@ struct Scheduler::Step {
   void Drop(const Sequence& sequence) {
     std::erase_if(plan.rows, [&](const PlannedRows& rows) {
       if (rows.sequence->carrier != &sequence) return false;
-      plan.num_rows -= rows.count + rows.drafts;
-      rows_left += rows.count + rows.drafts;
+      plan.num_rows -= rows.count;
+      rows_left += rows.count;
       return true;
     });
   }
@@ -99,6 +98,7 @@ StepPlan Scheduler::Schedule(absl::Duration now, int32_t prefill_rows) {
     const bool capped = prefill_rows > 0 && !step.plan.empty();
     step.prefill_left = capped ? std::min(prefill_rows, step.rows_left) : step.rows_left;
     PlanPrefills(step);
+    PlanDrafts(step);
   }
   in_flight_ = step.plan.rows;
   return std::move(step.plan);
@@ -144,7 +144,6 @@ int32_t Scheduler::NumDecodes() const {
 }
 
 void Scheduler::PlanDecodes(Step& step) {
-  const int32_t num_decodes = limits_.draft_tokens > 0 ? NumDecodes() : 0;
   for (Sequence* sequence : running_order_) {
     if (step.rows_left == 0) return;
     if (!CanRun(*sequence) || !Decodes(*sequence)) continue;
@@ -152,21 +151,30 @@ void Scheduler::PlanDecodes(Step& step) {
       step.CloseLineAt(*sequence);  // or those behind it would fill every step
       continue;
     }
-    const int32_t drafts = ReserveDrafts(*sequence, num_decodes, step);
-    if (drafts > 0 || ReserveRows(*sequence, 1, step)) step.Add(*sequence, 1, drafts);
+    if (ReserveRows(*sequence, 1, step)) step.Add(*sequence, 1);
   }
 }
 
-// Drafts take only what nobody else needs: rows left by all who decode, and free pages.
-int32_t Scheduler::ReserveDrafts(Sequence& sequence, int32_t num_decodes, const Step& step) {
-  if (limits_.draft_tokens == 0 || !sequence.may_draft || UnitSize(sequence) > 1) return 0;
-  if (num_decodes > limits_.max_drafting_sequences) return 0;
-  const int32_t tokens_left = std::min(sequence.max_tokens - sequence.num_generated(),
-                                       limits_.max_context_tokens - sequence.num_tokens());
-  const int32_t drafts = std::min({limits_.draft_tokens, tokens_left - 1,
-                                   limits_.max_batch_tokens / num_decodes - 1, step.rows_left - 1});
-  if (drafts <= 0 || !pages_.Reserve(*sequence.kv, 1 + drafts).ok()) return 0;
-  return drafts;
+// Guesses take only rows and pages that nobody else took. Not beside the row of a prompt, which may
+// be routed by another rule than generated ones.
+void Scheduler::PlanDrafts(Step& step) {
+  if (limits_.draft_tokens == 0) return;
+  const auto decodes = [](const PlannedRows& rows) {
+    return rows.samples && rows.count == 1 && rows.first >= rows.sequence->prompt_tokens;
+  };
+  const auto num_decodes = std::count_if(step.plan.rows.begin(), step.plan.rows.end(), decodes);
+  if (num_decodes > limits_.max_drafting_sequences) return;
+  for (PlannedRows& rows : step.plan.rows) {
+    const Sequence& sequence = *rows.sequence;
+    if (!decodes(rows) || !sequence.may_draft || UnitSize(*sequence.carrier) > 1) continue;
+    const int32_t tokens_left = std::min(sequence.max_tokens - sequence.num_generated(),
+                                         limits_.max_context_tokens - sequence.num_tokens());
+    const int32_t drafts = std::min({limits_.draft_tokens, tokens_left - 1, step.rows_left});
+    if (drafts <= 0 || !pages_.Reserve(*sequence.kv, 1 + drafts).ok()) continue;
+    rows.drafts = drafts;
+    step.plan.num_rows += drafts;
+    step.rows_left -= drafts;
+  }
 }
 
 void Scheduler::PlanPrefills(Step& step) {

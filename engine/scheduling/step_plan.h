@@ -14,10 +14,9 @@ struct PlannedRows {
   Sequence* sequence = nullptr;
   int32_t first = 0;
   int32_t count = 0;
-  bool samples =
-      false;           // the last row is the sequence's newest token: its logits pick the next one
+  // The last row is the sequence's newest token: its logits pick the next one.
+  bool samples = false;
   int32_t drafts = 0;  // rows with guessed tokens that may follow the newest one
-  false;               // the last row is the sequence's newest token: its logits pick the next one
   // Whom the rows are counted for: the sequence itself, or for rows of a finished member of a
   // cohort, which are run again, a member that goes on.
   RequestId account{};

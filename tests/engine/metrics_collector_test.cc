@@ -23,7 +23,7 @@ TEST(MetricsCollectorTest, ARepeatThatRowsMayNotReachIsOneSeries) {
   for (const int32_t instance : {1, 2}) stats.CountRouted(instance, all, all);
   for (const int32_t instance : {3, 4}) stats.CountRouted(instance, all, two);
   stats.CountRouted(5, all, two);
-  collector.AddStep({.stats = &stats, .dense_flops = 1.0});
+  collector.AddStep({.stats = &stats, .depths = stats.depth(), .dense_flops = 1.0});
   const MetricsSnapshot snapshot = collector.Snapshot();
   ASSERT_EQ(snapshot.depth_layers.size(), 4u);
   struct Series {
