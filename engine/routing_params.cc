@@ -4,7 +4,6 @@
 #include <string>
 
 #include "engine/request_error.h"
-#include "engine/status_macros.h"
 
 namespace sluice {
 namespace {
@@ -28,19 +27,6 @@ bool DecidesByPredictor(const RoutingParams& params, const ModelCard& model) {
     return !model.routing_modes.empty() && model.routing_modes.front() == "predictor";
   }
   return params.mode == RoutingParams::Mode::kPredictor;
-}
-
-absl::Status ResolveExit(const RoutingParams& params, const ModelCard& model, RowRouting& routing) {
-  if (!params.exit_threshold.has_value()) return absl::OkStatus();
-  if (!model.has_exit_threshold) {
-    return BadRequest("unsupported_parameter", "routing.exit_threshold",
-                      "this model's rows do not stop by a threshold");
-  }
-  if (!(*params.exit_threshold >= 0.0 && *params.exit_threshold <= 1.0)) {
-    return BadRequest("number_out_of_range", "routing.exit_threshold", "must be between 0 and 1");
-  }
-  routing.exit_threshold = static_cast<float>(*params.exit_threshold);
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -104,7 +90,16 @@ absl::StatusOr<RowRouting> ResolveRouting(const RoutingParams& params, const Mod
     }
     routing.max_depth = *params.max_depth;
   }
-  RETURN_IF_ERROR(ResolveExit(params, model, routing));
+  if (params.exit_threshold.has_value()) {
+    if (!model.has_exit_threshold) {
+      return BadRequest("unsupported_parameter", "routing.exit_threshold",
+                        "this model's rows do not stop by a threshold");
+    }
+    if (!(*params.exit_threshold >= 0.0 && *params.exit_threshold <= 1.0)) {
+      return BadRequest("number_out_of_range", "routing.exit_threshold", "must be between 0 and 1");
+    }
+    routing.exit_threshold = static_cast<float>(*params.exit_threshold);
+  }
   return routing;
 }
 

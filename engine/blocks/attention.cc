@@ -96,12 +96,13 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
     heads = Project(input, context);
     NormAndRotate(heads, input.rows, context.placements.Positions(input.kv.kv_class), context);
   }
-  const kernels::KvLayerView kv =
-      context.cache.LayerView(input.kv.kv_class, input.kv.layer_in_class);
-  StoreKv({.kv = kv, .rows = places, .key = heads.k, .value = heads.v}, input.stored, context);
+  Store(input, heads, places, context);
   if (count == 0) return;
   const kernels::KvRows rows =
       input.stored == nullptr ? places : PartOf(places, input.stored->running, context.workspace);
+
+  const kernels::KvLayerView kv =
+      context.cache.LayerView(input.kv.kv_class, input.kv.layer_in_class);
   const TensorView attended =
       context.workspace.TakeMatrix(count, int64_t{spec_.num_heads} * spec_.head_dim);
   context.backend.PagedAttention({.kv = kv,
@@ -125,6 +126,41 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
 // Not where the KV layer has everything already; the matrices of keys and values are then apart.
 bool Attention::Stores(const BlockInput& input) const {
   return q_.n == 0 || input.stored == nullptr || input.stored->kept.cols > 0;
+}
+
+// Rows that stopped are stored as their last execution left them.
+void Attention::Store(const BlockInput& input,
+                      const Heads& heads,
+                      const kernels::KvRows& places,
+                      ForwardContext& context) {
+  const kernels::KvLayerView kv =
+      context.cache.LayerView(input.kv.kv_class, input.kv.layer_in_class);
+  const StoredRows* stored = input.stored;
+  if (stored == nullptr)
+    return context.backend.AppendKv({.kv = kv, .rows = places, .key = heads.k, .value = heads.v});
+  if (stored->kept.cols == 0) return;
+  const int64_t width = int64_t{spec_.num_kv_heads} * spec_.head_dim;
+  const auto keep = [&](const TensorView& from, int64_t column) {
+    context.backend.CombineDepth({.combine = DepthCombine::kOnlyBlock,
+                                  .gate = GateFunction::kOne,
+                                  .y = from,
+                                  .x = stored->kept.Columns(column, width),
+                                  .rows = stored->kept_running});
+  };
+  if (stored->running.count > 0) {
+    keep(heads.k, 0);
+    keep(heads.v, width);
+  }
+  Workspace::Scope scope(context.workspace);
+  TensorView kept = stored->kept;
+  if (stored->origin.count < kept.rows) {
+    kept = context.workspace.TakeMatrix(stored->origin.count, 2 * width);
+    context.backend.Gather(stored->kept, stored->kept_origin, kept);
+  }
+  context.backend.AppendKv({.kv = kv,
+                            .rows = places,
+                            .key = kept.Columns(0, width),
+                            .value = kept.Columns(width, width)});
 }
 
 Attention::Heads Attention::Project(const BlockInput& input, ForwardContext& context) {
@@ -290,82 +326,6 @@ void Attention::RunExperts(const ExpertProjection& experts,
   context.stats.AddWeightBytes(one.bytes() *
                                std::min<int64_t>(static_cast<int64_t>(args.count),
                                                  static_cast<int64_t>(experts.matrices.size())));
-}
-
-int64_t Attention::WorkspaceBytes(int32_t max_rows) const {
-  const int64_t q_width = int64_t{spec_.num_heads} * spec_.head_dim;
-  const int64_t kv_width = int64_t{spec_.num_kv_heads} * spec_.head_dim;
-  int64_t bytes = Workspace::BytesFor(max_rows * qkv_.n) + Workspace::BytesFor(max_rows * q_.n) +
-                  Workspace::BytesFor(max_rows * q_width) +
-                  Workspace::BytesFor(max_rows * kv_width);
-  if (spec_.rope.has_value())
-    bytes += Workspace::BytesFor(int64_t{max_rows} * spec_.rope->rotary_dim);
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    const int64_t total = int64_t{max_rows} * spec_.num_heads * (*experts)->router.spec().top_k;
-    bytes += (*experts)->router.WorkspaceBytes(max_rows) + 2 * Workspace::BytesFor(total);
-  }
-  return bytes;
-}
-
-double Attention::DenseProjectionFlops(bool stores) const {
-  const int64_t stored = stores ? qkv_.n * qkv_.k + v_.n * v_.k : 0;
-  return 2.0 * static_cast<double>(q_.n * q_.k + stored + o_.n * o_.k);
-}
-
-double Attention::ExpertProjectionFlops(bool dense) const {
-  double flops = 0.0;
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    const RouterSpec& router = (*experts)->router.spec();
-    const kernels::PackedMatrix& one = (*experts)->matrices.front();
-    flops += (*experts)->router.FlopsPerRow() + 2.0 * static_cast<double>(one.n * one.k) *
-                                                    spec_.num_heads *
-                                                    (dense ? router.num_experts : router.top_k);
-  }
-  return flops;
-}
-
-double Attention::FlopsPerRow(bool dense) const {
-  return DenseProjectionFlops(true) + ExpertProjectionFlops(dense);
-}
-
-double Attention::FlopsPerSlot() const {
-  return 4.0 * spec_.num_heads * spec_.head_dim;  // q.k and p.v
-}
-
-int64_t Attention::NumParameters() const {
-  int64_t count = q_.n * q_.k + qkv_.n * qkv_.k + v_.n * v_.k + o_.n * o_.k + q_bias_.size +
-                  qkv_bias_.size + v_bias_.size + o_bias_.size + sinks_.size;
-  if (q_norm_.has_value()) count += q_norm_->num_parameters();
-  if (k_norm_.has_value()) count += k_norm_->num_parameters();
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    count += (*experts)->router.num_parameters();
-    for (const auto& matrix : (*experts)->matrices) count += matrix.n * matrix.k;
-  }
-  return count;
-}
-
-int64_t Attention::NumActiveParameters() const {
-  int64_t count = NumParameters();
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    const RouterSpec& router = (*experts)->router.spec();
-    const auto& one = (*experts)->matrices.front();
-    count -= one.n * one.k * spec_.num_heads * (router.num_experts - router.top_k);
-  }
-  return count;
-}
-
-int64_t Attention::WeightBytes() const {
-  int64_t bytes = q_.bytes() + qkv_.bytes() + v_.bytes() + o_.bytes();
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    bytes += (*experts)->router.weight_bytes();
-    for (const auto& matrix : (*experts)->matrices) bytes += matrix.bytes();
-  }
-  return bytes;
 }
 
 }  // namespace sluice

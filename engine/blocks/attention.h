@@ -51,6 +51,10 @@ class Attention final : public Block {
                      const Rows& rows,
                      const int32_t* positions,
                      ForwardContext& context);
+  void Store(const BlockInput& input,
+             const Heads& heads,
+             const kernels::KvRows& places,
+             ForwardContext& context);
   void ProjectOutput(const BlockInput& input,
                      kernels::TensorView attended,
                      ForwardContext& context);

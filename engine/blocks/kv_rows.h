@@ -1,7 +1,8 @@
-// Storing more rows than run, and finding those that run among them (StoredRows).
+// Where some of the placed rows of a KV class live.
 #pragma once
 
-#include "engine/blocks/block.h"
+#include "engine/blocks/workspace.h"
+#include "kernels/backend.h"
 
 namespace sluice {
 
@@ -9,9 +10,5 @@ namespace sluice {
 kernels::KvRows PartOf(const kernels::KvRows& all,
                        const kernels::RowSet& chosen,
                        Workspace& workspace);
-
-// Appends `fresh`, the keys and values of the rows that run. With `stored` the places are those of
-// its rows: one that does not run is stored as its last execution left it.
-void StoreKv(const kernels::AppendKvArgs& fresh, const StoredRows* stored, ForwardContext& context);
 
 }  // namespace sluice

@@ -1,0 +1,82 @@
+// What an attention takes, holds and costs: memory, parameters, FLOPs.
+#include "engine/blocks/attention.h"
+
+namespace sluice {
+
+int64_t Attention::WorkspaceBytes(int32_t max_rows) const {
+  const int64_t q_width = int64_t{spec_.num_heads} * spec_.head_dim;
+  const int64_t kv_width = int64_t{spec_.num_kv_heads} * spec_.head_dim;
+  int64_t bytes = Workspace::BytesFor(max_rows * qkv_.n) + Workspace::BytesFor(max_rows * q_.n) +
+                  Workspace::BytesFor(max_rows * q_width) +
+                  Workspace::BytesFor(max_rows * kv_width);
+  if (spec_.rope.has_value())
+    bytes += Workspace::BytesFor(int64_t{max_rows} * spec_.rope->rotary_dim);
+  for (const auto* experts : {&value_experts_, &output_experts_}) {
+    if (!experts->has_value()) continue;
+    const int64_t total = int64_t{max_rows} * spec_.num_heads * (*experts)->router.spec().top_k;
+    bytes += (*experts)->router.WorkspaceBytes(max_rows) + 2 * Workspace::BytesFor(total);
+  }
+  return bytes;
+}
+
+double Attention::DenseProjectionFlops(bool stores) const {
+  const int64_t stored = stores ? qkv_.n * qkv_.k + v_.n * v_.k : 0;
+  return 2.0 * static_cast<double>(q_.n * q_.k + stored + o_.n * o_.k);
+}
+
+double Attention::ExpertProjectionFlops(bool dense) const {
+  double flops = 0.0;
+  for (const auto* experts : {&value_experts_, &output_experts_}) {
+    if (!experts->has_value()) continue;
+    const RouterSpec& router = (*experts)->router.spec();
+    const kernels::PackedMatrix& one = (*experts)->matrices.front();
+    flops += (*experts)->router.FlopsPerRow() + 2.0 * static_cast<double>(one.n * one.k) *
+                                                    spec_.num_heads *
+                                                    (dense ? router.num_experts : router.top_k);
+  }
+  return flops;
+}
+
+double Attention::FlopsPerRow(bool dense) const {
+  return DenseProjectionFlops(true) + ExpertProjectionFlops(dense);
+}
+
+double Attention::FlopsPerSlot() const {
+  return 4.0 * spec_.num_heads * spec_.head_dim;  // q.k and p.v
+}
+
+int64_t Attention::NumParameters() const {
+  int64_t count = q_.n * q_.k + qkv_.n * qkv_.k + v_.n * v_.k + o_.n * o_.k + q_bias_.size +
+                  qkv_bias_.size + v_bias_.size + o_bias_.size + sinks_.size;
+  if (q_norm_.has_value()) count += q_norm_->num_parameters();
+  if (k_norm_.has_value()) count += k_norm_->num_parameters();
+  for (const auto* experts : {&value_experts_, &output_experts_}) {
+    if (!experts->has_value()) continue;
+    count += (*experts)->router.num_parameters();
+    for (const auto& matrix : (*experts)->matrices) count += matrix.n * matrix.k;
+  }
+  return count;
+}
+
+int64_t Attention::NumActiveParameters() const {
+  int64_t count = NumParameters();
+  for (const auto* experts : {&value_experts_, &output_experts_}) {
+    if (!experts->has_value()) continue;
+    const RouterSpec& router = (*experts)->router.spec();
+    const auto& one = (*experts)->matrices.front();
+    count -= one.n * one.k * spec_.num_heads * (router.num_experts - router.top_k);
+  }
+  return count;
+}
+
+int64_t Attention::WeightBytes() const {
+  int64_t bytes = q_.bytes() + qkv_.bytes() + v_.bytes() + o_.bytes();
+  for (const auto* experts : {&value_experts_, &output_experts_}) {
+    if (!experts->has_value()) continue;
+    bytes += (*experts)->router.weight_bytes();
+    for (const auto& matrix : (*experts)->matrices) bytes += matrix.bytes();
+  }
+  return bytes;
+}
+
+}  // namespace sluice
