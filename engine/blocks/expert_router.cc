@@ -1,5 +1,6 @@
 #include "engine/blocks/expert_router.h"
 
+#include "engine/blocks/scaled_rows.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -35,15 +36,7 @@ Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
   Routing routing{context.workspace.Take<int32_t>(int64_t{choices} * spec_.top_k),
                   context.workspace.Take<float>(int64_t{choices} * spec_.top_k), spec_.top_k};
   const kernels::TensorView logits = context.workspace.TakeMatrix(count, weight_.n);
-  kernels::TensorView x = call.x;
-  if (spec_.input_scale != 1.0f) {
-    x = context.workspace.TakeMatrix(count, call.x.cols);
-    for (int32_t i = 0; i < count; ++i) {
-      const float* from = call.x.Row(i);
-      float* to = x.Row(i);
-      for (int64_t c = 0; c < x.cols; ++c) to[c] = spec_.input_scale * from[c];
-    }
-  }
+  kernels::TensorView x = ScaledRows(call.x, count, spec_.input_scale, context.workspace);
   if (hidden_.n > 0) {
     const kernels::TensorView read = x;
     x = context.workspace.TakeMatrix(count, hidden_.n);

@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "engine/blocks/scaled_rows.h"
 #include "engine/status_macros.h"
 #include "kernels/check.h"
 
@@ -128,15 +129,7 @@ float* DepthRouter::RouterScores(const Rows& rows, ForwardContext& context) cons
   const RowSet all = AllRows(count);
   float* scores = context.workspace.Take<float>(count);
   Workspace::Scope scope(context.workspace);
-  TensorView x = rows.x;
-  if (spec_.input_scale != 1.0f) {
-    x = context.workspace.TakeMatrix(count, rows.x.cols);
-    for (int32_t i = 0; i < count; ++i) {
-      const float* from = rows.x.Row(i);
-      float* to = x.Row(i);
-      for (int64_t c = 0; c < x.cols; ++c) to[c] = spec_.input_scale * from[c];
-    }
-  }
+  TensorView x = ScaledRows(rows.x, count, spec_.input_scale, context.workspace);
   if (hidden_.n > 0) {
     const TensorView read = x;
     x = context.workspace.TakeMatrix(count, hidden_.n);

@@ -14,6 +14,8 @@ namespace {
 using Logits = std::vector<std::vector<float>>;
 
 constexpr RepeatKv kStoppedKv[] = {RepeatKv::kOwn, RepeatKv::kLatest, RepeatKv::kComputeAll};
+constexpr RepeatKv kEveryKv[] = {RepeatKv::kOwn, RepeatKv::kLatest, RepeatKv::kComputeAll,
+                                 RepeatKv::kFirst};
 
 class ExitLaws : public ::testing::TestWithParam<const char*> {
  protected:
@@ -132,7 +134,7 @@ TEST_P(ExitLaws, TheFirstRepeatStoresForAll) {
 TEST_P(ExitLaws, ARequestsThresholdIsAModelsAndItsNeighboursHaveTheirs) {
   for (const HaltingKind kind :
        {HaltingKind::kExitGate, HaltingKind::kAct, HaltingKind::kConvergence}) {
-    for (const RepeatKv kv : kStoppedKv) {
+    for (const RepeatKv kv : kEveryKv) {
       MemoryWeightStore weights;
       const auto harness = Make(ExitSpecOf(kind, kv, 0.5f), weights);
       Logits alone;
@@ -154,7 +156,7 @@ TEST_P(ExitLaws, ARequestsThresholdIsAModelsAndItsNeighboursHaveTheirs) {
 // Depths that requests ask for, beside rows that stop by themselves.
 TEST_P(ExitLaws, ARequestedDepthEndsTheRowsThatHaveNotStopped) {
   const auto tokens = RandomTokens(8, 17, kPlainVocabulary);
-  for (const RepeatKv kv : kStoppedKv) {
+  for (const RepeatKv kv : kEveryKv) {
     MemoryWeightStore weights;
     ModelSpec spec = ExitSpecOf(HaltingKind::kExitGate, kv, 0.6f);
     spec.stacks[0].groups[0].repeat.adjustable = true;
