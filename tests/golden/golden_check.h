@@ -53,8 +53,8 @@ struct OpenGolden {
 };
 absl::StatusOr<OpenGolden> OpenGoldenFolder(const std::string& folder, const CheckOptions& options);
 
-// The sequences that `prefix` ("", "short.", "single.") of a folder runs: the stored ids, cut to
-// the length of its logits.
+// The sequences that `prefix` ("", "short.", "single.", "capacity.") of a folder runs: the stored
+// ids, cut to the length of its logits.
 std::vector<std::vector<int32_t>> GoldenTokens(const ExpectedTensors& expected,
                                                const std::string& prefix);
 
