@@ -176,6 +176,9 @@ void ReadThresholds(ConfigReader& reader, const SparseFamily& family, SparseConf
   if (value == nullptr) return;
   const auto layers = static_cast<size_t>(NumSparse(family, config));
   const auto experts = static_cast<size_t>(config.router.num_experts);
+  constexpr size_t kMaxThresholds = size_t{1} << 20;
+  if (layers * experts > kMaxThresholds)
+    return reader.Invalid("expert_thresholds", "are too many for all layers and experts");
   if (!value->is_array()) {
     const auto one = static_cast<float>(reader.Number("expert_thresholds", 0.0, 1.0));
     config.thresholds.assign(layers, std::vector<float>(experts, one));

@@ -43,6 +43,8 @@ std::string Name(Family family) {
       return "mod";
     case Family::kMot:
       return "mot";
+    case Family::kEncoder:
+      return "encoder";
   }
   return "";
 }

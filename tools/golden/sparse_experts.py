@@ -10,11 +10,14 @@ expected.safetensors: input_ids [24], hidden.embed, hidden.<layer> [24, dim], lo
 route.<layer>.ffn.idx [24, choices]: the experts of each token, the likeliest first; num_experts stands where a choice
 was not kept. capacity.*: the same with full experts refusing tokens; short.*: of the first 11 tokens alone.
 
-    pip install torch safetensors; python tools/golden/sparse_experts.py [name ...]
+Every weight of GShard, GLaM and Switch is held against transformers' own router modules, with and without drops.
+
+    pip install torch safetensors transformers; python tools/golden/sparse_experts.py [name ...]
 """
 
 import math
 import sys
+from importlib.metadata import version
 
 import torch
 from torch.nn.functional import gelu, linear, relu, softmax
@@ -86,7 +89,7 @@ class Sparse(Plain):
 
     def __init__(self, config: dict, weights: dict, drops: bool):
         super().__init__(config, weights)
-        self.drops, self.dropped, self.routes = drops, 0, []
+        self.drops, self.dropped, self.routes, self.compares = drops, 0, [], False
         default = "gelu" if config["model_type"] == "glam" else "relu"
         self.act = {"relu": relu, "gelu": gelu, "silu": torch.nn.functional.silu}[config.get("hidden_act", default)]
 
@@ -169,7 +172,12 @@ class Sparse(Plain):
                 return h + self.lin(self.act(self.lin(z, f"{name}.gate_proj")) * self.lin(z, f"{name}.up_proj"),
                                     f"{name}.down_proj")
             return h + self.expert(z, name)
-        weights, index = self.route(self.lin(z, f"{name}.router.classifier"))
+        classifier = f"{name}.router.classifier"
+        weights, index = self.route(self.lin(z, classifier))
+        if self.compares:
+            published = published_weights(self.config, z, self.weights[f"{classifier}.weight"],
+                                          self.weights.get(f"{classifier}.bias"), self.drops)
+            assert published is None or torch.allclose(weights.float(), published, rtol=0, atol=2e-6)
         kept = weights.gather(-1, index) > 0
         self.routes.append((i, torch.where(kept, index, self.config["num_experts"]).int()))
         return h + sum(weights[:, e:e + 1] * self.expert(z, f"{name}.experts.expert_{e}")
@@ -178,6 +186,34 @@ class Sparse(Plain):
     def run(self, ids):
         found = super().run(ids)
         return found | {f"route.{i}.ffn.idx": index for i, index in self.routes}
+
+
+def published_weights(config: dict, z, weight, bias, drops: bool):
+    """The weight [tokens, experts] as the routers of transformers compute it; None where it has none."""
+    common = dict(num_experts=config["num_experts"], router_bias=bias is not None, router_dtype="float32")
+    if config["model_type"] == "switch":
+        from transformers.models.switch_transformers import modeling_switch_transformers as code
+        from transformers import SwitchTransformersConfig
+        router = code.SwitchTransformersTop1Router(SwitchTransformersConfig(
+            d_model=DIM, expert_capacity=config["expert_capacity"] if drops else len(z), **common))
+    elif config["model_type"] in ("gshard", "glam"):
+        from transformers.models.nllb_moe import modeling_nllb_moe as code
+        from transformers import NllbMoeConfig
+        router = code.NllbMoeTop2Router(NllbMoeConfig(
+            d_model=DIM, second_expert_policy="all",
+            moe_eval_capacity_token_fraction=config["moe_eval_capacity_token_fraction"] if drops else 1.0,
+            normalize_router_prob_before_dropping=config.get("normalize_router_prob_before_dropping", False),
+            **common))
+    else:
+        return None
+    router, z = router.eval(), z.float()
+    router.classifier.weight.copy_(weight)
+    if bias is not None:
+        router.classifier.bias.copy_(bias)
+    if config["model_type"] == "switch":
+        index, probability, _ = router(z[None])
+        return (index * probability)[0]
+    return router(z)[1]
 
 
 def variants(config: dict) -> dict[str, tuple[int, bool]]:
@@ -219,13 +255,18 @@ def build(name: str) -> None:
             found |= {prefix + key: value for key, value in values.items() if key != "input_ids"}
         # Experts' choices meet more near ties; those of rows must survive products rounded to 8 bits.
         if useful and min(margins) > (1e-3 if config["model_type"] == "expert_choice" else 8e-3):
+            for length, drops in variants(config).values():
+                run = Sparse(config, weights, drops)
+                run.compares = True
+                run.run(ids[:length])
             break
     else:
         raise SystemExit(f"{name}: no seed gives a fixture without near ties")
     source = (f"# {name}\nOur own random weights (seed {seed}); the function is stated in tools/golden/sparse_experts.py "
               f"(float64, torch {torch.__version__.split('+')[0]}), after the sources named there: no causal checkpoint "
               f"is published.\nSmallest distance of a routing decision from a tie: {min(margins):.1e}."
-              + (f" With the capacity {dropped} choices are refused.\n" if dropped else "\n"))
+              + (f" With the capacity {dropped} choices are refused.\nThe weights of its routers equal those of "
+                 f"transformers {version('transformers')}'s own router module.\n" if dropped else "\n"))
     write(name, config, weights, found, source)
 
 
