@@ -1,0 +1,71 @@
+// What a loaded model tells its clients about its experts: which modes and numbers a request may
+// ask for.
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+#include "engine/engine_thread.h"
+#include "gmock/gmock.h"
+#include "tests/weights/file_fixture.h"
+
+namespace sluice::testing {
+namespace {
+
+using ::testing::ElementsAre;
+
+class ModelCardTest : public DirectoryTest {
+ protected:
+  // The card of a golden folder, whose `config.json` may be replaced in part.
+  ModelCard Load(const std::string& folder, const std::string& remove = "") {
+    const char* source = std::getenv("SLUICE_SOURCE_DIR");
+    const std::string from =
+        absl::StrCat(source == nullptr ? "." : source, "/tests/golden/", folder, "/");
+    nlohmann::json config = nlohmann::json::parse(std::ifstream(from + "config.json"));
+    config.erase(remove);
+    Write("config.json", config.dump());
+    std::filesystem::copy_file(from + "model.safetensors", Path("model.safetensors"),
+                               std::filesystem::copy_options::overwrite_existing);
+    Write("tokenizer.json",
+          R"({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2}, "merges": []},
+              "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
+              "decoder": {"type": "ByteLevel"}})");
+    EngineConfig engine;
+    engine.model_directory = directory();
+    engine.device = "reference";
+    auto model = LoadModel(engine, nullptr);
+    EXPECT_TRUE(model.ok()) << folder << ": " << model.status();
+    return model.ok() ? model->card : ModelCard();
+  }
+};
+
+TEST_F(ModelCardTest, ACapacityIsAModeAndNotTheDefault) {
+  for (const char* folder : {"switch", "gshard", "glam"}) {
+    const ModelCard card = Load(folder);
+    EXPECT_THAT(card.routing_modes, ElementsAre("no_drop", "capacity")) << folder;
+    EXPECT_EQ(card.experts_per_token, std::string(folder) == "switch" ? 1 : 2);
+    EXPECT_FALSE(card.scores_only);
+  }
+  EXPECT_THAT(Load("switch", "expert_capacity").routing_modes, ElementsAre());
+  EXPECT_THAT(Load("sparsely_gated").routing_modes, ElementsAre());
+}
+
+TEST_F(ModelCardTest, ExpertsThatChooseNeedThresholdsToGenerate) {
+  const ModelCard prompts = Load("expert_choice");
+  EXPECT_THAT(prompts.routing_modes, ElementsAre("topk_prompt"));
+  EXPECT_TRUE(prompts.scores_only);
+  EXPECT_TRUE(prompts.has_experts);
+  EXPECT_EQ(prompts.experts_per_token, 0);
+  const ModelCard causal = Load("expert_choice-threshold");
+  EXPECT_THAT(causal.routing_modes, ElementsAre("threshold", "topk_prompt"));
+  EXPECT_FALSE(causal.scores_only);
+  const ModelCard both = Load("expert_choice-threshold", "prefill_decide");
+  EXPECT_THAT(both.routing_modes, ElementsAre("topk_prompt", "threshold"));
+  EXPECT_FALSE(both.scores_only);
+}
+
+TEST_F(ModelCardTest, QueryExpertsComeWithTheNumberOfFfnExperts) {
+  EXPECT_EQ(Load("jetmoe").experts_per_token, 2);
+  EXPECT_EQ(Load("jetmoe-untied").experts_per_token, 3);
+}
+
+}  // namespace
+}  // namespace sluice::testing
