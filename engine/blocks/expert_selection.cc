@@ -192,12 +192,6 @@ int64_t SelectionWorkspaceBytes(const RouterSpec& spec, int32_t max_rows) {
   return Workspace::BytesFor(int64_t{max_rows} * spec.num_experts) + Workspace::BytesFor(max_rows);
 }
 
-int32_t MeanExperts(const RouterSpec& spec) {
-  if (spec.pick == ExpertPick::kRowTopK || !spec.capacity.has_value()) return spec.top_k;
-  const double mean = std::max(spec.capacity->factor, spec.capacity->share * spec.num_experts);
-  return std::clamp(static_cast<int32_t>(std::lround(mean)), 1, spec.num_experts);
-}
-
 int32_t ExpertCapacity(const ExpertCapacitySpec& spec, int32_t num_experts, int32_t rows) {
   if (spec.rows > 0) return spec.rows;
   const double share = spec.share > 0.0 ? std::ceil(spec.share * rows)

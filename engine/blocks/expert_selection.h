@@ -27,7 +27,4 @@ int64_t SelectionWorkspaceBytes(const RouterSpec& spec, int32_t max_rows);
 // How many of the `rows` rows of a prompt an expert of `num_experts` may have.
 int32_t ExpertCapacity(const ExpertCapacitySpec& spec, int32_t num_experts, int32_t rows);
 
-// Experts that run for an average row, as far as the spec tells.
-int32_t MeanExperts(const RouterSpec& spec);
-
 }  // namespace sluice

@@ -135,7 +135,7 @@ int64_t MoeFfn::NumParameters() const {
 }
 
 int64_t MoeFfn::NumActiveParameters() const {
-  const int64_t unused = std::max(0, experts_.num_experts - MeanExperts(spec_.router));
+  const int64_t unused = std::max(0, experts_.num_experts - spec_.router.mean_experts());
   return NumParameters() - (spec_.gated ? 3 : 2) * experts_.dim * experts_.hidden * unused;
 }
 

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <variant>
 
-#include "engine/blocks/expert_selection.h"
-
 namespace sluice::server {
 namespace {
 
@@ -104,8 +102,9 @@ BlockSize SizeOf(const BlockSpec& block, int64_t dim) {
   size.Add(choices * dim);
   const int64_t expert = dim * moe.hidden * (moe.gated ? 3 : 2);
   size.Add(expert * moe.router.num_experts,
-           choices > 0 ? static_cast<double>(MeanExperts(moe.router)) / static_cast<double>(choices)
-                       : 0.0);
+           choices > 0
+               ? static_cast<double>(moe.router.mean_experts()) / static_cast<double>(choices)
+               : 0.0);
   if (moe.shared.has_value()) AddFfn(*moe.shared, size);
   if (!moe.output_bias.empty()) size.Add(dim);
   return size;
@@ -195,7 +194,7 @@ class Summarizer {
       summary_.experts_per_layer =
           std::max<int64_t>(summary_.experts_per_layer, moe->router.num_experts);
       summary_.experts_per_token =
-          std::max<int64_t>(summary_.experts_per_token, MeanExperts(moe->router));
+          std::max<int64_t>(summary_.experts_per_token, moe->router.mean_experts());
     }
   }
 
