@@ -65,7 +65,7 @@ enum class Metric : uint8_t {
   kVllmPreemptions,
   kVllmRequestSuccess,
 };
-inline constexpr int kNumMetrics = 52;
+inline constexpr int kNumMetrics = 53;
 
 enum class MetricKind : uint8_t { kCounter, kGauge, kHistogram };
 
