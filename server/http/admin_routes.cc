@@ -35,6 +35,7 @@ json ModelObject(const ModelCard& card) {
   meta["capacity_table"] = card.has_capacity_table;
   meta["experts_per_token"] = card.experts_per_token;
   meta["max_depth"] = card.max_depth;
+  meta["cohort_size"] = card.cohort_size;
   json model;
   model["id"] = card.id;
   model["object"] = "model";
