@@ -57,21 +57,21 @@ absl::StatusOr<std::unique_ptr<MixtureFfn>> MixtureFfn::Load(const MixtureFfnSpe
 void MixtureFfn::Forward(const BlockInput& input, ForwardContext& context) {
   const int32_t count = input.rows.count();
   Workspace::Scope scope(context.workspace);
-  const Groups groups = MakeGroups(input, context);
-  const Weights weights = MakeWeights(input, groups, context);
+  Mixing mixing{.groups = MakeGroups(input, context)};
+  MakeWeights(input, mixing, context);
   // The input may be the very rows that the result goes to.
-  const kernels::TensorView sum = context.workspace.TakeMatrix(count, input.out.cols);
-  Fill(sum, 0.0f);
-  for (int32_t group = 0; group < groups.count; group += kMaxGroups) {
-    const int32_t num_groups = std::min(kMaxGroups, groups.count - group);
+  mixing.sum = context.workspace.TakeMatrix(count, input.out.cols);
+  Fill(mixing.sum, 0.0f);
+  for (int32_t group = 0; group < mixing.groups.count; group += kMaxGroups) {
+    const int32_t num_groups = std::min(kMaxGroups, mixing.groups.count - group);
     const int32_t step = kMaxMixtures / num_groups;
     for (int32_t expert = 0; expert < spec_.num_experts; expert += step) {
       const int32_t num_experts = std::min(step, spec_.num_experts - expert);
-      RunTile({group, num_groups, expert, num_experts}, groups, weights, input, sum, context);
+      RunTile({group, num_groups, expert, num_experts}, mixing, input, context);
     }
   }
   if (!input.accumulate) Fill(input.out.Rows(0, count), 0.0f);
-  context.backend.AddRows(sum, 1.0f, input.out, kernels::AllRows(count));
+  context.backend.AddRows(mixing.sum, 1.0f, input.out, kernels::AllRows(count));
   context.stats.AddWeightBytes(WeightBytes());
 }
 
@@ -106,33 +106,33 @@ MixtureFfn::Groups MixtureFfn::MakeGroups(const BlockInput& input, ForwardContex
   return groups;
 }
 
-MixtureFfn::Weights MixtureFfn::MakeWeights(const BlockInput& input,
-                                            const Groups& groups,
-                                            ForwardContext& context) const {
+void MixtureFfn::MakeWeights(const BlockInput& input,
+                             Mixing& mixing,
+                             ForwardContext& context) const {
   const int32_t count = input.rows.count();
   const int64_t experts = spec_.num_experts;
-  Weights weights{context.workspace.TakeMatrix(count, experts), {}};
+  mixing.merge = context.workspace.TakeMatrix(count, experts);
   context.backend.Linear({.x = input.normed,
                           .x_rows = kernels::AllRows(count),
                           .weight = &controller_,
-                          .out = weights.merge,
+                          .out = mixing.merge,
                           .out_rows = kernels::AllRows(count)});
   for (int32_t i = 0; i < count; ++i) {
-    float* row = weights.merge.Row(i);
+    float* row = mixing.merge.Row(i);
     for (int64_t e = 0; e < experts; ++e) row[e] /= spec_.temperature;
   }
-  weights.emit = weights.merge;
+  mixing.emit = mixing.merge;
   if (spec_.emit_over_experts) {
-    weights.emit = context.workspace.TakeMatrix(count, experts);
+    mixing.emit = context.workspace.TakeMatrix(count, experts);
     for (int32_t i = 0; i < count; ++i) {
-      float* row = weights.emit.Row(i);
-      std::copy_n(weights.merge.Row(i), experts, row);
+      float* row = mixing.emit.Row(i);
+      std::copy_n(mixing.merge.Row(i), experts, row);
       Softmax(row, experts);
       if (spec_.discrete) KeepLargest(row, experts);
     }
   }
-  for (int32_t group = 0; group < groups.count; ++group) WeighGroup(groups, group, weights.merge);
-  return weights;
+  for (int32_t group = 0; group < mixing.groups.count; ++group)
+    WeighGroup(mixing.groups, group, mixing.merge);
 }
 
 // Logits to merge weights. For a row alone it is sigmoid(l - log(group_size - 1)).
@@ -157,14 +157,13 @@ void MixtureFfn::WeighGroup(const Groups& groups,
 }
 
 void MixtureFfn::RunTile(const Tile& tile,
-                         const Groups& groups,
-                         const Weights& weights,
+                         const Mixing& mixing,
                          const BlockInput& input,
-                         kernels::TensorView sum,
                          ForwardContext& context) const {
   Workspace::Scope scope(context.workspace);
+  const Groups& groups = mixing.groups;
   const int32_t count = tile.count();
-  const int64_t dim = sum.cols;
+  const int64_t dim = mixing.sum.cols;
   // Mixture e * num_groups + g: the rows of an expert lie together, so its weights are read once.
   const kernels::TensorView mixed = context.workspace.TakeMatrix(count, dim);
   const kernels::TensorView hidden = context.workspace.TakeMatrix(count, spec_.hidden);
@@ -183,7 +182,7 @@ void MixtureFfn::RunTile(const Tile& tile,
   for_each_member([&](int32_t a, int32_t e, int32_t member) {
     expert[a] = e;
     row[a] = a;
-    AddScaled(input.normed.Row(member), weights.merge.Row(member)[e], dim, mixed.Row(a));
+    AddScaled(input.normed.Row(member), mixing.merge.Row(member)[e], dim, mixed.Row(a));
   });
   const kernels::ExpertLinearArgs each{
       .expert = expert, .x_row = row, .out_row = row, .count = count};
@@ -196,15 +195,24 @@ void MixtureFfn::RunTile(const Tile& tile,
   down.x = hidden, down.weights = down_, down.out = out;
   context.backend.ExpertLinear(down);
   for_each_member([&](int32_t a, int32_t e, int32_t member) {
-    AddScaled(out.Row(a), weights.emit.Row(member)[e], dim, sum.Row(member));
+    AddScaled(out.Row(a), mixing.emit.Row(member)[e], dim, mixing.sum.Row(member));
   });
+  CountTile(tile, groups, input.rows, context);
+}
+
+// The members of a group share the work of its experts.
+void MixtureFfn::CountTile(const Tile& tile,
+                           const Groups& groups,
+                           const Rows& rows,
+                           ForwardContext& context) const {
+  const double expert = 4.0 * static_cast<double>(controller_.k * spec_.hidden);
+  const double controller =
+      tile.first_expert == 0 ? 2.0 * static_cast<double>(controller_.n * controller_.k) : 0.0;
   for (int32_t g = tile.first_group; g < tile.first_group + tile.num_groups; ++g) {
     const int32_t members = groups.begin[g + 1] - groups.begin[g];
-    const double flops = 4.0 * static_cast<double>(dim * spec_.hidden) * tile.num_experts / members;
     for (int32_t c = groups.begin[g]; c < groups.begin[g + 1]; ++c) {
-      const double controller =
-          tile.first_expert == 0 ? 2.0 * static_cast<double>(controller_.n * controller_.k) : 0.0;
-      context.stats.AddRowFlops(input.rows.origin[groups.order[c]], flops + controller);
+      context.stats.AddRowFlops(rows.origin[groups.order[c]],
+                                controller + expert * tile.num_experts / members);
     }
   }
 }

@@ -30,9 +30,11 @@ class MixtureFfn final : public Block {
     int32_t* begin = nullptr;
     int32_t count = 0;
   };
-  // Of every row and expert, [rows, num_experts].
-  struct Weights {
-    kernels::TensorView merge, emit;
+  // One execution: the weights of every row and expert, [rows, num_experts], and what the rows
+  // gain.
+  struct Mixing {
+    Groups groups;
+    kernels::TensorView merge, emit, sum;
   };
   // A block of experts on a tile of groups: what is run at a time.
   struct Tile {
@@ -42,14 +44,16 @@ class MixtureFfn final : public Block {
   };
 
   Groups MakeGroups(const BlockInput& input, ForwardContext& context) const;
-  Weights MakeWeights(const BlockInput& input, const Groups& groups, ForwardContext& context) const;
+  void MakeWeights(const BlockInput& input, Mixing& mixing, ForwardContext& context) const;
   void WeighGroup(const Groups& groups, int32_t group, kernels::TensorView weights) const;
   void RunTile(const Tile& tile,
-               const Groups& groups,
-               const Weights& weights,
+               const Mixing& mixing,
                const BlockInput& input,
-               kernels::TensorView sum,
                ForwardContext& context) const;
+  void CountTile(const Tile& tile,
+                 const Groups& groups,
+                 const Rows& rows,
+                 ForwardContext& context) const;
 
   MixtureFfnSpec spec_;
   kernels::PackedMatrix controller_;

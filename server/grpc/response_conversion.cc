@@ -165,6 +165,7 @@ v1::Model ConvertModel(const ModelCard& card) {
   model.set_max_depth(card.max_depth);
   model.set_embedding_size(card.embedding_size);
   model.set_has_exit_threshold(card.has_exit_threshold);
+  model.set_cohort_size(card.cohort_size);
   model.set_fingerprint(card.fingerprint);
   // Our own value, written by SpecToJson: dump cannot meet invalid UTF-8 unless we are wrong.
   model.set_spec_json(card.spec.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));

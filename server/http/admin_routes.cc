@@ -37,6 +37,7 @@ json ModelObject(const ModelCard& card) {
   meta["max_depth"] = card.max_depth;
   meta["embedding_size"] = card.embedding_size;  // 0: it generates
   meta["exit_threshold"] = card.has_exit_threshold;
+  meta["cohort_size"] = card.cohort_size;
   json model;
   model["id"] = card.id;
   model["object"] = "model";

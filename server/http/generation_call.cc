@@ -51,6 +51,7 @@ GenerationCall::~GenerationCall() {
 }
 
 absl::Status GenerationCall::Submit(const GenerationPlan& plan) {
+  if (plan.parameters.routing.mode == RoutingParams::Mode::kCohort) return SubmitCohort(plan);
   for (const PromptPlan& prompt : plan.prompts) {
     for (int32_t choice = 0; choice < plan.choices; ++choice) {
       Request request = plan.parameters;
@@ -66,6 +67,22 @@ absl::Status GenerationCall::Submit(const GenerationPlan& plan) {
       choice_finished_.push_back(false);
     }
   }
+  return absl::OkStatus();
+}
+
+// Every choice of every prompt has a slot.
+absl::Status GenerationCall::SubmitCohort(const GenerationPlan& plan) {
+  std::vector<CohortMember> members;
+  for (const PromptPlan& prompt : plan.prompts) {
+    for (int32_t choice = 0; choice < plan.choices; ++choice) {
+      CohortMember& member = members.emplace_back(CohortMember{plan.parameters, nullptr});
+      member.request.prompt = prompt.tokens;
+      member.request.sampling.seed += static_cast<uint64_t>(choice);
+      member.sink = std::make_shared<ChoiceSink>(queue_, members.size() - 1);
+    }
+  }
+  ASSIGN_OR_RETURN(ids_, engine_.SubmitCohort(std::move(members)));
+  choice_finished_.assign(ids_.size(), false);
   return absl::OkStatus();
 }
 

@@ -62,6 +62,8 @@ class GenerationCall {
   AsyncSignal& wake() { return wake_; }
 
  private:
+  absl::Status SubmitCohort(const GenerationPlan& plan);
+
   EngineClient& engine_;
   AsyncSignal wake_;
   std::shared_ptr<EventQueue> queue_;

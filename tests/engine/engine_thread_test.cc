@@ -154,5 +154,46 @@ TEST(EngineThreadTest, DestructionEndsEveryRequestOnce) {
   for (const auto& sink : sinks) EXPECT_TRUE(sink->done.HasBeenNotified());
 }
 
+// The model is dense: what a cohort may change is only when its rows run.
+TEST(EngineThreadTest, ACohortIsTakenOrRefusedAsOne) {
+  const EngineConfig config{.threads = 1, .max_batch_tokens = 32, .max_queued_requests = 4};
+  LoadedModel model = MakeModel(config);
+  model.card.routing_modes = {"isolated", "cohort"};
+  model.card.cohort_size = 3;
+  SteadyClock clock;
+  EngineThread engine(config, std::move(model), clock);
+  std::vector<std::shared_ptr<WaitingSink>> sinks;
+  const auto members = [&sinks](uint32_t count, int32_t max_tokens) {
+    std::vector<CohortMember> cohort;
+    sinks.clear();
+    for (uint32_t seed = 0; seed < count; ++seed) {
+      sinks.push_back(std::make_shared<WaitingSink>());
+      cohort.push_back({MakeRequest(seed, max_tokens), sinks.back()});
+      cohort.back().request.routing.mode = RoutingParams::Mode::kCohort;
+    }
+    return cohort;
+  };
+  std::vector<std::vector<int32_t>> alone;
+  for (uint32_t seed = 0; seed < 3; ++seed) {
+    auto sink = std::make_shared<WaitingSink>();
+    ASSERT_TRUE(engine.Submit(MakeRequest(seed), sink).ok());
+    sink->done.WaitForNotification();
+    alone.push_back(sink->tokens);
+  }
+  const auto ids = engine.SubmitCohort(members(3, 12));
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  EXPECT_EQ(ids->size(), 3u);
+  for (size_t i = 0; i < sinks.size(); ++i) {
+    sinks[i]->done.WaitForNotification();
+    EXPECT_EQ(sinks[i]->tokens, alone[i]) << i;
+  }
+  EXPECT_FALSE(engine.SubmitCohort(members(4, 12)).ok());
+  EXPECT_FALSE(engine.Submit(members(1, 12)[0].request, sinks[0]).ok());
+  const auto cancelled = engine.SubmitCohort(members(2, 50));
+  ASSERT_TRUE(cancelled.ok());
+  engine.Cancel(cancelled->at(1), "disconnect");
+  for (const auto& sink : sinks) sink->done.WaitForNotification();
+}
+
 }  // namespace
 }  // namespace sluice::testing

@@ -207,6 +207,30 @@ TEST_F(CompletionsTest, StrictModeRefusesUnknownFields) {
   EXPECT_EQ(response.body.find("no_such_field"), std::string::npos);
 }
 
+TEST_F(CompletionsTest, ACohortIsSubmittedAsOne) {
+  engine_options_.card.routing_modes = {"isolated", "cohort"};
+  engine_options_.card.cohort_size = 4;
+  StartServer();
+  const ClientResponse cohort =
+      Complete(R"({"prompt": ["a", "b"], "n": 2, "seed": 5, "routing": {"mode": "cohort"}})");
+  ASSERT_EQ(cohort.status, 200) << cohort.body;
+  EXPECT_EQ(cohort.Json()["choices"].size(), 4u);
+  EXPECT_EQ(cohort.Json()["routing"], (json{{"mode", "cohort"}}));
+  EXPECT_THAT(engine_->cohort_sizes(), ElementsAre(4u));
+  EXPECT_EQ(engine_->submitted().at(3).sampling.seed, 6u);
+  EXPECT_EQ(engine_->submitted().at(3).prompt, (std::vector<int32_t>{kFakeBos, 'b'}));
+
+  const ClientResponse apart =
+      Complete(R"({"prompt": ["a", "b"], "routing": {"mode": "isolated"}})");
+  EXPECT_EQ(apart.Json()["routing"], (json{{"mode", "isolated"}}));
+  EXPECT_EQ(engine_->cohort_sizes().size(), 1u);
+
+  const ClientResponse large =
+      Complete(R"({"prompt": ["a", "b", "c", "d", "e"], "routing": {"mode": "cohort"}})");
+  EXPECT_EQ(large.status, 400);
+  EXPECT_EQ(large.ErrorCode(), "too_many_sequences");
+}
+
 TEST_F(CompletionsTest, EngineErrorsKeepTheirCodes) {
   StartServer();
   engine_->FailNextSubmit(absl::InternalError("secret detail"));
