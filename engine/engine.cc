@@ -14,10 +14,15 @@ namespace {
 
 constexpr int kExpertKinds = 4;
 
+// The start token of an encoder-decoder has a row of its own, which the card does not count.
+int32_t ContextRows(const ModelCard& card) {
+  return card.max_context_tokens + (card.decoder_start_token >= 0 ? 1 : 0);
+}
+
 SchedulerLimits Limits(const EngineConfig& config, const ModelCard& card) {
   return {.max_batch_tokens = config.max_batch_tokens,
           .max_sequences = config.max_sequences,
-          .max_context_tokens = card.max_context_tokens,
+          .max_context_tokens = ContextRows(card),
           .max_queued_requests = config.max_queued_requests,
           .max_queued_tokens = config.max_queued_tokens};
 }
@@ -27,6 +32,11 @@ SchedulerLimits Limits(const EngineConfig& config, const ModelCard& card) {
 absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
   RETURN_IF_ERROR(CheckModelGives(request.embed, model.embedding_size > 0));
   const auto prompt = static_cast<int64_t>(request.prompt.size());
+  const bool two_stacks = model.decoder_start_token >= 0;
+  if (two_stacks && request.sampling.prompt_logprobs.has_value()) {
+    return BadRequest("unsupported_parameter", "prompt_logprobs",
+                      "the prompt is the encoder's: it has no log-probabilities");
+  }
   const int32_t max_tokens = request.embed ? 0 : request.stop.max_tokens;
   if (prompt == 0) return BadRequest("empty_prompt", "prompt", "the prompt has no tokens");
   for (const int32_t token : request.prompt) {
@@ -49,10 +59,12 @@ absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
                                    " tokens of one request; prompt and max_tokens ask for ",
                                    prompt + max_tokens));
   }
-  if (NeedsWholePrompt(request.routing, model) && prompt > model.max_batch_tokens) {
+  if (NeedsWholePrompt(request.routing, model) &&
+      prompt + (two_stacks ? 1 : 0) > model.max_batch_tokens) {
+    const bool encoder = request.embed || two_stacks;
     return BadRequest(
-        "context_length_exceeded", request.embed ? "prompt" : "routing.mode",
-        absl::StrCat(request.embed ? "an encoder" : "top-k routing",
+        "context_length_exceeded", encoder ? "prompt" : "routing.mode",
+        absl::StrCat(encoder ? "an encoder" : "top-k routing",
                      " needs the whole prompt in one step; raise --max-batch-tokens"));
   }
   return ResolveRouting(request.routing, model).status();
@@ -77,6 +89,7 @@ Engine::Engine(Parts parts)
   for (auto* list : {&tokens_, &positions_, &wanted_, &row_plan_}) list->reserve(rows);
   sequences_.reserve(rows);
   is_prompt_.reserve(rows);
+  in_encoder_.reserve(rows);
   routing_.reserve(rows);
   wanted_for_.reserve(rows);
   if (const KvCache* cache = runner_->cache(); cache != nullptr) {
@@ -94,8 +107,9 @@ absl::Status Engine::Submit(RequestId id, Request request, std::shared_ptr<Token
   sequence->id = id;
   sequence->tokens = request.prompt;
   sequence->tokens.reserve(request.prompt.size() + static_cast<size_t>(request.stop.max_tokens) +
-                           1);
-  sequence->prompt_tokens = static_cast<int32_t>(request.prompt.size());
+                           2);
+  if (card_.decoder_start_token >= 0) sequence->tokens.push_back(card_.decoder_start_token);
+  sequence->prompt_tokens = sequence->num_tokens();
   sequence->max_tokens = request.stop.max_tokens;
   sequence->priority = request.priority;
   sequence->whole_prompt = NeedsWholePrompt(request.routing, card_);
@@ -169,7 +183,8 @@ bool Engine::Step() {
                     .sequences = sequences_,
                     .is_prompt = is_prompt_,
                     .routing = routing_,
-                    .wanted = wanted_};
+                    .wanted = wanted_,
+                    .in_encoder = in_encoder_};
   const ForwardStats& stats =
       runner_->Run(batch, nullptr,
                    [&](int32_t index, std::span<float> logits) { OnLogits(plan, index, logits); });
@@ -198,11 +213,14 @@ bool Engine::Step() {
 
 void Engine::BuildBatch(const StepPlan& plan) {
   tokens_.clear(), positions_.clear(), sequences_.clear(), is_prompt_.clear(), routing_.clear();
-  wanted_.clear(), wanted_for_.clear(), row_plan_.clear();
+  wanted_.clear(), wanted_for_.clear(), row_plan_.clear(), in_encoder_.clear();
   for (size_t p = 0; p < plan.rows.size(); ++p) {
     const PlannedRows& rows = plan.rows[p];
     const Sequence& sequence = *rows.sequence;
     const ActiveRequest& request = Active(sequence.id);
+    const bool two_stacks = card_.decoder_start_token >= 0;
+    const auto encoded =
+        two_stacks ? static_cast<int32_t>(request.request().prompt.size()) : int32_t{0};
     for (int32_t i = 0; i < rows.count; ++i) {
       const int32_t position = rows.first + i;
       const bool last = i + 1 == rows.count;
@@ -216,7 +234,8 @@ void Engine::BuildBatch(const StepPlan& plan) {
         wanted_for_.push_back({static_cast<int32_t>(p), position, samples});
       }
       tokens_.push_back(sequence.tokens[static_cast<size_t>(position)]);
-      positions_.push_back(position);
+      positions_.push_back(position < encoded ? position : position - encoded);
+      if (two_stacks) in_encoder_.push_back(position < encoded ? 1 : 0);
       sequences_.push_back(*sequence.kv);
       is_prompt_.push_back(position < sequence.prompt_tokens ? 1 : 0);
       routing_.push_back(request.routing());
@@ -323,7 +342,7 @@ StepResult Engine::AcceptTokens(const StepPlan& plan) {
       } else {
         metrics_.ObserveInterToken(since);
       }
-      const bool context_full = rows.sequence->num_tokens() + 1 >= card_.max_context_tokens;
+      const bool context_full = rows.sequence->num_tokens() + 1 >= ContextRows(card_);
       sampled.finished = request.AcceptToken(context_full, now);
       ++generated;
     } else {

@@ -89,7 +89,7 @@ class Engine {
   // Buffers of the step, reserved once.
   std::vector<int32_t> tokens_, positions_, wanted_;
   std::vector<KvSequence> sequences_;
-  std::vector<uint8_t> is_prompt_;
+  std::vector<uint8_t> is_prompt_, in_encoder_;
   std::vector<RowRouting> routing_;
   struct Wanted {
     int32_t plan_index = 0;

@@ -38,12 +38,13 @@ struct ModelCard {
       routing_modes;                // "threshold", "predictor", "topk_prompt"; first: default
   bool has_capacity_table = false;  // the capacity knob is honoured
   bool has_experts = false;
-  int32_t experts_per_token = 0;  // the model's own; 0 without experts
-  int32_t num_experts = 0;        // of the largest expert layer
-  int32_t max_depth = 0;          // repeats of a looped core; 0: requests cannot choose
-  int32_t embedding_size = 0;     // of an encoder, which generates nothing; 0: a decoder
-  std::string fingerprint;        // changes with build, weights, kernels or numeric mode
-  nlohmann::json spec;            // SpecToJson
+  int32_t experts_per_token = 0;     // the model's own; 0 without experts
+  int32_t num_experts = 0;           // of the largest expert layer
+  int32_t max_depth = 0;             // repeats of a looped core; 0: requests cannot choose
+  int32_t decoder_start_token = -1;  // of an encoder-decoder; -1: the prompt is the decoder's
+  int32_t embedding_size = 0;        // of an encoder, which generates nothing; 0: a decoder
+  std::string fingerprint;           // changes with build, weights, kernels or numeric mode
+  nlohmann::json spec;               // SpecToJson
 };
 
 // The word for a mode in ModelCard::routing_modes and in requests; empty for the model's own rule.

@@ -32,7 +32,8 @@ bool DecidesByPredictor(const RoutingParams& params, const ModelCard& model) {
 }  // namespace
 
 bool NeedsWholePrompt(const RoutingParams& params, const ModelCard& model) {
-  if (model.embedding_size > 0) return true;  // its rows see later ones
+  // An encoder's rows see later ones.
+  if (model.embedding_size > 0 || model.decoder_start_token >= 0) return true;
   if (params.mode == RoutingParams::Mode::kModelDefault) {
     return !model.routing_modes.empty() && model.routing_modes.front() == "topk_prompt";
   }

@@ -88,6 +88,7 @@ const std::vector<Architecture>& Architectures() {
       {"sparse_attention", MapSparseAttention},
       {"big_bird", MapBigBird},
       {"etc", MapEtc},
+      {"switch_transformers", MapSwitchTransformers},
   };
   return table;
 }

@@ -35,6 +35,8 @@ absl::StatusOr<ModelSpec> MapBigBird(const nlohmann::json& config, const WeightS
 absl::StatusOr<ModelSpec> MapEtc(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapSparseAttention(const nlohmann::json& config,
                                              const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapSwitchTransformers(const nlohmann::json& config,
+                                                const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapSparseUniversal(const nlohmann::json& config,
                                              const WeightStore& weights);
 

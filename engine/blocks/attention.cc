@@ -73,6 +73,10 @@ absl::StatusOr<std::unique_ptr<Attention>> Attention::Load(const AttentionSpec& 
                      Norm::Load(*spec.k_norm, norm_size(spec.num_kv_heads), loader));
   }
   ASSIGN_OR_RETURN(block->sinks_, loader.Vector(spec.sinks, spec.num_heads));
+  if (spec.position_bias.has_value()) {
+    ASSIGN_OR_RETURN(block->position_bias_,
+                     LoadPositionBias(*spec.position_bias, spec.mask, spec.num_heads, loader));
+  }
   if (spec.sparse.has_value()) block->pattern_.emplace(*spec.sparse, spec.mask);
   return block;
 }
@@ -91,17 +95,24 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
   const TensorView attended =
       context.workspace.TakeMatrix(count, int64_t{spec_.num_heads} * spec_.head_dim);
   const Sight sight = Look(input, rows, context);
-  context.backend.PagedAttention({.kv = kv,
-                                  .rows = rows,
-                                  .query = heads.q,
-                                  .num_heads = spec_.num_heads,
-                                  .scale = spec_.scale,
-                                  .sinks = sinks_.data(),
-                                  .row_sinks = context.placements.Sinks(input.kv.kv_class),
-                                  .spans = sight.spans,
-                                  .num_spans = sight.num_spans,
-                                  .span_heads = sight.heads,
-                                  .out = attended});
+  kernels::AttentionArgs args{.kv = kv,
+                              .rows = rows,
+                              .query = heads.q,
+                              .num_heads = spec_.num_heads,
+                              .scale = spec_.scale,
+                              .sinks = sinks_.data(),
+                              .row_sinks = context.placements.Sinks(input.kv.kv_class),
+                              .spans = sight.spans,
+                              .num_spans = sight.num_spans,
+                              .span_heads = sight.heads,
+                              .out = attended};
+  if (position_bias_.has_value()) {
+    args.relative = position_bias_->table.data();
+    args.relative_size = position_bias_->size;
+    args.relative_zero = position_bias_->zero;
+    args.relative_shared = true;
+  }
+  context.backend.PagedAttention(args);
   CountSlots(input.rows, rows, sight, context);
   ProjectOutput(input, attended, context);
   context.stats.AddFlops(input.rows.origin, DenseProjectionFlops());
@@ -346,6 +357,8 @@ double Attention::FlopsPerSlot() const {
 int64_t Attention::NumParameters() const {
   int64_t count = qkv_.n * qkv_.k + v_.n * v_.k + o_.n * o_.k + qkv_bias_.size + v_bias_.size +
                   o_bias_.size + sinks_.size;
+  if (spec_.position_bias.has_value())
+    count += int64_t{spec_.position_bias->num_buckets} * spec_.num_heads;
   if (q_norm_.has_value()) count += q_norm_->num_parameters();
   if (k_norm_.has_value()) count += k_norm_->num_parameters();
   for (const auto* experts : {&value_experts_, &output_experts_}) {

@@ -10,6 +10,7 @@
 #include "engine/blocks/block.h"
 #include "engine/blocks/expert_router.h"
 #include "engine/blocks/norm.h"
+#include "engine/blocks/position_bias.h"
 #include "engine/blocks/rope_tables.h"
 #include "engine/blocks/sparse_pattern.h"
 
@@ -84,6 +85,7 @@ class Attention final : public Block {
   FloatVector qkv_bias_, v_bias_, o_bias_, sinks_;
   std::optional<Norm> q_norm_, k_norm_;
   std::optional<SparsePattern> pattern_;
+  std::optional<PositionBias> position_bias_;
   std::optional<ExpertProjection> value_experts_, output_experts_;
 };
 

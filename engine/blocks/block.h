@@ -34,6 +34,7 @@ struct BlockInput {
   bool accumulate = true;
   const SecondStream* second = nullptr;
   kernels::TensorView second_normed;  // [second->fresh.count, dim]
+  const Rows* encoded = nullptr;      // the encoder's last rows of this step; none: count 0
 };
 
 class Block {

@@ -34,6 +34,9 @@ struct Batch {
   std::span<const uint8_t> is_prompt;     // per row: prompt rows follow prefill_decide
   std::span<const RowRouting> routing;    // per row
   std::span<const int32_t> wanted;        // rows whose logits are needed, ascending
+  // Of an encoder-decoder, per row: 1 for the encoder's, which come before the decoder's of their
+  // sequence and count their positions from 0, as those do. Else empty.
+  std::span<const uint8_t> in_encoder;
 
   int32_t num_rows() const { return static_cast<int32_t>(tokens.size()); }
 };

@@ -16,13 +16,55 @@ void Model::Forward(ForwardContext& context, LogitsSink logits) {
   rope_tables_.Compute(context.batch, context.backend);
   const Rows rows = Embed(context);
   if (context.observer != nullptr) context.observer->OnHidden("embed", -1, rows);
-  uint8_t* taken = context.workspace.Take<uint8_t>(rows.count());
-  std::fill_n(taken, rows.count(), uint8_t{1});
-  for (Group& group : groups_) RunGroup(group, taken, rows, context);
+  if (encoder_groups_.empty()) {
+    RunGroups(groups_, rows, nullptr, context);
+  } else {
+    RunStacks(rows, context);
+  }
   RunHead(rows, context, logits);
 }
 
-void Model::RunGroup(Group& group, uint8_t* taken, const Rows& rows, ForwardContext& context) {
+void Model::RunGroups(std::vector<Group>& groups,
+                      const Rows& rows,
+                      const Rows* encoded,
+                      ForwardContext& context) {
+  Workspace::Scope scope(context.workspace);
+  const int32_t count = context.batch.num_rows();
+  uint8_t* taken = context.workspace.Take<uint8_t>(count);
+  std::fill_n(taken, count, uint8_t{1});
+  for (Group& group : groups) RunGroup(group, taken, rows, encoded, context);
+}
+
+Rows Model::Part(const Rows& rows, bool encoder, ForwardContext& context) {
+  int32_t* index = context.workspace.Take<int32_t>(rows.count());
+  int32_t count = 0;
+  for (int32_t i = 0; i < rows.count(); ++i) {
+    if ((context.batch.in_encoder[static_cast<size_t>(i)] != 0) == encoder) index[count++] = i;
+  }
+  const kernels::RowSet chosen{index, count, nullptr};
+  const kernels::TensorView x = context.workspace.TakeMatrix(count, rows.x.cols);
+  if (count > 0) context.backend.Gather(rows.x, chosen, x);
+  return {x, chosen};
+}
+
+void Model::RunStacks(const Rows& rows, ForwardContext& context) {
+  SLUICE_CHECK(context.batch.in_encoder.size() == context.batch.tokens.size());
+  Workspace::Scope scope(context.workspace);
+  const Rows encoded = Part(rows, true, context);
+  const Rows decoded = Part(rows, false, context);
+  if (encoded.count() > 0) {
+    RunGroups(encoder_groups_, encoded, nullptr, context);
+    if (encoder_norm_.has_value())
+      encoder_norm_->Apply(encoded.x, encoded.x, encoded.count(), 0, context.backend);
+  }
+  RunGroups(groups_, decoded, &encoded, context);
+  context.backend.Synchronize();
+  for (int32_t i = 0; i < decoded.count(); ++i)
+    std::copy_n(decoded.x.Row(i), decoded.x.cols, rows.x.Row(decoded.origin[i]));
+}
+
+void Model::RunGroup(
+    Group& group, uint8_t* taken, const Rows& rows, const Rows* encoded, ForwardContext& context) {
   Workspace::Scope scope(context.workspace);
   Recurrence::Pass pass(group.recurrence, rows, context);
   const bool may_stop = group.repeat.rows_may_stop();
@@ -31,7 +73,7 @@ void Model::RunGroup(Group& group, uint8_t* taken, const Rows& rows, ForwardCont
     const Rows live = pass.Enter(step);
     const int32_t first = group.first_instance + step * num_layers;
     for (Layer& layer : group.layers) {
-      const Execution at{step, first + layer.index_in_group, pass.second(), taken};
+      const Execution at{step, first + layer.index_in_group, pass.second(), taken, encoded};
       if (may_stop) context.stats.CountRouted(at.instance, rows.origin, live.origin);
       if (live.count() == 0 && at.second == nullptr) continue;  // nobody is left
       RunLayer(layer, at, live, context);
@@ -140,6 +182,7 @@ void Model::RunSublayer(const Layer& layer,
   if (!sublayer.kv.empty()) {
     input.kv = sublayer.kv[static_cast<size_t>(at.step)];
     input.second = at.second;
+    input.encoded = at.encoded;
     if (at.second != nullptr) input.second_normed = NormedSecond(sublayer, *at.second, context);
   }
   const int64_t dim = rows.x.cols;

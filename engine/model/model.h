@@ -84,11 +84,21 @@ class Model {
     int32_t instance = 0;
     const SecondStream* second = nullptr;
     uint8_t* taken = nullptr;           // per row of the batch: took the last depth-routed layer
+    const Rows* encoded = nullptr;      // the encoder's last rows of this step
     const Selection* chosen = nullptr;  // of a routed layer: the rows it was given
   };
 
   Rows Embed(ForwardContext& context);
-  void RunGroup(Group& group, uint8_t* taken, const Rows& rows, ForwardContext& context);
+  // Rows of the whole step through every group. `encoded`: what decoders attend to; may be null.
+  void RunGroups(std::vector<Group>& groups,
+                 const Rows& rows,
+                 const Rows* encoded,
+                 ForwardContext& context);
+  void RunGroup(
+      Group& group, uint8_t* taken, const Rows& rows, const Rows* encoded, ForwardContext& context);
+  // Encoder rows through the encoder, then decoder rows through the decoder, back into `rows`.
+  void RunStacks(const Rows& rows, ForwardContext& context);
+  static Rows Part(const Rows& rows, bool encoder, ForwardContext& context);
   void RunLayer(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
   void RunSublayers(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
   void RunSublayer(const Layer& layer,
@@ -112,9 +122,9 @@ class Model {
   std::optional<Norm> embedding_norm_;
   std::optional<kernels::PackedMatrix> head_;  // none: tied to the embedding
   FloatVector head_bias_;
-  std::optional<Norm> final_norm_;
+  std::optional<Norm> final_norm_, encoder_norm_;
   RopeTables rope_tables_;
-  std::vector<Group> groups_;
+  std::vector<Group> encoder_groups_, groups_;  // the first of an encoder-decoder only
   std::vector<LayerInstance> instances_;
   std::vector<KvClassSpec> kv_classes_;
   std::vector<KvRule> kv_rules_;  // per KV class

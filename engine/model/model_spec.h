@@ -116,6 +116,15 @@ struct RelativePositionSpec {
 };
 
 // kFull: the whole sequence, later rows too; only in an encoder.
+// T5's relative positions: a bias per head and bucket of the distance is added to the logit
+// (position_bias.h).
+struct PositionBiasSpec {
+  std::string weight;        // [num_buckets, num_heads]
+  int32_t num_buckets = 0;   // half of them for later keys, where the mask is kFull
+  int32_t max_distance = 0;  // from here on there is one bucket
+  bool operator==(const PositionBiasSpec&) const = default;
+};
+
 enum class MaskKind : uint8_t { kCausal, kFull };
 
 // Sparse attention as data, models.md 6: which of the keys that the mask allows a query sees. The
@@ -156,13 +165,14 @@ struct AttentionSpec {
   float clip_qkv = 0.0f;      // 0: no clamp
   std::optional<RopeSpec> rope;
   std::optional<RelativePositionSpec> relative;
+  std::optional<PositionBiasSpec> position_bias;
   float scale = 0.0f;  // of the logits; 0 means 1 / sqrt(head_dim)
   int32_t window = 0;  // 0: full; else position p sees (p - window, p]
   MaskKind mask = MaskKind::kCausal;
   std::optional<SparsePatternSpec> sparse;  // not beside a window
-  KvSource kv_source = KvSource::kSelf;
-  std::string sinks;                 // [num_heads]; empty: none
-  bool value_from_residual = false;  // V reads the un-normed rows (MoEUT)
+  KvSource kv_source = KvSource::kSelf;     // kEncoder: of the last rows of the first stack
+  std::string sinks;                        // [num_heads]; empty: none
+  bool value_from_residual = false;         // V reads the un-normed rows (MoEUT)
   bool operator==(const AttentionSpec&) const = default;
 };
 
@@ -358,9 +368,12 @@ struct ModelSpec {
   HeadSpec head;
   int32_t max_positions = 0;
   std::vector<int32_t> eos_token_ids;
+  // Of an encoder-decoder (two stacks): the prompt is the encoder's, the decoder begins with this.
+  int32_t decoder_start_token_id = 0;
   bool operator==(const ModelSpec&) const = default;
 
   const StackSpec& decoder() const { return stacks.back(); }
+  const StackSpec* encoder() const { return stacks.size() > 1 ? &stacks.front() : nullptr; }
   // Gives hidden rows of a whole sequence instead of logits.
   bool is_encoder() const { return head.pooling != Pooling::kNone; }
 };

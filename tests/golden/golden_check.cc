@@ -263,7 +263,7 @@ absl::StatusOr<OpenGolden> OpenGoldenFolder(const std::string& folder,
   config.max_sequences = 4;
   for (const auto& list : GoldenTokens(golden.expected, "")) {
     config.max_batch_tokens =
-        std::max(config.max_batch_tokens, 2 * static_cast<int32_t>(list.size()));
+        std::max(config.max_batch_tokens, 2 * static_cast<int32_t>(list.size() + 64));
   }
   ASSIGN_OR_RETURN(golden.run, GoldenRun::Load(served, config));
   return golden;
@@ -274,9 +274,11 @@ absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckO
   GoldenRun& run = *golden.run;
   GoldenReport report;
   report.family = run.spec().family;
+  if (const auto ids = golden.expected.find("encoder_ids"); ids != golden.expected.end())
+    run.set_encoder_tokens(ids->second.integers);
   report.whole_prompt = RoutesWholePrompt(run.spec());
   report.unused_weights = run.unused_weights();
-  std::set<std::string> compared = {"input_ids"};
+  std::set<std::string> compared = {"input_ids", "encoder_ids"};
   for (const char* prefix : {"", "short.", "single."}) {
     const auto tokens = GoldenTokens(golden.expected, prefix);
     if (tokens.empty()) continue;

@@ -116,7 +116,9 @@ const char* const kFolders[] = {"llama",
                                 "mod-sparse",
                                 "big_bird",
                                 "big_bird-full",
-                                "etc"};
+                                "etc",
+                                "switch_transformers",
+                                "switch_transformers-untied"};
 
 TEST_F(ArchitecturesTest, EveryGoldenConfigLoads) {
   for (const char* folder : kFolders) {

@@ -324,7 +324,8 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
         const std::string attention = name + ".attention";
         const int64_t dim = stack.embedding.dim;
         BlockSpec block = MakeAttention(attention, dim, draw, what.experts);
-        if (draw.Chance(0.2) && !what.encoder) block = MakeLatentAttention(attention, dim, draw);
+        if (draw.Chance(0.2) && !what.encoder && !what.two_stacks)
+          block = MakeLatentAttention(attention, dim, draw);
         layer.sublayers.push_back(MakeSublayer(attention, std::move(block), draw, layer_norm));
       }
       const bool moe = what.experts && draw.Chance(0.5);
@@ -345,6 +346,7 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
     MakeEncoder(seed, spec);
   } else {
     DrawMasks(seed, spec);
+    if (what.two_stacks) AddEncoder(seed, spec);
   }
   return spec;
 }
