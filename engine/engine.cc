@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kExpertKinds = 4;
 
-// The start token of an encoder-decoder has a row of its own, which the card does not count.
+// The decoder's start token behind an encoder has a row, which the card does not count.
 int32_t ContextRows(const ModelCard& card) {
   return card.max_context_tokens + (card.decoder_start_token >= 0 ? 1 : 0);
 }
@@ -218,9 +218,8 @@ void Engine::BuildBatch(const StepPlan& plan) {
     const PlannedRows& rows = plan.rows[p];
     const Sequence& sequence = *rows.sequence;
     const ActiveRequest& request = Active(sequence.id);
-    const bool two_stacks = card_.decoder_start_token >= 0;
-    const auto encoded =
-        two_stacks ? static_cast<int32_t>(request.request().prompt.size()) : int32_t{0};
+    const size_t prompt = request.request().prompt.size();
+    const auto encoded = static_cast<int32_t>(card_.decoder_start_token >= 0 ? prompt : 0);
     for (int32_t i = 0; i < rows.count; ++i) {
       const int32_t position = rows.first + i;
       const bool last = i + 1 == rows.count;
@@ -235,7 +234,7 @@ void Engine::BuildBatch(const StepPlan& plan) {
       }
       tokens_.push_back(sequence.tokens[static_cast<size_t>(position)]);
       positions_.push_back(position < encoded ? position : position - encoded);
-      if (two_stacks) in_encoder_.push_back(position < encoded ? 1 : 0);
+      if (encoded > 0) in_encoder_.push_back(position < encoded ? 1 : 0);
       sequences_.push_back(*sequence.kv);
       is_prompt_.push_back(position < sequence.prompt_tokens ? 1 : 0);
       routing_.push_back(request.routing());
