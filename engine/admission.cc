@@ -17,6 +17,11 @@ absl::Status CheckAlone(const Request& request) {
 
 absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
   RETURN_IF_ERROR(CheckModelGives(request.embed, model.embedding_size > 0));
+  const bool two_stacks = model.decoder_start_token >= 0;
+  if (two_stacks && request.sampling.prompt_logprobs.has_value()) {
+    return BadRequest("unsupported_parameter", "prompt_logprobs",
+                      "the prompt is the encoder's: it has no log-probabilities");
+  }
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   const int32_t max_tokens = request.embed ? 0 : request.stop.max_tokens;
   if (prompt == 0) return BadRequest("empty_prompt", "prompt", "the prompt has no tokens");
@@ -40,10 +45,12 @@ absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
                                    " tokens of one request; prompt and max_tokens ask for ",
                                    prompt + max_tokens));
   }
-  if (NeedsWholePrompt(request.routing, model) && prompt > model.max_batch_tokens) {
+  if (NeedsWholePrompt(request.routing, model) &&
+      prompt + (two_stacks ? 1 : 0) > model.max_batch_tokens) {
+    const bool encoder = request.embed || two_stacks;
     return BadRequest(
-        "context_length_exceeded", request.embed ? "prompt" : "routing.mode",
-        absl::StrCat(request.embed ? "an encoder" : "this routing",
+        "context_length_exceeded", encoder ? "prompt" : "routing.mode",
+        absl::StrCat(encoder ? "an encoder" : "this routing",
                      " needs the whole prompt in one step; raise --max-batch-tokens"));
   }
   if (model.scores_only && request.stop.max_tokens > 1) {

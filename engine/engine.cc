@@ -15,7 +15,7 @@ namespace {
 SchedulerLimits Limits(const EngineConfig& config, const ModelCard& card) {
   return {.max_batch_tokens = config.max_batch_tokens,
           .max_sequences = config.max_sequences,
-          .max_context_tokens = card.max_context_tokens,
+          .max_context_tokens = card.context_rows(),
           .max_queued_requests = config.max_queued_requests,
           .max_queued_tokens = config.max_queued_tokens,
           .draft_tokens = config.draft_exit_layer > 0 ? config.draft_tokens : 0,
@@ -48,6 +48,7 @@ Engine::Engine(Parts parts)
     list->reserve(rows);
   sequences_.reserve(rows);
   is_prompt_.reserve(rows);
+  in_encoder_.reserve(rows);
   routing_.reserve(rows);
   wanted_for_.reserve(rows);
   if (const KvCache* cache = runner_->cache(); cache != nullptr) {
@@ -101,8 +102,9 @@ std::unique_ptr<Sequence> Engine::MakeSequence(RequestId id,
   sequence->id = id;
   sequence->tokens = request.prompt;
   sequence->tokens.reserve(request.prompt.size() + static_cast<size_t>(request.stop.max_tokens) +
-                           1);
-  sequence->prompt_tokens = static_cast<int32_t>(request.prompt.size());
+                           2);
+  if (card_.decoder_start_token >= 0) sequence->tokens.push_back(card_.decoder_start_token);
+  sequence->prompt_tokens = sequence->num_tokens();
   sequence->max_tokens = request.stop.max_tokens;
   sequence->priority = request.priority;
   sequence->whole_prompt = NeedsWholePrompt(request.routing, card_);
@@ -203,6 +205,7 @@ bool Engine::Step() {
                     .is_prompt = is_prompt_,
                     .routing = routing_,
                     .wanted = wanted_,
+                    .in_encoder = in_encoder_,
                     .early_exit = {.slots = slots_, .states = runner_->draft_states()}};
   const ForwardStats& stats =
       runner_->Run(batch, nullptr,

@@ -119,7 +119,7 @@ class Engine {
   std::vector<int32_t> step_depths_;  // per token: layers executed
   std::vector<int32_t> slots_;        // only filled when a sequence drafts
   std::vector<KvSequence> sequences_;
-  std::vector<uint8_t> is_prompt_;
+  std::vector<uint8_t> is_prompt_, in_encoder_;
   std::vector<RowRouting> routing_;
   struct Wanted {
     int32_t plan_index = 0;

@@ -38,15 +38,19 @@ struct ModelCard {
                                            // "capacity", "isolated", "cohort"; first: default
   bool has_capacity_table = false;         // the capacity knob is honoured
   bool has_experts = false;
-  int32_t experts_per_token = 0;    // the model's own; 0 without experts that a row chooses
-  bool scores_only = false;         // no rule for generated rows: a request gets one token at most
-  int32_t num_experts = 0;          // of the largest expert layer
-  int32_t cohort_size = 0;          // prompts of a cohort at most; 0: no Mixture of Tokens
-  int32_t max_depth = 0;            // repeats of a looped core; 0: requests cannot choose
-  bool has_exit_threshold = false;  // rows stop by a threshold that requests may move
-  int32_t embedding_size = 0;       // of an encoder, which generates nothing; 0: a decoder
-  std::string fingerprint;          // changes with build, weights, kernels or numeric mode
-  nlohmann::json spec;              // SpecToJson
+  int32_t experts_per_token = 0;     // the model's own; 0 without experts that a row chooses
+  bool scores_only = false;          // no rule for generated rows: a request gets one token at most
+  int32_t num_experts = 0;           // of the largest expert layer
+  int32_t cohort_size = 0;           // prompts of a cohort at most; 0: no Mixture of Tokens
+  int32_t max_depth = 0;             // repeats of a looped core; 0: requests cannot choose
+  bool has_exit_threshold = false;   // rows stop by a threshold that requests may move
+  int32_t decoder_start_token = -1;  // of an encoder-decoder; -1: the prompt is the decoder's
+  int32_t embedding_size = 0;        // of an encoder, which generates nothing; 0: a decoder
+  std::string fingerprint;           // changes with build, weights, kernels or numeric mode
+  nlohmann::json spec;               // SpecToJson
+
+  // The decoder's start token behind an encoder has a row that max_context_tokens does not count.
+  int32_t context_rows() const { return max_context_tokens + (decoder_start_token >= 0 ? 1 : 0); }
 };
 
 // The word for a mode in ModelCard::routing_modes and in requests; empty for the model's own rule.

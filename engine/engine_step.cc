@@ -11,6 +11,7 @@ namespace sluice {
 void Engine::BuildBatch(const StepPlan& plan) {
   tokens_.clear(), positions_.clear(), sequences_.clear(), is_prompt_.clear(), routing_.clear();
   wanted_.clear(), wanted_for_.clear(), row_plan_.clear(), slots_.clear();
+  in_encoder_.clear();
   for (size_t p = 0; p < plan.rows.size(); ++p) {
     const PlannedRows& rows = plan.rows[p];
     const Sequence& sequence = *rows.sequence;
@@ -45,12 +46,17 @@ void Engine::BuildBatch(const StepPlan& plan) {
   }
 }
 
+// Behind an encoder the decoder counts its own positions.
 void Engine::AddRow(const PlannedRows& rows, size_t plan_index, int32_t position, int32_t token) {
+  const ActiveRequest& request = Active(rows.account);
+  const size_t prompt = request.request().prompt.size();
+  const auto encoded = static_cast<int32_t>(card_.decoder_start_token >= 0 ? prompt : 0);
   tokens_.push_back(token);
-  positions_.push_back(position);
+  positions_.push_back(position < encoded ? position : position - encoded);
+  if (encoded > 0) in_encoder_.push_back(position < encoded ? 1 : 0);
   sequences_.push_back(*rows.sequence->kv);
   is_prompt_.push_back(position < rows.sequence->prompt_tokens ? 1 : 0);
-  routing_.push_back(Active(rows.account).routing());
+  routing_.push_back(request.routing());
   routing_.back().slot = rows.sequence->slot;
   row_plan_.push_back(static_cast<int32_t>(plan_index));
 }
@@ -186,7 +192,7 @@ SampledToken Engine::AcceptToken(const PlannedRows& rows, int32_t num_tokens) {
     metrics_.ObserveInterToken(since);
   }
   metrics_.AddGeneratedTokens(1);
-  const bool context_full = num_tokens + 1 >= card_.max_context_tokens;
+  const bool context_full = num_tokens + 1 >= card_.context_rows();
   sampled.finished = request.AcceptToken(context_full, now);
   return sampled;
 }

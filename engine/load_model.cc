@@ -133,6 +133,11 @@ ModelCard MakeCard(const EngineConfig& config,
                                 : spec.max_positions;
   card.max_batch_tokens = config.max_batch_tokens;
   card.kv_capacity_tokens = KvCapacityTokens(pages, card.max_context_tokens);
+  if (spec.encoder() != nullptr) {  // the decoder's start token takes a place
+    card.decoder_start_token = spec.decoder_start_token_id;
+    --card.max_context_tokens;
+    card.kv_capacity_tokens = std::max(0, card.kv_capacity_tokens - 1);
+  }
   card.max_queued_requests = config.max_queued_requests;
   card.eos_token_ids = spec.eos_token_ids;
   card.parameters_total = facts.parameters_total;

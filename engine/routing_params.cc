@@ -68,7 +68,8 @@ absl::Status ResolveExperts(const RoutingParams& params,
 }  // namespace
 
 bool NeedsWholePrompt(const RoutingParams& params, const ModelCard& model) {
-  if (model.embedding_size > 0) return true;  // its rows see later ones
+  // An encoder's rows see later ones.
+  if (model.embedding_size > 0 || model.decoder_start_token >= 0) return true;
   if (params.mode == RoutingParams::Mode::kModelDefault) {
     return !model.routing_modes.empty() && model.routing_modes.front() == "topk_prompt";
   }

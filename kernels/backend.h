@@ -154,7 +154,7 @@ struct AppendKvArgs {
 };
 
 // out[i, h] = softmax_s(scale * q[i, h] . K[s, h / group] + relative[i, h, d]) V[s, h / group], d =
-// min(slot[i] - s, relative_size - 1). Slots are taken in
+// slot[i] - s + relative_zero, held between 0 and relative_size - 1. Slots are taken in
 // tiles whose borders are multiples of the page size from slot 0, merged in ascending order (online
 // softmax), so the bits do not depend on chunking. Tails are selected, never multiplied: stale
 // slots may hold NaN.
@@ -167,8 +167,11 @@ struct AttentionArgs {
   const float* sinks = nullptr;  // [num_heads] extra logits without value; may be null
   // [count] the same for every head of a row, -inf for none; may be null. Not together with sinks.
   const float* row_sinks = nullptr;
-  const float* relative = nullptr;  // [count, num_heads, relative_size]; may be null
+  // [count, num_heads, relative_size], or without the rows where all share it; may be null
+  const float* relative = nullptr;
   int32_t relative_size = 0;
+  int32_t relative_zero = 0;
+  bool relative_shared = false;
   // [count, span_heads, num_spans]: instead of [begin, end) the row sees these spans, merged in
   // their order; a slot that stands in two of them counts twice. span_heads is 1, for all heads, or
   // num_heads. May be null.

@@ -88,6 +88,7 @@ const std::vector<Architecture>& Architectures() {
       {"deepseek_v2", MapDeepseekV2},
       {"deepseek_v3", MapDeepseekV3},
       {"ouro", MapOuro},
+      {"switch_transformers", MapSwitchTransformers},
       {"universal_transformer", MapUniversalTransformer},
       {"sparse_attention", MapSparseAttention},
       {"big_bird", MapBigBird},

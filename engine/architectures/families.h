@@ -35,6 +35,8 @@ absl::StatusOr<ModelSpec> MapOlmoe(const nlohmann::json& config, const WeightSto
 absl::StatusOr<ModelSpec> MapOuro(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen2(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen2Moe(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapSwitchTransformers(const nlohmann::json& config,
+                                                const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen3(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen3Moe(const nlohmann::json& config, const WeightStore& weights);
 

@@ -137,6 +137,10 @@ absl::Status CheckMixture(const WeightStore& weights, const AttentionSpec& atten
 }
 
 absl::Status CheckAttention(const WeightStore& weights, const AttentionSpec& attention) {
+  if (attention.position_bias.has_value()) {
+    RETURN_IF_ERROR(CheckShape(weights, attention.position_bias->weight,
+                               {attention.position_bias->num_buckets, attention.num_heads}));
+  }
   if (attention.q.experts.has_value()) return CheckMixture(weights, attention);
   if (attention.q.weight == attention.k.weight) {  // one fused tensor, the values last
     const bool by_head = attention.q.row_run > 0;
@@ -325,12 +329,14 @@ absl::Status CheckWeights(const ModelSpec& spec, const WeightStore& weights) {
                                {embedding.num_token_types, embedding.dim}));
   }
   RETURN_IF_ERROR(CheckNorm(weights, embedding.norm, embedding.dim));
-  for (const LayerGroupSpec& group : stack.groups) {
-    RETURN_IF_ERROR(CheckRepeat(weights, group, embedding.dim));
-    for (const LayerSpec& layer : group.layers)
-      RETURN_IF_ERROR(CheckLayer(weights, layer, embedding.dim));
+  for (const StackSpec& part : spec.stacks) {
+    for (const LayerGroupSpec& group : part.groups) {
+      RETURN_IF_ERROR(CheckRepeat(weights, group, embedding.dim));
+      for (const LayerSpec& layer : group.layers)
+        RETURN_IF_ERROR(CheckLayer(weights, layer, embedding.dim));
+    }
+    RETURN_IF_ERROR(CheckNorm(weights, part.final_norm, embedding.dim));
   }
-  RETURN_IF_ERROR(CheckNorm(weights, stack.final_norm, embedding.dim));
   if (!spec.head.weight.empty()) {
     RETURN_IF_ERROR(CheckShape(weights, spec.head.weight, {embedding.vocab_size, embedding.dim}));
   }

@@ -46,17 +46,24 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
   const TensorView attended =
       context.workspace.TakeMatrix(count, int64_t{spec_.num_heads} * spec_.head_dim);
   const Sight sight = Look(input, rows, context);
-  context.backend.PagedAttention({.kv = kv,
-                                  .rows = rows,
-                                  .query = heads.q,
-                                  .num_heads = spec_.num_heads,
-                                  .scale = spec_.scale,
-                                  .sinks = sinks_.data(),
-                                  .row_sinks = context.placements.Sinks(input.kv.kv_class),
-                                  .spans = sight.spans,
-                                  .num_spans = sight.num_spans,
-                                  .span_heads = sight.heads,
-                                  .out = attended});
+  kernels::AttentionArgs args{.kv = kv,
+                              .rows = rows,
+                              .query = heads.q,
+                              .num_heads = spec_.num_heads,
+                              .scale = spec_.scale,
+                              .sinks = sinks_.data(),
+                              .row_sinks = context.placements.Sinks(input.kv.kv_class),
+                              .spans = sight.spans,
+                              .num_spans = sight.num_spans,
+                              .span_heads = sight.heads,
+                              .out = attended};
+  if (position_bias_.has_value()) {
+    args.relative = position_bias_->table.data();
+    args.relative_size = position_bias_->size;
+    args.relative_zero = position_bias_->zero;
+    args.relative_shared = true;
+  }
+  context.backend.PagedAttention(args);
   CountSlots(input.rows, rows, sight, context);
   ProjectOutput(input, attended, context);
   adapters_.o.AddTo(attended, count, input.out, context);

@@ -11,6 +11,7 @@
 #include "engine/blocks/block.h"
 #include "engine/blocks/expert_router.h"
 #include "engine/blocks/norm.h"
+#include "engine/blocks/position_bias.h"
 #include "engine/blocks/rope_tables.h"
 #include "engine/blocks/soft_adapter.h"
 #include "engine/blocks/sparse_pattern.h"
@@ -107,6 +108,7 @@ class Attention final : public Block {
   FloatVector q_bias_, qkv_bias_, v_bias_, o_bias_, sinks_;
   std::optional<Norm> q_norm_, k_norm_;
   std::optional<SparsePattern> pattern_;
+  std::optional<PositionBias> position_bias_;
   std::optional<ExpertProjection> value_experts_, output_experts_;
   Adapters adapters_;
 };

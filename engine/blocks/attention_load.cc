@@ -79,6 +79,10 @@ absl::StatusOr<std::unique_ptr<Attention>> Attention::Load(const AttentionSpec& 
   }
   ASSIGN_OR_RETURN(block->sinks_, loader.Vector(spec.sinks, spec.num_heads));
   ASSIGN_OR_RETURN(block->adapters_, LoadAdapters(spec, loader));
+  if (spec.position_bias.has_value()) {
+    ASSIGN_OR_RETURN(block->position_bias_,
+                     LoadPositionBias(*spec.position_bias, spec.mask, spec.num_heads, loader));
+  }
   if (spec.sparse.has_value()) block->pattern_.emplace(*spec.sparse, spec.mask);
   return block;
 }

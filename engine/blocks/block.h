@@ -34,8 +34,9 @@ struct StoredRows {
 };
 
 struct BlockInput {
-  const Rows& rows;            // the residual stream (un-normed)
-  kernels::TensorView normed;  // [count, dim]; rows.x itself without an input norm
+  const Rows* encoded = nullptr;  // the encoder's last rows of this step; none: count 0
+  const Rows& rows;               // the residual stream (un-normed)
+  kernels::TensorView normed;     // [count, dim]; rows.x itself without an input norm
   KvLayer kv;
   int32_t layer_instance = 0;
   // Where the result goes: out[i] += result when `accumulate`, else out[i] = result. The residual

@@ -11,6 +11,7 @@ namespace sluice {
 
 KvPlacements::KvPlacements(std::vector<KvRule> rules, int32_t max_rows) : classes_(rules.size()) {
   const auto room = static_cast<size_t>(max_rows);
+  for (auto* list : {&onlookers_.sequence, &onlookers_.zero, &onlookers_.end}) list->resize(room);
   for (size_t c = 0; c < rules.size(); ++c) {
     classes_[c].rule = rules[c];
     if (rules[c].zero_rows) classes_[c].sinks.resize(room);
@@ -19,6 +20,21 @@ KvPlacements::KvPlacements(std::vector<KvRule> rules, int32_t max_rows) : classe
       list->resize(room);
     }
   }
+}
+
+const kernels::KvRows& KvPlacements::Look(int32_t kv_class,
+                                          const Batch& batch,
+                                          const kernels::RowSet& origin,
+                                          const KvCache& cache) {
+  SLUICE_CHECK(static_cast<size_t>(origin.count) <= onlookers_.end.size());
+  for (int32_t i = 0; i < origin.count; ++i) {
+    const KvSequence sequence = batch.sequences[static_cast<size_t>(origin[i])];
+    onlookers_.sequence[static_cast<size_t>(i)] = static_cast<int32_t>(sequence);
+    onlookers_.end[static_cast<size_t>(i)] = cache.Length(sequence, kv_class);
+  }
+  onlookers_.rows = {onlookers_.sequence.data(), onlookers_.zero.data(), onlookers_.zero.data(),
+                     onlookers_.end.data(), origin.count};
+  return onlookers_.rows;
 }
 
 void KvPlacements::Reset() {

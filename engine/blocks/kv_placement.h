@@ -38,6 +38,11 @@ class KvPlacements {
                                const Batch& batch,
                                const kernels::RowSet& origin,
                                KvCache& cache);
+  // Rows that see everything in `kv_class` and store nothing there: a decoder's, of its encoder's.
+  const kernels::KvRows& Look(int32_t kv_class,
+                              const Batch& batch,
+                              const kernels::RowSet& origin,
+                              const KvCache& cache);
   // Of the placed rows of a class: their rotary positions, null for those of the batch, and what
   // AttentionArgs::row_sinks takes.
   const int32_t* Positions(int32_t kv_class) const;
@@ -57,9 +62,14 @@ class KvPlacements {
     std::vector<float> sinks;  // where skipped rows are seen as zeros
     kernels::KvRows rows;
   };
+  struct Onlookers {
+    std::vector<int32_t> sequence, zero, end;
+    kernels::KvRows rows;
+  };
   static void SetVisible(PerClass& kv, size_t row, const KvCache& cache, int32_t kv_class);
 
   std::vector<PerClass> classes_;
+  Onlookers onlookers_;  // of the last Look
 };
 
 }  // namespace sluice

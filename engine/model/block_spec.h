@@ -172,6 +172,15 @@ struct RelativePositionSpec {
   bool operator==(const RelativePositionSpec&) const = default;
 };
 
+// T5's relative positions: a bias per head and bucket of the distance is added to the logit
+// (position_bias.h).
+struct PositionBiasSpec {
+  std::string weight;        // [num_buckets, num_heads]
+  int32_t num_buckets = 0;   // half of them for later keys, where the mask is kFull
+  int32_t max_distance = 0;  // from here on there is one bucket
+  bool operator==(const PositionBiasSpec&) const = default;
+};
+
 // kFull: the whole sequence, later rows too; only in an encoder.
 enum class MaskKind : uint8_t { kCausal, kFull };
 
@@ -213,13 +222,14 @@ struct AttentionSpec {
   float clip_qkv = 0.0f;      // 0: no clamp
   std::optional<RopeSpec> rope;
   std::optional<RelativePositionSpec> relative;
+  std::optional<PositionBiasSpec> position_bias;
   float scale = 0.0f;  // of the logits; 0 means 1 / sqrt(head_dim)
   int32_t window = 0;  // 0: full; else position p sees (p - window, p]
   MaskKind mask = MaskKind::kCausal;
   std::optional<SparsePatternSpec> sparse;  // not beside a window
-  KvSource kv_source = KvSource::kSelf;
-  std::string sinks;                 // [num_heads]; empty: none
-  bool value_from_residual = false;  // V reads the un-normed rows (MoEUT)
+  KvSource kv_source = KvSource::kSelf;     // kEncoder: of the last rows of the first stack
+  std::string sinks;                        // [num_heads]; empty: none
+  bool value_from_residual = false;         // V reads the un-normed rows (MoEUT)
   bool operator==(const AttentionSpec&) const = default;
 };
 

@@ -19,24 +19,56 @@ void Model::Forward(ForwardContext& context, LogitsSink logits) {
   uint8_t* taken = context.workspace.Take<uint8_t>(rows.count());
   std::fill_n(taken, rows.count(), uint8_t{1});
   const EarlyExit& exit = context.batch.early_exit;
-  const auto end = static_cast<int32_t>(instances_.size());
-  if (exit.slots.empty()) {
-    RunLayers({0, end}, taken, rows, context);
+  const Course course{{0, static_cast<int32_t>(instances_.size())}, taken, nullptr};
+  if (!encoder_groups_.empty()) {
+    RunStacks(course, rows, context);
+  } else if (exit.slots.empty()) {
+    RunGroups(groups_, course, rows, context);
   } else if (exit.draft) {
-    RunLayers({0, exit_instance_}, taken, rows, context);
+    RunGroups(groups_, {{0, exit_instance_}, taken, nullptr}, rows, context);
     Replace(rows.x, exit.states, {exit.slots.data(), rows.count(), nullptr}, context);
   } else {
-    RunFromCut(taken, rows, context);
+    RunFromCut(course, rows, context);
   }
   RunHead(rows, context, logits);
 }
 
-void Model::RunLayers(const Span& span, uint8_t* taken, const Rows& rows, ForwardContext& context) {
-  for (Group& group : groups_) RunGroup(group, span, taken, rows, context);
+void Model::RunGroups(std::vector<Group>& groups,
+                      const Course& course,
+                      const Rows& rows,
+                      ForwardContext& context) {
+  for (Group& group : groups) RunGroup(group, course, rows, context);
+}
+
+Rows Model::Part(const Rows& rows, bool encoder, ForwardContext& context) {
+  int32_t* index = context.workspace.Take<int32_t>(rows.count());
+  int32_t count = 0;
+  for (int32_t i = 0; i < rows.count(); ++i) {
+    if ((context.batch.in_encoder[static_cast<size_t>(i)] != 0) == encoder) index[count++] = i;
+  }
+  const kernels::RowSet chosen{index, count, nullptr};
+  const kernels::TensorView x = context.workspace.TakeMatrix(count, rows.x.cols);
+  if (count > 0) context.backend.Gather(rows.x, chosen, x);
+  return {x, chosen};
+}
+
+void Model::RunStacks(const Course& course, const Rows& rows, ForwardContext& context) {
+  SLUICE_CHECK(context.batch.in_encoder.size() == context.batch.tokens.size());
+  Workspace::Scope scope(context.workspace);
+  const Rows encoded = Part(rows, true, context);
+  const Rows decoded = Part(rows, false, context);
+  if (encoded.count() > 0) {
+    RunGroups(encoder_groups_, course, encoded, context);
+    if (encoder_norm_.has_value())
+      encoder_norm_->Apply(encoded.x, encoded.x, encoded.count(), 0, context.backend);
+  }
+  std::fill_n(course.taken, context.batch.num_rows(), uint8_t{1});
+  RunGroups(groups_, {course.span, course.taken, &encoded}, decoded, context);
+  Replace(decoded.x, rows.x, decoded.origin, context);
 }
 
 // The rows without a stored state catch up with the others at the cut; from there all go on.
-void Model::RunFromCut(uint8_t* taken, const Rows& rows, ForwardContext& context) {
+void Model::RunFromCut(const Course& course, const Rows& rows, ForwardContext& context) {
   Workspace::Scope scope(context.workspace);
   const EarlyExit& exit = context.batch.early_exit;
   SLUICE_CHECK(exit_instance_ > 0);
@@ -56,17 +88,19 @@ void Model::RunFromCut(uint8_t* taken, const Rows& rows, ForwardContext& context
   if (num_fresh > 0) {
     const Selection chosen{.rows = {fresh, num_fresh, nullptr}};
     const Rows packed = Pack(rows, chosen, context);
-    RunLayers({0, exit_instance_}, taken, packed, context);
+    RunGroups(groups_, {{0, exit_instance_}, course.taken, nullptr}, packed, context);
     Replace(packed.x, rows.x, chosen.rows, context);
   }
   const kernels::TensorView stored = context.workspace.TakeMatrix(num_resumed, rows.x.cols);
   context.backend.Gather(exit.states, {slots, num_resumed, nullptr}, stored);
   Replace(stored, rows.x, {resumed, num_resumed, nullptr}, context);
-  RunLayers({exit_instance_, static_cast<int32_t>(instances_.size())}, taken, rows, context);
+  RunGroups(groups_, {{exit_instance_, course.span.last}, course.taken, nullptr}, rows, context);
 }
 
-void Model::RunGroup(
-    Group& group, const Span& span, uint8_t* taken, const Rows& rows, ForwardContext& context) {
+void Model::RunGroup(Group& group,
+                     const Course& course,
+                     const Rows& rows,
+                     ForwardContext& context) {
   Workspace::Scope scope(context.workspace);
   Recurrence::Pass pass(group.recurrence, rows, context);
   const bool may_stop = group.repeat.rows_may_stop();
@@ -75,8 +109,10 @@ void Model::RunGroup(
     const Rows live = pass.Enter(step);
     const int32_t first = group.first_instance + step * num_layers;
     for (Layer& layer : group.layers) {
-      const Execution at{step, first + layer.index_in_group, pass.second(), pass.stored(), taken};
-      if (at.instance < span.first || at.instance >= span.last) continue;
+      const Execution at{step,          first + layer.index_in_group,
+                         pass.second(), pass.stored(),
+                         course.taken,  course.encoded};
+      if (at.instance < course.span.first || at.instance >= course.span.last) continue;
       if (may_stop) context.stats.CountRouted(at.instance, rows.origin, live.origin);
       if (context.observer != nullptr && group.repeat.halting != HaltingKind::kNone)
         context.observer->OnSelection(at.instance, pass.Running());
@@ -189,6 +225,7 @@ void Model::RunSublayer(const Layer& layer,
   if (!sublayer.kv.empty()) {
     input.kv = sublayer.kv[static_cast<size_t>(at.step)];
     input.second = at.second;
+    input.encoded = at.encoded;
     if (at.second != nullptr) input.second_normed = NormedSecond(sublayer, *at.second, context);
     if (at.stored != nullptr) {
       stored = *at.stored;

@@ -89,6 +89,7 @@ class Model {
     const SecondStream* second = nullptr;
     const StoredRows* stored = nullptr;
     uint8_t* taken = nullptr;           // per row of the batch: took the last depth-routed layer
+    const Rows* encoded = nullptr;      // the encoder's last rows of this step
     const Selection* chosen = nullptr;  // of a routed layer: the rows it was given
   };
 
@@ -99,10 +100,21 @@ class Model {
   };
 
   Rows Embed(ForwardContext& context);
-  void RunLayers(const Span& span, uint8_t* taken, const Rows& rows, ForwardContext& context);
-  void RunFromCut(uint8_t* taken, const Rows& rows, ForwardContext& context);
-  void RunGroup(
-      Group& group, const Span& span, uint8_t* taken, const Rows& rows, ForwardContext& context);
+  // The layers `span` of some groups. `encoded`: what decoders attend to; may be null.
+  struct Course {
+    Span span;
+    uint8_t* taken = nullptr;
+    const Rows* encoded = nullptr;
+  };
+  void RunGroups(std::vector<Group>& groups,
+                 const Course& course,
+                 const Rows& rows,
+                 ForwardContext& context);
+  void RunFromCut(const Course& course, const Rows& rows, ForwardContext& context);
+  // Encoder rows through the encoder, then decoder rows through the decoder, back into `rows`.
+  void RunStacks(const Course& course, const Rows& rows, ForwardContext& context);
+  static Rows Part(const Rows& rows, bool encoder, ForwardContext& context);
+  void RunGroup(Group& group, const Course& course, const Rows& rows, ForwardContext& context);
   void RunLayer(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
   void RunSublayers(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
   void RunSublayer(const Layer& layer,
@@ -127,9 +139,9 @@ class Model {
   std::optional<Norm> embedding_norm_;
   std::optional<kernels::PackedMatrix> head_;  // none: tied to the embedding
   FloatVector head_bias_;
-  std::optional<Norm> final_norm_;
+  std::optional<Norm> final_norm_, encoder_norm_;
   RopeTables rope_tables_;
-  std::vector<Group> groups_;
+  std::vector<Group> encoder_groups_, groups_;  // the first of an encoder-decoder only
   std::vector<LayerInstance> instances_;
   std::vector<KvClassSpec> kv_classes_;
   std::vector<KvRule> kv_rules_;  // per KV class

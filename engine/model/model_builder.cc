@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/blocks/attention.h"
+#include "engine/blocks/cross_attention.h"
 #include "engine/blocks/dense_ffn.h"
 #include "engine/blocks/latent_attention.h"
 #include "engine/blocks/mixture_attention.h"
@@ -16,7 +17,11 @@ namespace sluice {
 namespace {
 
 // A row that resumes at the cut has forgotten what a repeat or a nested router knew of it.
-absl::Status CheckExitLayer(const StackSpec& stack, int32_t exit_layer) {
+absl::Status CheckExitLayer(const ModelSpec& spec, int32_t exit_layer) {
+  const StackSpec& stack = spec.decoder();
+  if (spec.is_encoder() || spec.encoder() != nullptr)
+    return absl::UnimplementedError(
+        "an early exit (--draft-exit-layer) of a model with an encoder");
   int32_t num_layers = 0;
   for (const LayerGroupSpec& group : stack.groups) {
     bool plain = group.repeat == RepeatSpec{} && !group.output_norm.has_value();
@@ -57,12 +62,16 @@ class ModelBuilder {
 
   absl::StatusOr<std::unique_ptr<Model>> Build() {
     if (options_.exit_layer != 0) {
-      RETURN_IF_ERROR(CheckExitLayer(stack(), options_.exit_layer));
+      RETURN_IF_ERROR(CheckExitLayer(model_->spec_, options_.exit_layer));
       model_->exit_instance_ = options_.exit_layer;
     }
     RETURN_IF_ERROR(LoadEmbeddingAndHead());
-    for (const LayerGroupSpec& group : model_->spec_.decoder().groups)
-      RETURN_IF_ERROR(AddGroup(group));
+    if (const StackSpec* encoder = model_->spec_.encoder(); encoder != nullptr) {
+      for (const LayerGroupSpec& group : encoder->groups)
+        RETURN_IF_ERROR(AddGroup(group, model_->encoder_groups_));
+    }
+    for (const LayerGroupSpec& group : stack().groups)
+      RETURN_IF_ERROR(AddGroup(group, model_->groups_));
     RETURN_IF_ERROR(model_->rope_tables_.Allocate(backend_, options_.max_rows));
     FinishSizes();
     return std::move(model_);
@@ -108,6 +117,12 @@ class ModelBuilder {
       model_->weight_bytes_ += model_->head_->bytes();
     }
     ASSIGN_OR_RETURN(model_->head_bias_, loader_.Biases({projection}));
+    if (const StackSpec* encoder = model_->spec_.encoder();
+        encoder != nullptr && encoder->final_norm.has_value()) {
+      ASSIGN_OR_RETURN(model_->encoder_norm_,
+                       Norm::Load(*encoder->final_norm, embedding.dim, loader_));
+      Count(model_->encoder_norm_->num_parameters(), 1.0);
+    }
     if (stack().final_norm.has_value()) {
       ASSIGN_OR_RETURN(model_->final_norm_,
                        Norm::Load(*stack().final_norm, embedding.dim, loader_));
@@ -116,7 +131,7 @@ class ModelBuilder {
     return absl::OkStatus();
   }
 
-  absl::Status AddGroup(const LayerGroupSpec& spec) {
+  absl::Status AddGroup(const LayerGroupSpec& spec, std::vector<Model::Group>& groups) {
     ASSIGN_OR_RETURN(Recurrence recurrence,
                      Recurrence::Load(spec, stack().embedding.dim, KeptWidth(spec), loader_));
     Model::Group group(std::move(recurrence));
@@ -146,7 +161,7 @@ class ModelBuilder {
     model_->dense_flops_per_row_ += group.recurrence.FlopsPerRow() * spec.repeat.times;
     recurrence_workspace_ =
         std::max(recurrence_workspace_, group.recurrence.WorkspaceBytes(options_.max_rows));
-    model_->groups_.push_back(std::move(group));
+    groups.push_back(std::move(group));
     return absl::OkStatus();
   }
 
@@ -225,6 +240,8 @@ class ModelBuilder {
     ASSIGN_OR_RETURN(sublayer.block, MakeBlock(spec.block, repeat.kv == RepeatKv::kFirst));
     model_->num_parameters_ += sublayer.block->NumParameters();
     active_parameters_ += share * static_cast<double>(sublayer.block->NumActiveParameters());
+    if (attention->kv_source == KvSource::kEncoder)
+      return CrossAttention::Load(*attention, loader_);
     return sublayer;
   }
 
@@ -259,6 +276,7 @@ class ModelBuilder {
     kernels::KvGeometry geometry;
     KvRule rule;
     bool second_stream = false;
+    bool from_encoder = false;
   };
   std::optional<KvNeed> KvNeedOf(const BlockSpec& block,
                                  const std::optional<DepthRouterSpec>& depth) const {
@@ -268,7 +286,8 @@ class ModelBuilder {
                      .value_dim = attention->head_dim,
                      .dtype = kv_dtype_},
                     RuleOf(*attention, depth),
-                    attention->kv_source == KvSource::kSecondStream};
+                    attention->kv_source == KvSource::kSecondStream,
+                    attention->kv_source == KvSource::kEncoder};
     }
     if (const auto* latent = std::get_if<LatentAttentionSpec>(&block)) {
       return KvNeed{{.num_kv_heads = 1,
@@ -280,7 +299,8 @@ class ModelBuilder {
     return std::nullopt;
   }
   static KvRule RuleOf(const AttentionSpec& spec, const std::optional<DepthRouterSpec>& depth) {
-    KvRule rule{.window = spec.window, .full = spec.mask == MaskKind::kFull};
+    KvRule rule{.window = spec.window,
+                .full = spec.mask == MaskKind::kFull || spec.kv_source == KvSource::kEncoder};
     if (!depth.has_value()) return rule;
     rule.compact = depth->position == DepthPosition::kCompact;
     rule.zero_rows = depth->kv == DepthKv::kZeroRows;
@@ -303,6 +323,7 @@ class ModelBuilder {
     if (repeat.keys_may_miss() && !need.second_stream) {
       return {absl::StrCat("group ", model_->groups_.size(), " repeat ", step), true};
     }
+    if (need.from_encoder) return {"encoder"};
     if (need.rule.full) return {"both ways"};
     const char* where =
         model_->exit_instance_ > 0 && instance < model_->exit_instance_ ? ", drafting" : "";
@@ -348,7 +369,10 @@ class ModelBuilder {
         model_->head_.has_value() ? *model_->head_ : model_->embedding_;
     const int64_t head_bytes =
         Workspace::BytesFor(64 * stack().embedding.dim) + Workspace::BytesFor(64 * head.n);
-    model_->workspace_bytes_ = 2 * matrix + Workspace::BytesFor(rows, 1) +
+    const int64_t stacks = model_->spec_.encoder() == nullptr
+                               ? 0
+                               : 2 * (matrix + Workspace::BytesFor(rows, sizeof(int32_t)));
+    model_->workspace_bytes_ = stacks + 2 * matrix + Workspace::BytesFor(rows, 1) +
                                std::max(recurrence_workspace_ + layer_workspace_, head_bytes);
     if (model_->exit_instance_ > 0) {  // rows packed and resumed, and the lists of both
       model_->workspace_bytes_ += 2 * matrix + 3 * Workspace::BytesFor(rows);
@@ -357,6 +381,8 @@ class ModelBuilder {
       model_->head_flops_ = 2.0 * static_cast<double>(head.n * head.k);
     model_->num_active_parameters_ = static_cast<int64_t>(active_parameters_);
     int64_t repeats = 1;
+    for (const auto& group : model_->encoder_groups_)
+      repeats = std::max<int64_t>(repeats, group.repeat.times);
     for (const auto& group : model_->groups_)
       repeats = std::max<int64_t>(repeats, group.repeat.times);
     model_->max_expert_ids_per_row_ = expert_ids_ * repeats;

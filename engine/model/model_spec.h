@@ -205,9 +205,12 @@ struct ModelSpec {
   HeadSpec head;
   int32_t max_positions = 0;
   std::vector<int32_t> eos_token_ids;
+  // Of an encoder-decoder (two stacks): the prompt is the encoder's, the decoder begins with this.
+  int32_t decoder_start_token_id = 0;
   bool operator==(const ModelSpec&) const = default;
 
   const StackSpec& decoder() const { return stacks.back(); }
+  const StackSpec* encoder() const { return stacks.size() > 1 ? &stacks.front() : nullptr; }
   // Gives hidden rows of a whole sequence instead of logits.
   bool is_encoder() const { return head.pooling != Pooling::kNone; }
 };

@@ -84,8 +84,9 @@ absl::Status CheckMixture(const std::string& path, const AttentionSpec& attentio
   }
   if (attention.kv_source == KvSource::kEncoder)
     return NotRun(path + ".kv_source", "another source than self or the second stream");
-  if (attention.sparse.has_value() || attention.mask != MaskKind::kCausal)
-    return NotRun(path, "a sparse or full mask with query experts");
+  if (attention.sparse.has_value() || attention.mask != MaskKind::kCausal ||
+      attention.position_bias.has_value())
+    return NotRun(path, "a sparse or full mask or a position bias with query experts");
   if (attention.relative.has_value()) {
     const std::string at = path + ".relative";
     RETURN_IF_ERROR(CheckName(at, "weight", attention.relative->weight));
@@ -123,6 +124,31 @@ absl::Status CheckAttending(const std::string& path, const AttentionSpec& attent
   return CheckSparse(path + ".sparse", *attention.sparse, attention.mask);
 }
 
+absl::Status CheckPositionBias(const std::string& path, const AttentionSpec& attention) {
+  const PositionBiasSpec& bias = *attention.position_bias;
+  const int32_t sides = attention.mask == MaskKind::kFull ? 2 : 1;
+  RETURN_IF_ERROR(CheckName(path, "weight", bias.weight));
+  RETURN_IF_ERROR(CheckRange(path, "num_buckets", bias.num_buckets, 2 * sides, kMaxExperts));
+  if (bias.num_buckets % sides != 0)
+    return Invalid(path, "num_buckets must be even where later keys are seen");
+  return CheckRange(path, "max_distance", bias.max_distance, bias.num_buckets / sides / 2 + 1,
+                    kMaxDim);
+}
+
+// Attention to the encoder's rows: four projections and nothing else.
+absl::Status CheckCross(const std::string& path, const AttentionSpec& attention) {
+  const bool experts = attention.v.experts.has_value() || attention.o.experts.has_value();
+  const bool norms = attention.q_norm.has_value() || attention.k_norm.has_value();
+  const bool positions = attention.rope.has_value() || attention.position_bias.has_value();
+  const bool masks =
+      attention.sparse.has_value() || attention.window > 0 || attention.mask != MaskKind::kCausal;
+  if (experts || norms || positions || masks || !attention.sinks.empty() ||
+      attention.clip_qkv != 0.0f || attention.value_from_residual)
+    return NotRun(path + ".kv_source",
+                  "attention to an encoder with experts, norms, positions, a mask or sinks");
+  return absl::OkStatus();
+}
+
 absl::Status CheckAttention(const std::string& path, const AttentionSpec& attention, int64_t dim) {
   RETURN_IF_ERROR(CheckHeads(path, attention));
   RETURN_IF_ERROR(CheckAttending(path, attention));
@@ -147,11 +173,14 @@ absl::Status CheckAttention(const std::string& path, const AttentionSpec& attent
   RETURN_IF_ERROR(CheckNorm(path + ".k_norm", attention.k_norm));
   if (attention.rope.has_value())
     RETURN_IF_ERROR(CheckRope(path + ".rope", *attention.rope, attention.head_dim));
+  if (attention.position_bias.has_value())
+    RETURN_IF_ERROR(CheckPositionBias(path + ".position_bias", attention));
   if (attention.relative.has_value())
     return NotRun(path + ".relative", "relative positions without query experts");
   RETURN_IF_ERROR(CheckFloat(path, "clip_qkv", static_cast<double>(attention.clip_qkv), 0.0, 1e6));
-  if (attention.kv_source != KvSource::kSelf)
-    return NotRun(path + ".kv_source", "another source than self");
+  if (attention.kv_source == KvSource::kSecondStream)
+    return NotRun(path + ".kv_source", "a second stream without query experts");
+  if (attention.kv_source == KvSource::kEncoder) return CheckCross(path, attention);
   return absl::OkStatus();
 }
 

@@ -203,10 +203,11 @@ absl::Status CheckStack(const std::string& path, const StackSpec& stack) {
 
 absl::Status ValidateSpec(const ModelSpec& spec) {
   if (spec.stacks.empty()) return Invalid("stacks", "a model needs one");
-  if (spec.stacks.size() > 1) return NotRun("stacks", "a second stack");
-  RETURN_IF_ERROR(CheckStack("stacks[0]", spec.stacks[0]));
+  if (spec.stacks.size() > 2) return NotRun("stacks", "a third stack");
+  for (size_t i = 0; i < spec.stacks.size(); ++i)
+    RETURN_IF_ERROR(CheckStack(absl::StrCat("stacks[", i, "]"), spec.stacks[i]));
   RETURN_IF_ERROR(CheckRole(spec));
-  const EmbeddingSpec& embedding = spec.stacks[0].embedding;
+  const EmbeddingSpec& embedding = spec.decoder().embedding;
   RETURN_IF_ERROR(
       CheckFloat("head", "logit_scale", static_cast<double>(spec.head.logit_scale), -1e6, 1e6));
   RETURN_IF_ERROR(CheckRange("model", "max_positions", spec.max_positions, 1, kMaxPositions));

@@ -158,6 +158,13 @@ void Fields(Visitor& visit, RelativePositionSpec& spec) {
 }
 
 template <typename Visitor>
+void Fields(Visitor& visit, PositionBiasSpec& spec) {
+  visit("weight", spec.weight);
+  visit("num_buckets", spec.num_buckets);
+  visit("max_distance", spec.max_distance);
+}
+
+template <typename Visitor>
 void Fields(Visitor& visit, SparsePatternSpec& spec) {
   visit("block", spec.block);
   visit("first_blocks", spec.first_blocks);
@@ -186,6 +193,7 @@ void Fields(Visitor& visit, AttentionSpec& spec) {
   visit("clip_qkv", spec.clip_qkv);
   visit("rope", spec.rope);
   visit("relative", spec.relative);
+  visit("position_bias", spec.position_bias);
   visit("scale", spec.scale);
   visit("window", spec.window);
   visit("mask", spec.mask);
@@ -393,6 +401,7 @@ void Fields(Visitor& visit, ModelSpec& spec) {
   visit("head", spec.head);
   visit("max_positions", spec.max_positions);
   visit("eos_token_ids", spec.eos_token_ids);
+  visit("decoder_start_token_id", spec.decoder_start_token_id);
 }
 
 }  // namespace sluice::spec_fields

@@ -77,6 +77,7 @@ absl::Status CheckState(const std::string& path, const RepeatSpec& repeat, int64
   if (sticks && (repeat.norm.has_value() || repeat.signal.has_value()))
     return NotRun(path, "a norm or a signal with stick-breaking");
   if (!repeat.signal.has_value()) return absl::OkStatus();
+  if (repeat.injection.has_value()) return NotRun(path + ".signal", "a signal with an injection");
   const StepSignalSpec& signal = *repeat.signal;
   if (!signal.positions && !signal.steps)
     return Invalid(path + ".signal", "must be of positions or of steps");

@@ -136,9 +136,10 @@ void CpuBackend::AttendRow(const AttentionArgs& args,
       query.sink = query.has_sink ? *sink : 0.0f;
       if (args.relative != nullptr) {
         query.relative =
-            args.relative + (int64_t{row} * args.num_heads + head) * int64_t{args.relative_size};
+            args.relative + (args.relative_shared ? head : int64_t{row} * args.num_heads + head) *
+                                int64_t{args.relative_size};
         query.relative_size = args.relative_size;
-        query.slot = args.rows.slot[row];
+        query.slot = args.rows.slot[row] + args.relative_zero;
       }
       task.queries[task.num_queries++] = query;
       if (task.num_queries < kMaxQueries) continue;

@@ -70,8 +70,8 @@ void Attend(const AttentionArgs& args, const HeadQuery& head, float* out) {
     }
     dot *= static_cast<double>(args.scale);
     if (head.relative != nullptr) {
-      const int32_t distance = args.rows.slot[head.row] - slot;
-      dot += static_cast<double>(head.relative[std::min(distance, args.relative_size - 1)]);
+      const int32_t distance = args.rows.slot[head.row] - slot + args.relative_zero;
+      dot += static_cast<double>(head.relative[std::clamp(distance, 0, args.relative_size - 1)]);
     }
     scores.push_back(dot);
     maximum = std::max(maximum, scores.back());
@@ -204,7 +204,8 @@ void ReferenceBackend::PagedAttention(const AttentionArgs& args) {
       if (args.sinks != nullptr) head.sink = static_cast<double>(args.sinks[h]);
       if (args.relative != nullptr) {
         head.relative =
-            args.relative + (int64_t{i} * args.num_heads + h) * int64_t{args.relative_size};
+            args.relative + (args.relative_shared ? h : int64_t{i} * args.num_heads + h) *
+                                int64_t{args.relative_size};
       }
       if (args.row_sinks != nullptr) head.sink = static_cast<double>(args.row_sinks[i]);
       Attend(args, head, args.out.Row(i) + static_cast<int64_t>(h) * shape.value_dim);

@@ -1,5 +1,5 @@
-// Embeddings out of the engine: the pooled hidden rows, the same alone and in company; what an
-// encoder refuses.
+// Encoders in the engine: embeddings are the pooled hidden rows, the same alone and in company;
+// encoder-decoders answer the same in any company and after preemption; what both refuse.
 #include <cmath>
 #include <random>
 
@@ -76,6 +76,57 @@ TEST(EngineEmbedding, WhatTheModelDoesNotGiveIsRefused) {
   TestEngine decoder({.family = Family::kDense});
   decoder.Submit(Embed(1, 5));
   EXPECT_EQ(ErrorCodeOf(decoder.last_status()), "unsupported_parameter");
+}
+
+Request Ask(uint32_t seed, int32_t length) {
+  Request request;
+  request.prompt = RandomTokens(seed, length, 97);
+  request.stop.max_tokens = 1 + static_cast<int32_t>(seed * 5 % 17);
+  request.sampling.temperature = seed % 2 == 0 ? 0.0f : 0.8f;
+  request.sampling.seed = seed;
+  request.sampling.logprobs = 2;
+  return request;
+}
+
+TEST(EngineEncoderDecoder, AnswersAreTheSameInAnyCompany) {
+  std::vector<Request> requests;
+  std::vector<Answer> alone;
+  for (uint32_t i = 0; i < 24; ++i) {
+    requests.push_back(Ask(i, 1 + static_cast<int32_t>(i * 7 % 30)));
+    TestEngine engine({.family = Family::kEncoderDecoder});
+    const auto sink = engine.Submit(requests.back());
+    ASSERT_TRUE(engine.last_status().ok()) << engine.last_status();
+    engine.Drain();
+    alone.push_back(sink->answer);
+    EXPECT_FALSE(alone.back().tokens.empty());
+    EXPECT_EQ(alone.back().usage.prompt_tokens,
+              static_cast<int32_t>(requests.back().prompt.size()));
+  }
+  for (const int64_t kv_memory_bytes : {int64_t{0}, int64_t{8} << 20, int64_t{3} << 20}) {
+    TestEngine engine({.family = Family::kEncoderDecoder,
+                       .max_batch_tokens = 40,
+                       .kv_memory_bytes = kv_memory_bytes});
+    std::vector<std::shared_ptr<AnswerSink>> sinks;
+    for (const Request& request : requests) sinks.push_back(engine.Submit(request));
+    engine.Drain();
+    for (size_t i = 0; i < requests.size(); ++i)
+      EXPECT_TRUE(sinks[i]->answer == alone[i]) << i << " with " << kv_memory_bytes;
+    EXPECT_EQ(engine->runner().cache()->num_used_pages(), 0);
+  }
+}
+
+TEST(EngineEncoderDecoder, ThePromptHasNoLogprobsAndMustFitAStep) {
+  TestEngine engine({.family = Family::kEncoderDecoder, .max_batch_tokens = 32});
+  Request request = Ask(1, 5);
+  request.sampling.prompt_logprobs = 1;
+  engine.Submit(request);
+  EXPECT_EQ(ErrorParamOf(engine.last_status()), "prompt_logprobs");
+  engine.Submit(Ask(1, 32));  // and the decoder's first row
+  EXPECT_EQ(ErrorCodeOf(engine.last_status()), "context_length_exceeded");
+  EXPECT_EQ(ErrorParamOf(engine.last_status()), "prompt");
+  engine.Submit(Ask(1, 31));
+  EXPECT_TRUE(engine.last_status().ok()) << engine.last_status();
+  engine.Drain();
 }
 
 }  // namespace

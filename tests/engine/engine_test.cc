@@ -45,6 +45,8 @@ std::string Name(Family family) {
       return "mot";
     case Family::kEncoder:
       return "encoder";
+    case Family::kEncoderDecoder:
+      return "encoder_decoder";
   }
   return "";
 }

@@ -8,6 +8,7 @@
 #include <random>
 #include <set>
 
+#include "engine/blocks/position_bias.h"
 #include "engine/blocks/sparse_pattern.h"
 #include "tests/support/model_harness.h"
 #include "tests/support/random_spec.h"
@@ -121,6 +122,18 @@ TEST(SparsePattern, DrawsAreFixed) {
             (std::vector<int32_t>{39, 48, 49}));
 }
 
+void ExpectNear(const Rows& wanted, const Rows& got) {
+  ASSERT_EQ(wanted.size(), got.size());
+  float largest = 0.0f, worst = 0.0f;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    for (size_t j = 0; j < wanted[i].size(); ++j) {
+      largest = std::max(largest, std::abs(wanted[i][j]));
+      worst = std::max(worst, std::abs(wanted[i][j] - got[i][j]));
+    }
+  }
+  EXPECT_LE(worst, 2e-4f * (1.0f + largest));
+}
+
 // First blocks that cover everything are full attention, bit for bit.
 TEST(SparsePattern, SeeingEverythingIsFullAttention) {
   for (const char* device : {"reference", "cpu"}) {
@@ -175,14 +188,7 @@ TEST(Encoders, CpuEqualsReferenceInF32) {
     const auto tokens = RandomTokens(seed, 33, spec.decoder().embedding.vocab_size);
     const Rows wanted = (*reference)->Run(tokens, 64);
     const Rows got = (*cpu)->Run(tokens, 64);
-    float largest = 0.0f, worst = 0.0f;
-    for (size_t i = 0; i < wanted.size(); ++i) {
-      for (size_t j = 0; j < wanted[i].size(); ++j) {
-        largest = std::max(largest, std::abs(wanted[i][j]));
-        worst = std::max(worst, std::abs(wanted[i][j] - got[i][j]));
-      }
-    }
-    EXPECT_LE(worst, 2e-4f * (1.0f + largest));
+    ExpectNear(wanted, got);
   }
 }
 
@@ -201,6 +207,86 @@ TEST(Encoders, TheFirstRowSeesTheLastToken) {
   const Rows before = (*harness)->Run(tokens, 64);
   tokens.back() = (tokens.back() + 1) % kPlainVocabulary;
   EXPECT_FALSE(before[0] == (*harness)->Run(tokens, 64)[0]);
+}
+
+// Of an encoder-decoder: the prompt whole with the decoder's first rows, the rest in steps of
+// `chunk`.
+Rows Decode(ModelHarness& harness,
+            const std::vector<int32_t>& prompt,
+            const std::vector<int32_t>& tokens,
+            int32_t chunk) {
+  const KvSequence sequence = harness.Open();
+  Rows all;
+  const auto total = static_cast<int32_t>(tokens.size());
+  for (int32_t first = 0; first < total; first += chunk) {
+    const int32_t last = std::min(total, first + chunk);
+    Piece piece{.sequence = sequence,
+                .tokens = {tokens.begin() + first, tokens.begin() + last},
+                .first = first};
+    if (first == 0) piece.encoder = prompt;
+    for (auto& row : harness.Step({piece})) all.push_back(std::move(row));
+  }
+  harness.Free(sequence);
+  return all;
+}
+
+constexpr SpecDraw kTwoStacks = {.depth = false, .repeats = false, .two_stacks = true};
+
+TEST(EncoderDecoders, ChunksAndNeighboursChangeNoBit) {
+  for (uint32_t seed = 0; seed < 30; ++seed) {
+    SCOPED_TRACE(::testing::Message() << "seed " << seed);
+    const ModelSpec spec = RandomSpec(seed, kTwoStacks);
+    MemoryWeightStore weights;
+    FillWeights(spec, seed + 1, weights);
+    for (const auto format : {kernels::WeightFormat::kF32, kernels::WeightFormat::kBF16}) {
+      auto harness = ModelHarness::Create(
+          spec, weights, {.device = {.device = "cpu", .threads = 2}, .format = format});
+      ASSERT_TRUE(harness.ok()) << harness.status();
+      const int32_t vocab = spec.decoder().embedding.vocab_size;
+      const auto prompt = RandomTokens(seed, 11, vocab);
+      const auto tokens = RandomTokens(seed + 50, 9, vocab);
+      const Rows whole = Decode(**harness, prompt, tokens, 64);
+      for (const int32_t chunk : {1, 4}) {
+        EXPECT_TRUE(whole == Decode(**harness, prompt, tokens, chunk)) << chunk;
+      }
+      const auto other = RandomTokens(seed + 99, static_cast<int32_t>(1 + seed % 9), vocab);
+      const Rows together =
+          (*harness)->Step({{.sequence = (*harness)->Open(), .tokens = other, .encoder = other},
+                            {.sequence = (*harness)->Open(), .tokens = tokens, .encoder = prompt}});
+      const auto first = together.begin() + static_cast<int64_t>(other.size());
+      EXPECT_TRUE(whole == Rows(first, first + 9));
+      const auto longer = RandomTokens(seed + 7, 12, vocab);
+      EXPECT_FALSE(whole == Decode(**harness, longer, tokens, 64)) << "the prompt must matter";
+    }
+  }
+}
+
+TEST(EncoderDecoders, CpuEqualsReferenceInF32) {
+  for (uint32_t seed = 200; seed < 220; ++seed) {
+    SCOPED_TRACE(::testing::Message() << "seed " << seed);
+    const ModelSpec spec = RandomSpec(seed, kTwoStacks);
+    MemoryWeightStore weights;
+    FillWeights(spec, seed + 1, weights);
+    auto reference = ModelHarness::Create(spec, weights, {});
+    auto cpu = ModelHarness::Create(spec, weights, {.device = {.device = "cpu", .threads = 2}});
+    ASSERT_TRUE(reference.ok() && cpu.ok()) << reference.status() << cpu.status();
+    const int32_t vocab = spec.decoder().embedding.vocab_size;
+    const auto prompt = RandomTokens(seed, 21, vocab);
+    const auto tokens = RandomTokens(seed + 50, 9, vocab);
+    ExpectNear(Decode(**reference, prompt, tokens, 64), Decode(**cpu, prompt, tokens, 64));
+  }
+}
+
+// Buckets by hand: transformers' T5Attention._relative_position_bucket, 8 buckets to distance 10.
+TEST(PositionBias, BucketsAreThePublishedOnes) {
+  const PositionBiasSpec spec{.weight = "bias", .num_buckets = 8, .max_distance = 10};
+  std::vector<int32_t> causal, full;
+  for (const int32_t d : {3, 0, -1, -3, -4, -5, -6, -7, -8, -9, -10, -50})
+    causal.push_back(PositionBucket(spec, MaskKind::kCausal, d));
+  for (const int32_t d : {-50, -10, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 50})
+    full.push_back(PositionBucket(spec, MaskKind::kFull, d));
+  EXPECT_EQ(causal, (std::vector<int32_t>{0, 0, 1, 3, 4, 4, 5, 6, 7, 7, 7, 7}));
+  EXPECT_EQ(full, (std::vector<int32_t>{3, 3, 3, 2, 2, 2, 1, 0, 5, 6, 6, 6, 7, 7}));
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "engine/engine.h"
 #include "tests/support/fake_engine.h"
 #include "tests/support/memory_weight_store.h"
+#include "tests/support/random_masks.h"
 #include "tests/support/random_spec.h"
 
 namespace sluice::testing {
@@ -64,7 +65,7 @@ class AnswerSink final : public TokenSink {
   Answer answer;
 };
 
-enum class Family { kDense, kMoe, kMod, kMot, kEncoder };
+enum class Family { kDense, kMoe, kMod, kMot, kEncoder, kEncoderDecoder };
 
 inline constexpr int32_t kCohortSize = 4;  // of kMot
 
@@ -72,6 +73,10 @@ inline ModelSpec FamilySpec(Family family) {
   ModelSpec spec = PlainSpec(4);
   spec.stacks[0].embedding.vocab_size = 97;
   auto& layers = spec.stacks[0].groups[0].layers;
+  if (family == Family::kEncoderDecoder) {
+    AddEncoder(3, spec);
+    return spec;
+  }
   if (family == Family::kEncoder) {
     spec.stacks[0].role = StackRole::kEncoder;
     spec.head = {.pooling = Pooling::kMean};
@@ -141,6 +146,10 @@ class TestEngine {
     card.num_layer_instances = 4;
     if (options.family == Family::kEncoder)
       card.embedding_size = static_cast<int32_t>(spec.decoder().embedding.dim);
+    if (options.family == Family::kEncoderDecoder) {
+      card.decoder_start_token = spec.decoder_start_token_id;
+      card.max_context_tokens = 63;
+    }
     if (options.family == Family::kMod) {
       card.routed_layers = {"1", "3"};
       card.routing_modes = {"threshold", "topk_prompt"};

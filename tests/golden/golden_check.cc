@@ -322,8 +322,8 @@ absl::StatusOr<OpenGolden> OpenGoldenFolder(const std::string& folder,
   config.max_sequences = 4;
   for (const GoldenCase& which : GoldenCases(golden.expected)) {
     const auto tokens = GoldenTokens(golden.expected, which);
-    size_t rows = 2 * tokens.front().size();
-    if (which.cohort) {  // in one step, with another sequence
+    size_t rows = 2 * (tokens.front().size() + 64);  // an encoder's prompt beside them
+    if (which.cohort) {                              // in one step, with another sequence
       rows = (tokens.size() + 1) * tokens.front().size();
       config.max_sequences =
           std::max(config.max_sequences, static_cast<int32_t>(tokens.size()) + 1);
@@ -340,9 +340,11 @@ absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckO
   GoldenRun& run = *golden.run;
   GoldenReport report;
   report.family = run.spec().family;
+  if (const auto ids = golden.expected.find("encoder_ids"); ids != golden.expected.end())
+    run.set_encoder_tokens(ids->second.integers);
   report.whole_prompt = RoutesWholePrompt(run.spec());
   report.unused_weights = run.unused_weights();
-  std::set<std::string> compared = {"input_ids"};
+  std::set<std::string> compared = {"input_ids", "encoder_ids"};
   for (const GoldenCase& which : GoldenCases(golden.expected)) {
     const auto tokens = GoldenTokens(golden.expected, which);
     for (const auto& list : tokens) {

@@ -15,11 +15,13 @@ namespace {
 struct StepRows {
   std::vector<int32_t> tokens, positions, wanted;
   std::vector<KvSequence> sequences;
-  std::vector<uint8_t> is_prompt;
+  std::vector<uint8_t> is_prompt, in_encoder;
   std::vector<RowRouting> routing;
   std::vector<size_t> trace;  // per row: which sequence of the run
 
-  Batch batch() const { return {tokens, positions, sequences, is_prompt, routing, wanted}; }
+  Batch batch() const {
+    return {tokens, positions, sequences, is_prompt, routing, wanted, in_encoder};
+  }
 };
 
 const char* KindName(ExpertKind kind) {
@@ -153,10 +155,13 @@ absl::Status GoldenRun::RunStep(const Step& step,
                                 std::vector<SequenceTrace>& traces) {
   StepRows rows;
   for (const Chunk& chunk : step) {
-    RETURN_IF_ERROR(runner_->pages().Reserve(sequences_[chunk.sequence], chunk.end - chunk.begin));
-    for (int32_t position = chunk.begin; position < chunk.end; ++position) {
-      rows.wanted.push_back(static_cast<int32_t>(rows.tokens.size()));
-      rows.tokens.push_back(tokens[chunk.sequence][static_cast<size_t>(position)]);
+    const auto encoded = static_cast<int32_t>(chunk.begin == 0 ? encoder_tokens_.size() : 0);
+    RETURN_IF_ERROR(
+        runner_->pages().Reserve(sequences_[chunk.sequence], encoded + chunk.end - chunk.begin));
+    const auto add = [&](int32_t token, int32_t position, bool in_encoder) {
+      if (!in_encoder) rows.wanted.push_back(static_cast<int32_t>(rows.tokens.size()));
+      if (spec_.encoder() != nullptr) rows.in_encoder.push_back(in_encoder ? 1 : 0);
+      rows.tokens.push_back(token);
       rows.positions.push_back(position);
       rows.sequences.push_back(sequences_[chunk.sequence]);
       rows.is_prompt.push_back(1);
@@ -164,11 +169,14 @@ absl::Status GoldenRun::RunStep(const Step& step,
       rows.routing.back().cohort = chunk.sequence < cohort_ ? 0 : -1;
       rows.routing.back().slot = static_cast<int32_t>(chunk.sequence);
       rows.trace.push_back(chunk.sequence);
-    }
+    };
+    for (int32_t i = 0; i < encoded; ++i) add(encoder_tokens_[static_cast<size_t>(i)], i, true);
+    for (int32_t position = chunk.begin; position < chunk.end; ++position)
+      add(tokens[chunk.sequence][static_cast<size_t>(position)], position, false);
   }
   Recorder recorder(rows, traces);
   const auto sink = [&](int32_t index, std::span<float> logits) {
-    recorder.OnLogits(index, logits);
+    recorder.OnLogits(rows.wanted[static_cast<size_t>(index)], logits);
   };
   recorder.OnExperts(runner_->Run(rows.batch(), &recorder, sink));
   for (const Chunk& chunk : step) runner_->Commit(sequences_[chunk.sequence]);

@@ -51,6 +51,9 @@ class GoldenRun {
   // Greedy continuation, one token a step.
   absl::StatusOr<std::vector<int32_t>> Generate(std::vector<int32_t> tokens, int32_t count);
 
+  // Of an encoder-decoder: what every sequence's encoder reads; `tokens` are then the decoder's.
+  void set_encoder_tokens(std::vector<int32_t> tokens) { encoder_tokens_ = std::move(tokens); }
+
   const ModelSpec& spec() const { return spec_; }
   const std::vector<std::string>& unused_weights() const { return unused_; }
 
@@ -64,6 +67,7 @@ class GoldenRun {
   std::vector<std::string> unused_;
   std::unique_ptr<RealModelRunner> runner_;
   std::vector<KvSequence> sequences_;
+  std::vector<int32_t> encoder_tokens_;
   size_t cohort_ = 0;
   RowRouting routing_;
 };

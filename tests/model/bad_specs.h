@@ -108,6 +108,25 @@ inline void Encode(ModelSpec& spec) {
     std::get<AttentionSpec>(layer.sublayers[0].block).mask = MaskKind::kFull;
 }
 
+// The last stack behind an encoder of the same layers.
+inline void AddStack(ModelSpec& spec) {
+  spec.stacks.insert(spec.stacks.begin(), spec.stacks[0]);
+  spec.stacks[0].role = StackRole::kEncoder;
+  for (LayerSpec& layer : spec.stacks[0].groups[0].layers)
+    std::get<AttentionSpec>(layer.sublayers[0].block).mask = MaskKind::kFull;
+}
+inline AttentionSpec& CrossOf(ModelSpec& spec) {
+  AddStack(spec);
+  auto& cross = std::get<AttentionSpec>(spec.stacks[1].groups[0].layers[0].sublayers[0].block);
+  cross.kv_source = KvSource::kEncoder;
+  cross.rope.reset();
+  return cross;
+}
+inline PositionBiasSpec& Bias(ModelSpec& spec) {
+  return AttentionOf(spec).position_bias.emplace(
+      PositionBiasSpec{.weight = "bias", .num_buckets = 8, .max_distance = 10});
+}
+
 struct BadSpec {
   const char* name;
   std::function<void(ModelSpec&)> bend;

@@ -160,6 +160,46 @@ const BadSpec kBadSpecs[] = {
      "zero_rows of sparse", kNotRun},
     {"SparseMixture", [](auto& s) { MixtureOf(s).sparse.emplace(); }, "with query experts",
      kNotRun},
+    {"CrossWithoutAnEncoder",
+     [](auto& s) {
+       AttentionOf(s).kv_source = KvSource::kEncoder;
+       AttentionOf(s).rope.reset();
+     },
+     "block.kv_source: there is no encoder"},
+    {"CrossWithRope", [](auto& s) { CrossOf(s).rope.emplace(RopeSpec{.rotary_dim = 4}); },
+     "kv_source: attention to an encoder", kNotRun},
+    {"CrossWithSinks", [](auto& s) { CrossOf(s).sinks = "sinks"; }, "kv_source", kNotRun},
+    {"TwoDecoders", [](auto& s) { s.stacks.push_back(s.stacks[0]); },
+     "stacks: two of them are an encoder and a decoder"},
+    {"OtherEncoderEmbedding",
+     [](auto& s) {
+       AddStack(s);
+       s.stacks[0].embedding.weight = "other";
+     },
+     "stacks[1].embedding", kNotRun},
+    {"DecoderStartOutside",
+     [](auto& s) {
+       AddStack(s);
+       s.decoder_start_token_id = 61;
+     },
+     "decoder_start_token_id"},
+    {"RoutedBehindAnEncoder",
+     [](auto& s) {
+       AddStack(s);
+       s.stacks[1].groups[0].layers[0].depth.emplace(DepthRouterSpec{.weight = "router"});
+     },
+     "stacks[1].groups[0].layers[0].depth", kNotRun},
+    {"BiasUnnamed", [](auto& s) { Bias(s).weight.clear(); }, "position_bias: weight"},
+    {"BiasBuckets", [](auto& s) { Bias(s).num_buckets = 1; }, "position_bias: num_buckets"},
+    {"BiasDistance", [](auto& s) { Bias(s).max_distance = 4; }, "position_bias: max_distance"},
+    {"BiasOddBothWays",
+     [](auto& s) {
+       Encode(s);
+       Bias(s).num_buckets = 7;
+     },
+     "num_buckets must be even"},
+    {"BiasMixture", [](auto& s) { MixtureOf(s).position_bias.emplace(); }, "with query experts",
+     kNotRun},
     {"EncoderWithoutPooling", [](auto& s) { s.stacks[0].role = StackRole::kEncoder; },
      "head.pooling"},
     {"PoolingOfADecoder", [](auto& s) { s.head.pooling = Pooling::kMean; }, "head.pooling"},
@@ -193,7 +233,7 @@ const BadSpec kBadSpecs[] = {
        RepeatOf(s).times = 2;
        RepeatOf(s).adjustable = true;
      },
-     "an encoder whose rows stop", kNotRun},
+     "whose rows stop", kNotRun},
     {"EncoderLatent",
      [](auto& s) {
        Encode(s);

@@ -34,8 +34,9 @@ TEST(ModelSpec, RandomSpecsPassAndSurviveJson) {
   for (uint32_t seed = 0; seed < 200; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     const ModelSpec spec =
-        seed % 4 == 0 ? RandomSpec(seed, {.depth = false, .repeats = false, .encoder = true})
-                      : RandomSpec(seed);
+        seed % 4 == 0   ? RandomSpec(seed, {.depth = false, .repeats = false, .encoder = true})
+        : seed % 4 == 1 ? RandomSpec(seed, {.depth = false, .repeats = false, .two_stacks = true})
+                        : RandomSpec(seed);
     ASSERT_TRUE(ValidateSpec(spec).ok()) << ValidateSpec(spec);
     const auto back = SpecFromJson(nlohmann::json::parse(SpecToJson(spec).dump()));
     ASSERT_TRUE(back.ok()) << back.status();
@@ -45,7 +46,7 @@ TEST(ModelSpec, RandomSpecsPassAndSurviveJson) {
 
 const BadSpec kBadSpecs[] = {
     {"NoStack", [](auto& s) { s.stacks.clear(); }, "stacks"},
-    {"TwoStacks", [](auto& s) { s.stacks.push_back(s.stacks[0]); }, "stacks", kNotRun},
+    {"ThreeStacks", [](auto& s) { s.stacks.assign(3, StackSpec(s.stacks[0])); }, "stacks", kNotRun},
     {"VocabZero", [](auto& s) { s.stacks[0].embedding.vocab_size = 0; }, "vocab_size"},
     {"VocabHuge", [](auto& s) { s.stacks[0].embedding.vocab_size = (1 << 21) + 1; }, "vocab_size"},
     {"DimZero", [](auto& s) { s.stacks[0].embedding.dim = 0; }, "dim"},

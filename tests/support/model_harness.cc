@@ -37,25 +37,32 @@ std::vector<std::vector<float>> ModelHarness::Step(const std::vector<Piece>& pie
                                                    ForwardObserver* observer) {
   std::vector<int32_t> tokens, positions, wanted;
   std::vector<KvSequence> sequences;
-  std::vector<uint8_t> is_prompt;
+  std::vector<uint8_t> is_prompt, in_encoder;
   std::vector<RowRouting> routing;
   for (const Piece& piece : pieces) {
-    SLUICE_CHECK(cache_->Reserve(piece.sequence, static_cast<int32_t>(piece.tokens.size())).ok());
-    for (size_t i = 0; i < piece.tokens.size(); ++i) {
-      wanted.push_back(static_cast<int32_t>(tokens.size()));
-      tokens.push_back(piece.tokens[i]);
-      positions.push_back(piece.first + static_cast<int32_t>(i));
+    const size_t rows = piece.encoder.size() + piece.tokens.size();
+    SLUICE_CHECK(cache_->Reserve(piece.sequence, static_cast<int32_t>(rows)).ok());
+    const auto add = [&](int32_t token, int32_t position, bool encoder) {
+      if (!encoder) wanted.push_back(static_cast<int32_t>(tokens.size()));
+      if (model_->spec().encoder() != nullptr) in_encoder.push_back(encoder ? 1 : 0);
+      tokens.push_back(token);
+      positions.push_back(position);
       sequences.push_back(piece.sequence);
       is_prompt.push_back(piece.is_prompt ? 1 : 0);
       routing.push_back(piece.routing);
-    }
+    };
+    for (size_t i = 0; i < piece.encoder.size(); ++i)
+      add(piece.encoder[i], static_cast<int32_t>(i), true);
+    for (size_t i = 0; i < piece.tokens.size(); ++i)
+      add(piece.tokens[i], piece.first + static_cast<int32_t>(i), false);
   }
   const Batch batch{.tokens = tokens,
                     .positions = positions,
                     .sequences = sequences,
                     .is_prompt = is_prompt,
                     .routing = routing,
-                    .wanted = wanted};
+                    .wanted = wanted,
+                    .in_encoder = in_encoder};
   stats_.Reset(batch.num_rows());
   placements_->Reset();
   ForwardContext context{.backend = *backend_,
@@ -65,7 +72,7 @@ std::vector<std::vector<float>> ModelHarness::Step(const std::vector<Piece>& pie
                          .placements = *placements_,
                          .batch = batch,
                          .observer = observer};
-  std::vector<std::vector<float>> logits(tokens.size());
+  std::vector<std::vector<float>> logits(wanted.size());
   model_->Forward(context, [&](int32_t index, std::span<float> row) {
     logits[static_cast<size_t>(index)].assign(row.begin(), row.end());
   });

@@ -28,6 +28,7 @@ struct Piece {
   int32_t first = 0;
   RowRouting routing = {};
   bool is_prompt = true;
+  std::vector<int32_t> encoder = {};  // of an encoder-decoder, with the first piece of a sequence
 };
 
 class ModelHarness {

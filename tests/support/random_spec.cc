@@ -204,8 +204,9 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
         const std::string attention = name + ".attention";
         const int64_t dim = stack.embedding.dim;
         BlockSpec block = RandomAttention(attention, dim, draw, what.experts);
-        if (draw.Chance(0.2) && !what.encoder) block = RandomLatentAttention(attention, dim, draw);
-        if (what.experts && !what.encoder && draw.Chance(0.2))
+        if (draw.Chance(0.2) && !what.encoder && !what.two_stacks)
+          block = RandomLatentAttention(attention, dim, draw);
+        if (what.experts && !what.encoder && !what.two_stacks && draw.Chance(0.2))
           block = RandomMixture(attention, dim, seed + 1);
         layer.sublayers.push_back(MakeSublayer(attention, std::move(block), draw, layer_norm));
       }
@@ -282,3 +283,4 @@ ModelSpec PlainSpec(int32_t layers) {
 }
 
 }  // namespace sluice::testing
+if (what.two_stacks) AddEncoder(seed, spec);

@@ -23,6 +23,7 @@ struct SpecDraw {
   bool experts = true;       // MoE feed-forwards and SwitchHead projections
   bool repeats = true;       // groups that run more than once
   bool topk_prompt = false;  // routers may take the top-k of the prompt, which must then be whole
+  bool two_stacks = false;   // an encoder before the decoder; needs depth and repeats off
   bool encoder = false;      // instead of a decoder; needs depth and repeats off
 };
 

@@ -29,6 +29,14 @@ class Filler {
     Vector(spec.head.bias, stack.embedding.vocab_size, 0.1f, 0.0f);
     if (stack.final_norm.has_value()) FillNorm(*stack.final_norm, dim_);
     if (stack.embedding.norm.has_value()) FillNorm(*stack.embedding.norm, dim_);
+    for (const StackSpec& part : spec.stacks) {
+      if (part.final_norm.has_value()) FillNorm(*part.final_norm, dim_);
+      FillGroups(part);
+    }
+  }
+
+ private:
+  void FillGroups(const StackSpec& stack) {
     for (const LayerGroupSpec& group : stack.groups) {
       FillRepeat(group, dim_, [this](const auto&... tensor) { Add(tensor...); });
       if (group.repeat.halting == HaltingKind::kStickBreaking) continue;  // all of it
@@ -36,7 +44,6 @@ class Filler {
     }
   }
 
- private:
   static float Float(int64_t value) { return static_cast<float>(value); }
 
   void Add(const std::string& name, std::vector<int64_t> shape, float scale, float mean) {
@@ -114,6 +121,10 @@ class Filler {
     if (attention.q_norm.has_value()) FillNorm(*attention.q_norm, width(attention.num_heads));
     if (attention.k_norm.has_value()) FillNorm(*attention.k_norm, width(attention.num_kv_heads));
     Vector(attention.sinks, attention.num_heads, 0.5f, 0.0f);
+    if (attention.position_bias.has_value()) {
+      Matrix(attention.position_bias->weight, attention.position_bias->num_buckets,
+             attention.num_heads, 0.7f);
+    }
   }
   void FillLatentAttention(const LatentAttentionSpec& attention) {
     if (attention.q_down.has_value()) FillProjection(*attention.q_down);
