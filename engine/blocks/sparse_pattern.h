@@ -7,7 +7,7 @@
 #include <span>
 
 #include "engine/model/model_spec.h"
-#include "kernels/kv_span.h"
+#include "kernels/backend.h"
 
 namespace sluice {
 
