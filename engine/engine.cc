@@ -205,8 +205,8 @@ bool Engine::Step() {
                     .is_prompt = is_prompt_,
                     .routing = routing_,
                     .wanted = wanted_,
-                    .in_encoder = in_encoder_,
-                    .early_exit = {.slots = slots_, .states = runner_->draft_states()}};
+                    .early_exit = {.slots = slots_, .states = runner_->draft_states()},
+                    .in_encoder = in_encoder_};
   const ForwardStats& stats =
       runner_->Run(batch, nullptr,
                    [&](int32_t index, std::span<float> logits) { OnLogits(plan, index, logits); });

@@ -34,9 +34,6 @@ struct RowRouting {
 
 // Self-speculation (Elhoushi et al. 2024, arXiv 2404.16710): the network is cut in front of layer
 // instance Model::exit_instance(). Off when `slots` is empty.
-// Of an encoder-decoder, per row: 1 for the encoder's, which come before the decoder's of their
-// sequence and count their positions from 0, as those do. Else empty.
-std::span<const uint8_t> in_encoder;
 struct EarlyExit {
   // The rows end at the cut: their states are stored there, and the head reads them. Otherwise rows
   // with a slot start at the cut from their stored state, the others at the embedding.
@@ -54,6 +51,9 @@ struct Batch {
   std::span<const RowRouting> routing;    // per row
   std::span<const int32_t> wanted;        // rows whose logits are needed, ascending
   EarlyExit early_exit;
+  // Of an encoder-decoder, per row: 1 for the encoder's, which come before the decoder's of their
+  // sequence and count their positions from 0, as those do. Else empty.
+  std::span<const uint8_t> in_encoder;
 
   int32_t num_rows() const { return static_cast<int32_t>(tokens.size()); }
 };

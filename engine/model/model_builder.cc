@@ -240,8 +240,6 @@ class ModelBuilder {
     ASSIGN_OR_RETURN(sublayer.block, MakeBlock(spec.block, repeat.kv == RepeatKv::kFirst));
     model_->num_parameters_ += sublayer.block->NumParameters();
     active_parameters_ += share * static_cast<double>(sublayer.block->NumActiveParameters());
-    if (attention->kv_source == KvSource::kEncoder)
-      return CrossAttention::Load(*attention, loader_);
     return sublayer;
   }
 
@@ -257,6 +255,8 @@ class ModelBuilder {
           expert_ids_ += int64_t{attention->num_heads} * projection->experts->top_k;
         }
       }
+      if (attention->kv_source == KvSource::kEncoder)
+        return CrossAttention::Load(*attention, loader_);
       return Attention::Load(*attention, model_->rope_tables_, loader_, query_apart);
     }
     if (const auto* moe = std::get_if<MoeFfnSpec>(&spec)) {

@@ -20,7 +20,13 @@ struct StepRows {
   std::vector<size_t> trace;  // per row: which sequence of the run
 
   Batch batch() const {
-    return {tokens, positions, sequences, is_prompt, routing, wanted, in_encoder};
+    return {.tokens = tokens,
+            .positions = positions,
+            .sequences = sequences,
+            .is_prompt = is_prompt,
+            .routing = routing,
+            .wanted = wanted,
+            .in_encoder = in_encoder};
   }
 };
 

@@ -233,6 +233,7 @@ ModelSpec RandomSpec(uint32_t seed, const SpecDraw& what) {
   } else {
     DrawMasks(seed, spec);
     if (what.experts) DrawSoftParts(seed, spec);
+    if (what.two_stacks) AddEncoder(seed, spec);
   }
   return spec;
 }
@@ -283,4 +284,3 @@ ModelSpec PlainSpec(int32_t layers) {
 }
 
 }  // namespace sluice::testing
-if (what.two_stacks) AddEncoder(seed, spec);
