@@ -110,7 +110,7 @@ void AddRandomExits(const std::string& name, int64_t dim, uint32_t seed, RepeatS
     return std::uniform_int_distribution<int32_t>(lo, hi)(engine);
   };
   if (draw(0, 2) == 0) repeat.norm = NormSpec{.weight = name + ".repeat_norm"};
-  if (draw(0, 2) == 0) {
+  if (draw(0, 2) == 0 && !repeat.injection.has_value()) {
     repeat.signal = StepSignalSpec{.positions = draw(0, 1) == 0};
     repeat.signal->steps = !repeat.signal->positions || draw(0, 1) == 0;
     if (repeat.signal->steps && draw(0, 1) == 0) repeat.signal->step_weight = name + ".steps";
@@ -145,9 +145,10 @@ bool MayRouteDepth(const RepeatSpec& repeat) {
 void MakeRunnable(LayerGroupSpec& group) {
   for (const LayerSpec& layer : group.layers) {
     for (const SublayerSpec& sublayer : layer.sublayers) {
-      if (std::holds_alternative<LatentAttentionSpec>(sublayer.block) &&
-          group.repeat.kv != RepeatKv::kComputeAll)
-        group.repeat.kv = RepeatKv::kOwn;
+      const auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
+      const bool own = std::holds_alternative<LatentAttentionSpec>(sublayer.block) ||
+                       (attention != nullptr && attention->q.experts.has_value());
+      if (own && group.repeat.kv != RepeatKv::kComputeAll) group.repeat.kv = RepeatKv::kOwn;
     }
   }
 }

@@ -77,6 +77,7 @@ class SoftDraw {
     AddLowRank(ffn.down, "down");
   }
   void Adapt(AttentionSpec& attention) {
+    if (attention.q.experts.has_value()) return;  // of these not one projection is adapted
     attention.k.scaling = Scaling(attention.k.weight + ".k", attention.num_kv_heads);
     attention.v.scaling = Scaling(attention.v.weight + ".v", attention.num_kv_heads);
     AddLowRank(attention.q, "q");
