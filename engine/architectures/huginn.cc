@@ -44,6 +44,9 @@ void ReadExit(ConfigReader& config, HuginnConfig& found) {
     config.Unimplemented("exit_criterion", "a criterion other than none and latent-diff");
   const double threshold = config.Number("exit_threshold", 0.0, 1.0, 0.03);
   found.halted_kv = ReadHaltedKv(config, RepeatKv::kOwn);
+  for (const char* key : {"exit_threshold", "halted_kv"}) {
+    if (criterion == 0 && config.Has(key)) config.Invalid(key, "needs an exit_criterion");
+  }
   if (criterion == 1) found.exit = ExitSpec{.threshold = static_cast<float>(threshold)};
 }
 

@@ -43,6 +43,7 @@ RepeatSpec ReadRepeat(ConfigReader& config) {
   const RepeatKv kv = ReadHaltedKv(config, RepeatKv::kLatest);
   if (type == 4) config.Unimplemented("act_type", "one halting for all rows of a sequence");
   if (type == 5) config.Unimplemented("act_type", "halting by chance");
+  if (type == 3 && config.Has("halted_kv")) config.Invalid("halted_kv", "needs an act_type");
   if (type > 2) return repeat;  // a fixed number of repeats
   repeat.halting = HaltingKind::kAct;
   repeat.kv = kv;

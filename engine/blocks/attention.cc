@@ -68,9 +68,10 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
   ProjectOutput(input, attended, context);
   adapters_.o.AddTo(attended, count, input.out, context);
   const bool stores = Stores(input);
-  context.stats.AddFlops(input.rows.origin, DenseProjectionFlops(stores) + adapters_.FlopsPerRow());
+  context.stats.AddFlops(input.rows.origin,
+                         DenseProjectionFlops(stores) + adapters_.FlopsPerRow(stores));
   context.stats.AddWeightBytes(q_.bytes() + o_.bytes() + (stores ? qkv_.bytes() + v_.bytes() : 0) +
-                               adapters_.WeightBytes());
+                               adapters_.WeightBytes(stores));
 }
 
 // Not where the KV layer has everything already; the matrices of keys and values are then apart.

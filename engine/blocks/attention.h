@@ -50,9 +50,10 @@ class Attention final : public Block {
     SoftScaling k_scaling, v_scaling;
     std::array<const SoftLowRank*, 4> low_ranks() const { return {&q, &k, &v, &o}; }
     std::array<const SoftScaling*, 2> scalings() const { return {&k_scaling, &v_scaling}; }
-    double FlopsPerRow() const;
+    // `stores`: with the parts of keys and values.
+    double FlopsPerRow(bool stores = true) const;
     int64_t NumParameters() const;
-    int64_t WeightBytes() const;
+    int64_t WeightBytes(bool stores = true) const;
     int64_t WorkspaceBytes(int32_t max_rows) const;
   };
 

@@ -25,7 +25,8 @@ int64_t Attention::WorkspaceBytes(int32_t max_rows) const {
   return bytes + adapters_.WorkspaceBytes(max_rows);
 }
 
-double Attention::Adapters::FlopsPerRow() const {
+double Attention::Adapters::FlopsPerRow(bool stores) const {
+  if (!stores) return q.FlopsPerRow() + o.FlopsPerRow();
   double flops = 0.0;
   for (const SoftLowRank* part : low_ranks()) flops += part->FlopsPerRow();
   for (const SoftScaling* part : scalings()) flops += part->FlopsPerRow();
@@ -39,7 +40,8 @@ int64_t Attention::Adapters::NumParameters() const {
   return count;
 }
 
-int64_t Attention::Adapters::WeightBytes() const {
+int64_t Attention::Adapters::WeightBytes(bool stores) const {
+  if (!stores) return q.WeightBytes() + o.WeightBytes();
   int64_t bytes = 0;
   for (const SoftLowRank* part : low_ranks()) bytes += part->WeightBytes();
   for (const SoftScaling* part : scalings()) bytes += part->WeightBytes();

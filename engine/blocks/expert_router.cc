@@ -29,14 +29,12 @@ absl::StatusOr<ExpertRouter> ExpertRouter::Load(const RouterSpec& spec,
   return router;
 }
 
-Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
-  const int32_t count = call.rows->count();
-  const int32_t choices = count * groups_;
+kernels::TensorView ExpertRouter::Logits(kernels::TensorView x,
+                                         int32_t count,
+                                         ForwardContext& context) const {
   const kernels::RowSet rows = kernels::AllRows(count);
-  Routing routing{context.workspace.Take<int32_t>(int64_t{choices} * spec_.top_k),
-                  context.workspace.Take<float>(int64_t{choices} * spec_.top_k), spec_.top_k};
   const kernels::TensorView logits = context.workspace.TakeMatrix(count, weight_.n);
-  kernels::TensorView x = ScaledRows(call.x, count, spec_.input_scale, context.workspace);
+  x = ScaledRows(x, count, spec_.input_scale, context.workspace);
   if (hidden_.n > 0) {
     const kernels::TensorView read = x;
     x = context.workspace.TakeMatrix(count, hidden_.n);
@@ -54,6 +52,15 @@ Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
                           .bias = bias_.data(),
                           .out = logits,
                           .out_rows = rows});
+  return logits;
+}
+
+Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
+  const int32_t count = call.rows->count();
+  const int32_t choices = count * groups_;
+  Routing routing{context.workspace.Take<int32_t>(int64_t{choices} * spec_.top_k),
+                  context.workspace.Take<float>(int64_t{choices} * spec_.top_k), spec_.top_k};
+  const kernels::TensorView logits = Logits(call.x, count, context);
   context.backend.Route({.score = spec_.score,
                          .top_k = spec_.top_k,
                          .renormalize = spec_.renormalize,

@@ -40,6 +40,9 @@ class ExpertRouter {
   const RouterSpec& spec() const { return spec_; }
 
  private:
+  // [count, weight_.n], in the step's arena.
+  kernels::TensorView Logits(kernels::TensorView x, int32_t count, ForwardContext& context) const;
+
   int64_t dim() const { return hidden_.n > 0 ? hidden_.k : weight_.k; }
 
   RouterSpec spec_;

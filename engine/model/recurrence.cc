@@ -214,8 +214,9 @@ void Recurrence::Pass::Inject(int32_t step, const Rows& live) {
                            .bias = recurrence_.injection_bias_.data(),
                            .out = live.x,
                            .out_rows = AllRows(count)});
-  context_.stats.AddFlops(live.origin, recurrence_.FlopsPerRow());
-  context_.stats.AddWeightBytes(recurrence_.injection_.bytes());
+  const kernels::PackedMatrix& weight = recurrence_.injection_;
+  context_.stats.AddFlops(live.origin, 2.0 * static_cast<double>(weight.n * weight.k));
+  context_.stats.AddWeightBytes(weight.bytes());
 }
 
 void Recurrence::Pass::Leave() {
