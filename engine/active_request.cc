@@ -20,9 +20,13 @@ ActiveRequest::ActiveRequest(Request request,
       routing_(routing),
       eos_token_ids_(facts.eos_token_ids),
       sampler_(request_.sampling, facts.vocab_size),
-      detokenizer_(*facts.tokenizer, request_.stop.skip_special_tokens, /*continues_text=*/true),
+      detokenizer_(*facts.tokenizer,
+                   request_.stop.skip_special_tokens,
+                   /*continues_text=*/facts.prompt_precedes),
       stop_matcher_(request_.stop.stop) {
-  for (const int32_t token : request_.prompt) sampler_.Append(token, /*generated=*/false);
+  for (const int32_t token : request_.prompt) {
+    if (facts.prompt_precedes) sampler_.Append(token, /*generated=*/false);
+  }
   forbidden_ = request_.stop.stop_token_ids;
   forbidden_.insert(forbidden_.end(), eos_token_ids_.begin(), eos_token_ids_.end());
   usage_.prompt_tokens = static_cast<int32_t>(request_.prompt.size());

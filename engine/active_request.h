@@ -24,6 +24,9 @@ class ActiveRequest {
     const Tokenizer* tokenizer = nullptr;
     std::vector<int32_t> eos_token_ids;
     int32_t vocab_size = 0;
+    // False behind an encoder: the answer is a text of its own, and penalties do not see the prompt
+    // (transformers, generation/utils.py).
+    bool prompt_precedes = true;
     absl::Duration now;
   };
   ActiveRequest(Request request,

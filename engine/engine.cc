@@ -118,12 +118,13 @@ void Engine::Activate(RequestId id,
                       CohortMember member,
                       const RowRouting& routing,
                       absl::Duration now) {
-  active_[id] =
-      std::make_unique<ActiveRequest>(std::move(member.request), std::move(member.sink), routing,
-                                      ActiveRequest::Facts{.tokenizer = &tokenizer_,
-                                                           .eos_token_ids = card_.eos_token_ids,
-                                                           .vocab_size = card_.vocab_size,
-                                                           .now = now});
+  active_[id] = std::make_unique<ActiveRequest>(
+      std::move(member.request), std::move(member.sink), routing,
+      ActiveRequest::Facts{.tokenizer = &tokenizer_,
+                           .eos_token_ids = card_.eos_token_ids,
+                           .vocab_size = card_.vocab_size,
+                           .prompt_precedes = card_.decoder_start_token < 0,
+                           .now = now});
 }
 
 // The active members of a request's cohort, or the request alone.

@@ -103,11 +103,15 @@ void Engine::CountRow(ActiveRequest& request,
                       bool with_logits,
                       const SelfSpeculation::Cost& drafted) {
   ComputeUsage& compute = request.usage().compute;
-  const double dense = runner_->DenseFlops(positions_[row], with_logits);
+  const bool in_encoder = !in_encoder_.empty() && in_encoder_[row] != 0;
+  const double dense = runner_->DenseFlops(positions_[row], with_logits, in_encoder);
+  const RunnerFacts& facts = runner_->facts();
+  const int64_t encoder_layers = facts.num_encoder_instances;
+  const auto layers = static_cast<int64_t>(facts.instances.size());
   const int32_t executed = stats.routed_executed()[row] + drafted.executed;
   compute.executed_token_layers += executed;
   compute.skipped_token_layers += stats.routed_offered()[row] + drafted.offered - executed;
-  compute.all_token_layers += static_cast<int64_t>(runner_->facts().instances.size());
+  compute.all_token_layers += in_encoder ? encoder_layers : layers - encoder_layers;
   ++compute.rows;
   compute.dropped_experts += stats.dropped()[row];
   compute.flops += stats.flops()[row] + drafted.flops;

@@ -39,7 +39,6 @@ void DescribeExperts(const std::vector<const RouterSpec*>& routers, ModelCard* c
     thresholds &= !router->thresholds.empty();
     capacity &= router->capacity.has_value();
   }
-  card->scores_only = among_rows && !thresholds;
   if (among_rows) {
     card->routing_modes = {"topk_prompt"};
     if (thresholds) card->routing_modes.push_back("threshold");
@@ -52,12 +51,32 @@ void DescribeExperts(const std::vector<const RouterSpec*>& routers, ModelCard* c
   card->routing_modes.push_back("capacity");
 }
 
+// Whether generated rows have no rule; of an encoder every row is a prompt's.
+bool OnlyScores(const StackSpec& decoder) {
+  for (const LayerGroupSpec& group : decoder.groups) {
+    for (const LayerSpec& layer : group.layers) {
+      for (const SublayerSpec& sublayer : layer.sublayers) {
+        const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
+        if (moe != nullptr && moe->router.pick == ExpertPick::kExpertTopK &&
+            moe->router.thresholds.empty())
+          return true;
+      }
+    }
+  }
+  return false;
+}
+
 void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
   std::set<std::string> modes;
   bool any = false, table = true, predictor = true, capacity = true;
   std::string first;
   std::vector<const RouterSpec*> routers;
-  for (const LayerGroupSpec& group : spec.decoder().groups) {
+  std::vector<const LayerGroupSpec*> groups;
+  for (const StackSpec& stack : spec.stacks) {
+    for (const LayerGroupSpec& group : stack.groups) groups.push_back(&group);
+  }
+  for (const LayerGroupSpec* each : groups) {
+    const LayerGroupSpec& group = *each;
     card->has_exit_threshold |= group.repeat.exits() || group.repeat.gate.has_value();
     if (group.repeat.adjustable) card->max_depth = std::max(card->max_depth, group.repeat.times);
     for (const LayerSpec& layer : group.layers) {
@@ -92,11 +111,14 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
     }
   }
   DescribeExperts(routers, card);
+  card->scores_only = OnlyScores(spec.decoder());
+  // Who takes a layer or an expert and who mixes in it are not chosen together, nor beside a prompt
+  // that must run whole.
+  if (any || !card->routing_modes.empty() || spec.stacks.size() > 1) card->cohort_size = 0;
   if (!any) {
     if (card->cohort_size > 0) card->routing_modes = {"isolated", "cohort"};
     return;
   }
-  card->cohort_size = 0;  // who takes a layer and who mixes in it are not chosen together
   card->has_capacity_table = table;
   card->routing_modes = {first};
   modes.insert("threshold");
@@ -148,6 +170,8 @@ ModelCard MakeCard(const EngineConfig& config,
   }
   if (spec.is_encoder()) card.embedding_size = static_cast<int32_t>(spec.decoder().embedding.dim);
   DescribeRouting(spec, &card);
+  // A cohort takes a row of each member in every step.
+  card.cohort_size = std::min({card.cohort_size, config.max_sequences, config.max_batch_tokens});
   card.spec = SpecToJson(spec);
   std::string identity =
       absl::StrCat(card.spec.dump(), " ", weights.total_bytes(), " ", facts.weight_bytes);

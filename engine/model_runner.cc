@@ -73,6 +73,7 @@ absl::Status RealModelRunner::MakeCache(const EngineConfig& config) {
                                             .max_sequences = config.max_sequences,
                                             .max_tokens = context}));
   facts_ = {.instances = model_->instances(),
+            .num_encoder_instances = model_->num_encoder_instances(),
             .vocab_size = model_->spec().decoder().embedding.vocab_size,
             .pooling = model_->spec().head.pooling,
             .weight_bytes = model_->weight_bytes(),

@@ -20,6 +20,7 @@ namespace sluice {
 // Facts about a loaded model that the engine, metrics and responses need.
 struct RunnerFacts {
   std::vector<LayerInstance> instances;
+  int32_t num_encoder_instances = 0;  // the first of them, where a decoder follows
   int32_t vocab_size = 0;
   Pooling pooling = Pooling::kNone;  // of an encoder
   int64_t weight_bytes = 0, kv_bytes = 0, arena_bytes = 0;
@@ -46,7 +47,7 @@ class ModelRunner {
   virtual void Commit(KvSequence sequence) = 0;
   // Overwrites the pages of a sequence that failed, before they are freed.
   virtual void Scrub(KvSequence sequence) = 0;
-  virtual double DenseFlops(int32_t position, bool with_logits) const = 0;
+  virtual double DenseFlops(int32_t position, bool with_logits, bool in_encoder) const = 0;
   virtual const KvCache* cache() const { return nullptr; }
   // Room for the states of draft rows (Batch::early_exit), [slots, dim]; no rows: no drafts.
   virtual kernels::TensorView draft_states() const { return {}; }
@@ -70,8 +71,8 @@ class RealModelRunner final : public ModelRunner {
   }
   void Commit(KvSequence sequence) override { cache_->Commit(sequence); }
   void Scrub(KvSequence sequence) override { cache_->Scrub(sequence); }
-  double DenseFlops(int32_t position, bool with_logits) const override {
-    return model_->DenseFlops(position, with_logits);
+  double DenseFlops(int32_t position, bool with_logits, bool in_encoder) const override {
+    return model_->DenseFlops(position, with_logits, in_encoder);
   }
   const KvCache* cache() const override { return cache_.get(); }
   kernels::TensorView draft_states() const override { return draft_states_; }

@@ -173,6 +173,10 @@ absl::Status AddSoftAdapter(const json& config, const WeightStore& weights, Mode
     whole.Invalid("soft_adapter", "must be an object");
     return whole.status();
   }
+  if (spec.stacks.size() > 1) {
+    whole.Unimplemented("soft_adapter", "adapters of an encoder-decoder");
+    return whole.status();
+  }
   ConfigReader reader(*member, "soft_adapter.");
   const Adapter adapter = ReadAdapter(reader);
   if (!reader.status().ok()) return reader.status();

@@ -2,6 +2,7 @@
 // per family. Engine thread only.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -41,6 +42,8 @@ class Model {
 
   const ModelSpec& spec() const { return spec_; }
   const std::vector<LayerInstance>& instances() const { return instances_; }
+  // Of them the encoder's, which come first, where there are two stacks.
+  int32_t num_encoder_instances() const { return num_encoder_instances_; }
   const std::vector<KvClassSpec>& kv_classes() const { return kv_classes_; }
   const std::vector<KvRule>& kv_rules() const { return kv_rules_; }
   int64_t WorkspaceBytes() const { return workspace_bytes_; }
@@ -54,8 +57,9 @@ class Model {
   int32_t exit_instance() const { return exit_instance_; }
   // FLOPs of a row at `position` with every routed layer and every expert run; the head only for a
   // row whose logits are wanted, as when it is executed.
-  double DenseFlops(int32_t position, bool with_logits) const {
-    return dense_flops_per_row_ + dense_flops_per_slot_ * (position + 1) +
+  double DenseFlops(int32_t position, bool with_logits, bool in_encoder = false) const {
+    const StackCost& cost = costs_[in_encoder ? 1 : 0];
+    return cost.flops_per_row + cost.flops_per_slot * (position + 1) +
            (with_logits ? head_flops_ : 0.0);
   }
 
@@ -134,6 +138,7 @@ class Model {
   ModelSpec spec_;
   int32_t max_rows_ = 0;
   int32_t exit_instance_ = 0;
+  int32_t num_encoder_instances_ = 0;
   kernels::PackedMatrix embedding_;
   std::optional<kernels::PackedMatrix> positions_, token_type_;
   std::optional<Norm> embedding_norm_;
@@ -147,7 +152,12 @@ class Model {
   std::vector<KvRule> kv_rules_;  // per KV class
   int64_t workspace_bytes_ = 0, weight_bytes_ = 0, num_parameters_ = 0, num_active_parameters_ = 0;
   int64_t max_expert_ids_per_row_ = 0;
-  double dense_flops_per_row_ = 0.0, dense_flops_per_slot_ = 0.0, head_flops_ = 0.0;
+  // With every layer and every expert run.
+  struct StackCost {
+    double flops_per_row = 0.0, flops_per_slot = 0.0;
+  };
+  std::array<StackCost, 2> costs_;  // the decoder's, and of an encoder-decoder the encoder's
+  double head_flops_ = 0.0;
 };
 
 }  // namespace sluice

@@ -40,9 +40,12 @@ class ModelBuilder {
     }
     RETURN_IF_ERROR(LoadEmbeddingAndHead());
     if (const StackSpec* encoder = model_->spec_.encoder(); encoder != nullptr) {
+      cost_ = &model_->costs_[1];
       for (const LayerGroupSpec& group : encoder->groups)
         RETURN_IF_ERROR(AddGroup(group, model_->encoder_groups_));
+      model_->num_encoder_instances_ = static_cast<int32_t>(model_->instances_.size());
     }
+    cost_ = &model_->costs_[0];
     for (const LayerGroupSpec& group : stack().groups)
       RETURN_IF_ERROR(AddGroup(group, model_->groups_));
     RETURN_IF_ERROR(model_->rope_tables_.Allocate(backend_, options_.max_rows));
@@ -131,7 +134,7 @@ class ModelBuilder {
     }
     Count(group.recurrence.NumParameters(), 1.0);
     model_->weight_bytes_ += group.recurrence.WeightBytes();
-    model_->dense_flops_per_row_ += group.recurrence.FlopsPerRow() * spec.repeat.times;
+    cost_->flops_per_row += group.recurrence.FlopsPerRow() * spec.repeat.times;
     recurrence_workspace_ =
         std::max(recurrence_workspace_, group.recurrence.WorkspaceBytes(options_.max_rows));
     groups.push_back(std::move(group));
@@ -167,7 +170,7 @@ class ModelBuilder {
       ASSIGN_OR_RETURN(layer.depth, DepthRouter::Load(*spec.depth, dim, loader_));
       Count(layer.depth->NumParameters(), 1.0);
       model_->weight_bytes_ += layer.depth->WeightBytes();
-      model_->dense_flops_per_row_ += layer.depth->FlopsPerRow() * times;
+      cost_->flops_per_row += layer.depth->FlopsPerRow() * times;
     }
     for (const SublayerSpec& sublayer_spec : spec.sublayers) {
       ASSIGN_OR_RETURN(Model::Sublayer sublayer, MakeSublayer(sublayer_spec, group.repeat, share));
@@ -185,8 +188,8 @@ class ModelBuilder {
       if (group.repeat.kv == RepeatKv::kLatest) sublayer.kept_width = KvWidth(sublayer_spec.block);
       kept += sublayer.kept_width;
       const Block& block = *sublayer.block;
-      model_->dense_flops_per_row_ += block.FlopsPerRow(true) * times;
-      model_->dense_flops_per_slot_ += block.FlopsPerSlot() * times;
+      cost_->flops_per_row += block.FlopsPerRow(true) * times;
+      cost_->flops_per_slot += block.FlopsPerSlot() * times;
       model_->weight_bytes_ += block.WeightBytes();
       layer.sublayers.push_back(std::move(sublayer));
     }
@@ -371,6 +374,7 @@ class ModelBuilder {
   WeightLoader loader_;
   kernels::DType kv_dtype_;
   std::unique_ptr<Model> model_ = std::make_unique<Model>();
+  Model::StackCost* cost_ = nullptr;  // of the stack that is being built
   int64_t layer_workspace_ = 0;
   int64_t recurrence_workspace_ = 0;
   int64_t expert_ids_ = 0;

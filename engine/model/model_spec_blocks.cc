@@ -142,6 +142,10 @@ absl::Status CheckCross(const std::string& path, const AttentionSpec& attention)
   const bool positions = attention.rope.has_value() || attention.position_bias.has_value();
   const bool masks =
       attention.sparse.has_value() || attention.window > 0 || attention.mask != MaskKind::kCausal;
+  for (const ProjectionSpec* part : {&attention.q, &attention.k, &attention.v, &attention.o}) {
+    if (part->low_rank.has_value() || part->scaling.has_value())
+      return NotRun(path + ".kv_source", "attention to an encoder with adapters");
+  }
   if (experts || norms || positions || masks || !attention.sinks.empty() ||
       attention.clip_qkv != 0.0f || attention.value_from_residual)
     return NotRun(path + ".kv_source",

@@ -89,7 +89,7 @@ absl::Status CheckRoutedSublayers(const std::string& path, const LayerSpec& laye
       return NotRun(path + ".depth", "latent attention at compact positions or beside zero_rows");
     const auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
     if (attention == nullptr) continue;
-    if (attention->relative.has_value())
+    if (attention->relative.has_value() || attention->position_bias.has_value())
       return NotRun(path + ".depth", "relative positions in a depth-routed layer");
     if (layer.depth->kv != DepthKv::kZeroRows) continue;
     if (attention->sparse.has_value())

@@ -19,7 +19,9 @@ absl::Status CheckSecondStream(const std::string& path, const LayerGroupSpec& gr
       if (attention == nullptr) continue;
       ++attentions;
       // Logits by distance count slots, and a class of the group's own lacks rows that stopped.
-      if (attention->relative.has_value() && group.repeat.rows_may_stop() &&
+      const bool by_distance =
+          attention->relative.has_value() || attention->position_bias.has_value();
+      if (by_distance && group.repeat.rows_may_stop() &&
           attention->kv_source != KvSource::kSecondStream)
         return NotRun(path, "relative positions where rows may stop");
       second_streams += attention->kv_source == KvSource::kSecondStream ? 1 : 0;

@@ -120,6 +120,7 @@ class Scheduler {
   absl::flat_hash_map<RequestId, Sequence*> by_id_;
   std::vector<PlannedRows> in_flight_;    // the rows of the last plan
   std::vector<Sequence*> running_order_;  // scratch of Schedule
+  bool ran_alone_ = false;  // the last step was one whole prompt without the decode rows
   uint64_t num_arrivals_ = 0;
   int64_t num_queued_tokens_ = 0;
   int64_t num_preemptions_ = 0;

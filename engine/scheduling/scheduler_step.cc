@@ -93,7 +93,9 @@ StepPlan Scheduler::Schedule(absl::Duration now, int32_t prefill_rows) {
   running_order_.clear();
   for (const auto& sequence : running_) running_order_.push_back(sequence.get());
   step.rows_left = limits_.max_batch_tokens;
-  if (!PlanAlone(step)) {
+  // Not twice in a row: a stream of such prompts would leave the others without a row.
+  ran_alone_ = !ran_alone_ && PlanAlone(step);
+  if (!ran_alone_) {
     PlanDecodes(step);
     const bool capped = prefill_rows > 0 && !step.plan.empty();
     step.prefill_left = capped ? std::min(prefill_rows, step.rows_left) : step.rows_left;

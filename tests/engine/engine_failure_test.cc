@@ -24,7 +24,7 @@ class StarvedRunner final : public ModelRunner, public PageBudget {
   void Truncate(KvSequence, int32_t) override {}
   void Commit(KvSequence) override {}
   void Scrub(KvSequence) override {}
-  double DenseFlops(int32_t, bool) const override { return 0.0; }
+  double DenseFlops(int32_t, bool, bool) const override { return 0.0; }
 
   absl::StatusOr<KvSequence> Open() override { return absl::ResourceExhaustedError("full"); }
   absl::Status Reserve(KvSequence, int32_t) override {

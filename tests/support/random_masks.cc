@@ -1,5 +1,6 @@
 #include "tests/support/random_masks.h"
 
+#include <algorithm>
 #include <random>
 #include <string>
 
@@ -98,8 +99,11 @@ void AddEncoder(uint32_t seed, ModelSpec& spec) {
 
 void DrawMasks(uint32_t seed, ModelSpec& spec) {
   Draw draw(seed);
+  // A distance counts slots: not where rows may be missing.
+  const bool whole = std::none_of(spec.stacks[0].groups.begin(), spec.stacks[0].groups.end(),
+                                  [](const auto& group) { return group.repeat.rows_may_stop(); });
   ForAttentions(spec.stacks[0], [&](const LayerSpec& layer, AttentionSpec& attention) {
-    if (!attention.q.experts.has_value() && draw.Chance(0.2))
+    if (!attention.q.experts.has_value() && draw.Chance(0.2) && whole && !layer.depth.has_value())
       attention.position_bias = DrawBias(draw, attention);
     const bool zero_rows = layer.depth.has_value() && layer.depth->kv == DepthKv::kZeroRows;
     if (attention.q.experts.has_value() || zero_rows || !draw.Chance(0.3)) return;
