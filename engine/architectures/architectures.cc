@@ -76,6 +76,7 @@ const std::vector<Architecture>& Architectures() {
       {"moeut", MapMoeut},
       {"mor", MapMixtureOfRecursions},
       {"mot", MapMixtureOfTokens},
+      {"olmo2", MapOlmo2},
       {"olmoe", MapOlmoe},
       {"qwen2", MapQwen2},
       {"qwen2_moe", MapQwen2Moe},

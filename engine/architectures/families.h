@@ -31,6 +31,7 @@ absl::StatusOr<ModelSpec> MapMixtureOfRecursions(const nlohmann::json& config,
 absl::StatusOr<ModelSpec> MapMixtureOfTokens(const nlohmann::json& config,
                                              const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapMoeut(const nlohmann::json& config, const WeightStore& weights);
+absl::StatusOr<ModelSpec> MapOlmo2(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapOlmoe(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapOuro(const nlohmann::json& config, const WeightStore& weights);
 absl::StatusOr<ModelSpec> MapQwen2(const nlohmann::json& config, const WeightStore& weights);

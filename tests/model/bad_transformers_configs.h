@@ -6,6 +6,11 @@
 namespace sluice::testing {
 
 inline const BadConfig kBadTransformersConfigs[] = {
+    {"olmo2", "/num_attention_heads", 0, "'num_attention_heads'"},
+    {"olmo2", "/num_key_value_heads", 3, "num_key_value_heads"},
+    {"olmo2", "/hidden_size", -32, "'hidden_size'"},
+    {"olmo2", "/rms_norm_eps", -1.0, "'rms_norm_eps'"},
+    {"olmo2", "/num_hidden_layers", 3, "model.layers.2."},
     {"llama", "/rope_parameters/rope_type", "dynamic",
      "'rope_parameters.rope_type': dynamic is not implemented"},
     {"llama", "/rope_parameters/rope_type", "longrope", "longrope is not implemented"},

@@ -90,6 +90,9 @@ MODELS = {
         intermediate_size=16, max_position_embeddings=64, num_local_experts=4, num_experts_per_tok=3,
         activation_function="gelu", tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
         rope_parameters=dict(rope_type="linear", rope_theta=100.0, factor=2.0))),
+    "olmo2": ("olmo2", dict(BASE, num_hidden_layers=2)),
+    "olmo2-tied-bias": ("olmo2", dict(BASE, num_hidden_layers=2, num_key_value_heads=1, attention_bias=True,
+                                      tie_word_embeddings=True, hidden_act="gelu", rope_theta=300.0)),
     # The switches of families above, turned.
     "mixtral-window-tied": ("mixtral", dict(MOE, num_local_experts=4, num_experts_per_tok=1, intermediate_size=12,
                                             sliding_window=5, tie_word_embeddings=True)),
