@@ -38,7 +38,7 @@ class TinyModelTest : public ::testing::TestWithParam<std::tuple<const char*, Va
 TEST_P(TinyModelTest, MatchesItsTrainingCode) {
   const auto& [model, variant] = GetParam();
   const std::string directory = absl::StrCat(SourceDirectory(), "/models/", model);
-  const std::string golden = absl::StrCat(SourceDirectory(), "/tests/golden/", model);
+  const std::string golden = absl::StrCat(SourceDirectory(), "/tests/golden_shipped/", model);
   if (!std::filesystem::exists(directory + "/model.safetensors"))
     GTEST_SKIP() << directory << " is not there";
   const auto expected = ReadExpected(golden, "expected.safetensors");

@@ -1,4 +1,4 @@
-"""Writes tests/golden/<model>/expected.safetensors: reference logits and routing masks of the tiny models.
+"""Writes tests/golden_shipped/<model>/expected.safetensors: reference logits and routing masks of the tiny models.
 
 Weights are the exported bf16 values, arithmetic is fp32. For prompt n the file holds input_ids.n [tokens],
 logits.n [8, vocab] (the last eight positions) and, per routed layer, mask.n.layerI [tokens] (1: selected
@@ -50,7 +50,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     for name in args.model:
-        out = ROOT / "tests" / "golden" / name / "expected.safetensors"
+        out = ROOT / "tests" / "golden_shipped" / name / "expected.safetensors"
         out.parent.mkdir(parents=True, exist_ok=True)
         tensors = expected(ROOT / "models" / name)
         save_file(tensors, out)
