@@ -129,5 +129,21 @@ TEST(EngineEncoderDecoder, ThePromptHasNoLogprobsAndMustFitAStep) {
   engine.Drain();
 }
 
+TEST(EngineEncoderDecoder, ARowIsChargedTheLayersOfItsOwnStack) {
+  TestEngine engine({.family = Family::kEncoderDecoder});
+  const auto sink = engine.Submit(Ask(1, 9));
+  ASSERT_TRUE(engine.last_status().ok()) << engine.last_status();
+  engine.Drain();
+  const ComputeUsage& compute = sink->answer.usage.compute;
+  const RunnerFacts& facts = engine->runner().facts();
+  const int64_t encoder_layers = facts.num_encoder_instances;
+  const auto decoder_layers = static_cast<int64_t>(facts.instances.size()) - encoder_layers;
+  EXPECT_EQ(encoder_layers, 4);
+  // The start token has a row; the last token generated has none.
+  const auto decoder_rows = static_cast<int64_t>(sink->answer.tokens.size());
+  EXPECT_EQ(compute.rows, 9 + decoder_rows);
+  EXPECT_EQ(compute.all_token_layers, 9 * encoder_layers + decoder_rows * decoder_layers);
+}
+
 }  // namespace
 }  // namespace sluice::testing
