@@ -151,7 +151,7 @@ absl::StatusOr<ModelSpec> MapSwitchTransformers(const nlohmann::json& json,
       reader.Int32("decoder_start_token_id", 0, config.vocab_size - 1, start);
   if (!reader.Bool("is_encoder_decoder", true))
     reader.Unimplemented("is_encoder_decoder", "one of the two stacks alone");
-  if (reader.Bool("tie_word_embeddings", !weights.Contains("lm_head.weight"))) {
+  if (reader.Bool("tie_word_embeddings", true)) {
     spec.head.logit_scale = 1.0f / std::sqrt(static_cast<float>(config.dim));
   } else {
     spec.head.weight = "lm_head.weight";
