@@ -51,13 +51,6 @@ EncoderConfig ReadEncoder(ConfigReader& config, const WeightStore& weights) {
   return found;
 }
 
-NormSpec LayerNorm(const EncoderConfig& config, const std::string& module) {
-  return {.kind = NormKind::kLayer,
-          .epsilon = config.norm_epsilon,
-          .weight = module + ".weight",
-          .bias = module + ".bias"};
-}
-
 LayerSpec MakeLayer(const EncoderConfig& config, int32_t index) {
   const std::string name = absl::StrCat(config.prefix, "encoder.layer.", index);
   const int64_t dim = config.dim;
@@ -79,9 +72,10 @@ LayerSpec MakeLayer(const EncoderConfig& config, int32_t index) {
   LayerSpec layer;
   layer.sublayers.resize(2);
   layer.sublayers[0].block = std::move(attention);
-  layer.sublayers[0].residual_norm = LayerNorm(config, name + ".attention.output.LayerNorm");
+  layer.sublayers[0].residual_norm =
+      LayerNorm(config.norm_epsilon, name + ".attention.output.LayerNorm");
   layer.sublayers[1].block = std::move(ffn);
-  layer.sublayers[1].residual_norm = LayerNorm(config, name + ".output.LayerNorm");
+  layer.sublayers[1].residual_norm = LayerNorm(config.norm_epsilon, name + ".output.LayerNorm");
   return layer;
 }
 
@@ -100,7 +94,7 @@ ModelSpec EncoderModel(const EncoderConfig& config, const char* family) {
   stack.embedding.token_type_weight = embeddings + "token_type_embeddings.weight";
   stack.embedding.num_token_types = config.num_token_types;
   if (config.rescale) stack.embedding.scale = std::sqrt(static_cast<float>(config.dim));
-  stack.embedding.norm = LayerNorm(config, embeddings + "LayerNorm");
+  stack.embedding.norm = LayerNorm(config.norm_epsilon, embeddings + "LayerNorm");
   stack.groups.resize(1);
   stack.groups[0].name = "layers";
   for (int32_t i = 0; i < config.num_layers; ++i)

@@ -102,6 +102,13 @@ NormSpec RmsNorm(const DecoderShape& shape, const std::string& module) {
   return {.kind = NormKind::kRms, .epsilon = shape.norm_epsilon, .weight = module + ".weight"};
 }
 
+NormSpec LayerNorm(float epsilon, const std::string& module) {
+  return {.kind = NormKind::kLayer,
+          .epsilon = epsilon,
+          .weight = module + ".weight",
+          .bias = module + ".bias"};
+}
+
 ProjectionSpec Linear(int64_t in, int64_t out, const std::string& module, bool bias) {
   return {.in = in, .out = out, .weight = module + ".weight", .bias = bias ? module + ".bias" : ""};
 }

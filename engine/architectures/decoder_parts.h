@@ -52,6 +52,8 @@ DecoderShape ReadDecoderSizes(ConfigReader& config, const std::string& family);
 // Names as PyTorch modules give them.
 Activation ReadActivation(ConfigReader& config, const char* key, const char* fallback);
 NormSpec RmsNorm(const DecoderShape& shape, const std::string& module);
+// With a weight and a bias.
+NormSpec LayerNorm(float epsilon, const std::string& module);
 ProjectionSpec Linear(int64_t in, int64_t out, const std::string& module, bool bias);
 
 // q, k, v, o of `module` ("model.layers.0.self_attn") with biases as given.

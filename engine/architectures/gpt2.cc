@@ -37,13 +37,6 @@ Gpt2Config ReadConfig(ConfigReader& config, const WeightStore& weights) {
   return found;
 }
 
-NormSpec LayerNorm(const Gpt2Config& config, const std::string& module) {
-  return {.kind = NormKind::kLayer,
-          .epsilon = config.norm_epsilon,
-          .weight = module + ".weight",
-          .bias = module + ".bias"};
-}
-
 ProjectionSpec Conv1D(int64_t in, int64_t out, const std::string& module, int64_t row_begin = 0) {
   ProjectionSpec projection = Linear(in, out, module, true);
   projection.transposed = true;
@@ -69,9 +62,9 @@ LayerSpec MakeLayer(const Gpt2Config& config, int32_t index) {
   ffn.down = Conv1D(config.hidden, config.dim, name + ".mlp.c_proj");
   LayerSpec layer;
   layer.sublayers.resize(2);
-  layer.sublayers[0].input_norm = LayerNorm(config, name + ".ln_1");
+  layer.sublayers[0].input_norm = LayerNorm(config.norm_epsilon, name + ".ln_1");
   layer.sublayers[0].block = std::move(attention);
-  layer.sublayers[1].input_norm = LayerNorm(config, name + ".ln_2");
+  layer.sublayers[1].input_norm = LayerNorm(config.norm_epsilon, name + ".ln_2");
   layer.sublayers[1].block = std::move(ffn);
   return layer;
 }
@@ -93,7 +86,7 @@ absl::StatusOr<ModelSpec> MapGpt2(const nlohmann::json& json, const WeightStore&
   stack.embedding.dim = config.dim;
   stack.embedding.weight = config.prefix + "wte.weight";
   stack.embedding.position_weight = config.prefix + "wpe.weight";
-  stack.final_norm = LayerNorm(config, config.prefix + "ln_f");
+  stack.final_norm = LayerNorm(config.norm_epsilon, config.prefix + "ln_f");
   stack.groups.resize(1);
   stack.groups[0].name = "layers";
   for (int32_t i = 0; i < config.num_layers; ++i)

@@ -94,13 +94,6 @@ MoeutConfig ReadConfig(ConfigReader& config) {
   return found;
 }
 
-NormSpec LayerNorm(const MoeutConfig& config, const std::string& module) {
-  return {.kind = NormKind::kLayer,
-          .epsilon = config.norm_epsilon,
-          .weight = module + ".weight",
-          .bias = module + ".bias"};
-}
-
 // Scores are used as they are: no softmax, no renormalisation (models.md 3.2).
 RouterSpec SigmoidRouter(int32_t num_experts, int32_t top_k, const std::string& weight) {
   return {.score = ScoreFunction::kSigmoid,
@@ -155,9 +148,9 @@ LayerSpec MakeLayer(const MoeutConfig& config, const WeightStore& weights, int32
   const MoeutNames names = NamesOf(weights, index);
   LayerSpec layer;
   layer.sublayers.resize(2);
-  layer.sublayers[0].input_norm = LayerNorm(config, names.attention_norm);
+  layer.sublayers[0].input_norm = LayerNorm(config.norm_epsilon, names.attention_norm);
   layer.sublayers[0].block = Attention(config, names, weights);
-  layer.sublayers[1].input_norm = LayerNorm(config, names.ffn_norm);
+  layer.sublayers[1].input_norm = LayerNorm(config.norm_epsilon, names.ffn_norm);
   layer.sublayers[1].block = Ffn(config, names);
   return layer;
 }
@@ -194,7 +187,7 @@ absl::StatusOr<ModelSpec> MapMoeut(const nlohmann::json& json, const WeightStore
   stack.embedding.dim = config.dim;
   stack.embedding.weight = "embedding.weight";
   stack.embedding.scale = config.embedding_scale;
-  stack.final_norm = LayerNorm(config, "out_norm");
+  stack.final_norm = LayerNorm(config.norm_epsilon, "out_norm");
   stack.groups = MakeGroups(config, weights);
   spec.stacks.push_back(std::move(stack));
   return spec;

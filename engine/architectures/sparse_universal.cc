@@ -54,13 +54,6 @@ SutConfig ReadConfig(ConfigReader& config) {
   return found;
 }
 
-NormSpec LayerNorm(const SutConfig& config, const std::string& module) {
-  return {.kind = NormKind::kLayer,
-          .epsilon = config.norm_epsilon,
-          .weight = module + ".weight",
-          .bias = module + ".bias"};
-}
-
 // softmax, top-k, divided by (sum + 1e-6), behind W2 tanh(W1 x + b1).
 RouterSpec Router(const SutConfig& config,
                   const std::string& module,
@@ -129,8 +122,9 @@ LayerGroupSpec MakeGroup(const SutConfig& config) {
   group.repeat.gate = gate;
   LayerSpec& layer = group.layers.emplace_back();
   layer.sublayers.resize(2);
-  const NormSpec norms[] = {LayerNorm(config, absl::StrCat(kLayer, ".self_attn_layer_norm")),
-                            LayerNorm(config, absl::StrCat(kLayer, ".final_layer_norm"))};
+  const NormSpec norms[] = {
+      LayerNorm(config.norm_epsilon, absl::StrCat(kLayer, ".self_attn_layer_norm")),
+      LayerNorm(config.norm_epsilon, absl::StrCat(kLayer, ".final_layer_norm"))};
   for (size_t i = 0; i < 2; ++i) {
     SublayerSpec& sublayer = layer.sublayers[i];
     (config.pre_norm ? sublayer.input_norm : sublayer.residual_norm) = norms[i];
@@ -161,7 +155,7 @@ absl::StatusOr<ModelSpec> MapSparseUniversal(const nlohmann::json& json,
   if (config.norm_input)
     stack.embedding.norm = NormSpec{.kind = NormKind::kLayer, .epsilon = config.norm_epsilon};
   stack.groups.push_back(MakeGroup(config));
-  if (config.pre_norm) stack.final_norm = LayerNorm(config, "out_norm");
+  if (config.pre_norm) stack.final_norm = LayerNorm(config.norm_epsilon, "out_norm");
   spec.stacks.push_back(std::move(stack));
   return spec;
 }

@@ -79,13 +79,6 @@ UniversalConfig ReadConfig(ConfigReader& config) {
   return found;
 }
 
-NormSpec LayerNorm(const UniversalConfig& config, const std::string& module) {
-  return {.kind = NormKind::kLayer,
-          .epsilon = config.norm_epsilon,
-          .weight = module + ".weight",
-          .bias = module + ".bias"};
-}
-
 LayerSpec Layer(const UniversalConfig& config, int32_t i) {
   const std::string name = LayerName(i);
   AttentionSpec attention;
@@ -101,8 +94,8 @@ LayerSpec Layer(const UniversalConfig& config, int32_t i) {
   ffn.activation = config.activation;
   ffn.up = Linear(config.dim, config.hidden, name + ".mlp.up_proj", true);
   ffn.down = Linear(config.hidden, config.dim, name + ".mlp.down_proj", true);
-  const NormSpec norms[] = {LayerNorm(config, name + ".input_layernorm"),
-                            LayerNorm(config, name + ".post_attention_layernorm")};
+  const NormSpec norms[] = {LayerNorm(config.norm_epsilon, name + ".input_layernorm"),
+                            LayerNorm(config.norm_epsilon, name + ".post_attention_layernorm")};
   LayerSpec layer;
   layer.sublayers.resize(2);
   for (size_t s = 0; s < 2; ++s) {
@@ -135,7 +128,7 @@ absl::StatusOr<ModelSpec> MapUniversalTransformer(const nlohmann::json& json,
   group.name = "steps";
   group.repeat = config.repeat;
   for (int32_t i = 0; i < config.num_layers; ++i) group.layers.push_back(Layer(config, i));
-  if (config.pre_norm) stack.final_norm = LayerNorm(config, "model.norm");
+  if (config.pre_norm) stack.final_norm = LayerNorm(config.norm_epsilon, "model.norm");
   spec.stacks.push_back(std::move(stack));
   return spec;
 }

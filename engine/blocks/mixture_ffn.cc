@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/blocks/row_softmax.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -17,14 +18,6 @@ constexpr int32_t kMaxGroups = 256;
 // out += scale * x.
 void AddScaled(const float* x, float scale, int64_t size, float* out) {
   for (int64_t i = 0; i < size; ++i) out[i] += scale * x[i];
-}
-
-// softmax of a row in place.
-void Softmax(float* row, int64_t size) {
-  const float largest = *std::max_element(row, row + size);
-  float sum = 0.0f;
-  for (int64_t i = 0; i < size; ++i) sum += row[i] = std::exp(row[i] - largest);
-  for (int64_t i = 0; i < size; ++i) row[i] /= sum;
 }
 
 // Every value that is the largest becomes 1 (llm-random lizrd/core/misc.py, argmax_one_hot).

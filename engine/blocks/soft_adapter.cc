@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/blocks/row_softmax.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -28,13 +29,6 @@ void KeepTop(float* p, int64_t size, int32_t k) {
     if (rank_of(i) >= k) p[i] = -p[i];
   }
   for (int64_t i = 0; i < size; ++i) p[i] = std::max(p[i], 0.0f);
-}
-
-void Softmax(float* row, int64_t size) {
-  const float largest = *std::max_element(row, row + size);
-  float sum = 0.0f;
-  for (int64_t i = 0; i < size; ++i) sum += row[i] = std::exp(row[i] - largest);
-  for (int64_t i = 0; i < size; ++i) row[i] /= sum;
 }
 
 double ProductFlops(const kernels::PackedMatrix& matrix) {
