@@ -1,17 +1,14 @@
 #include <algorithm>
-#include <filesystem>
 #include <set>
 #include <utility>
 
 #include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "engine/architectures/architectures.h"
 #include "engine/engine_thread.h"
 #include "engine/model/model_spec_json.h"
+#include "engine/model_files.h"
 #include "engine/status_macros.h"
-#include "engine/weights/manifest.h"
-#include "engine/weights/weight_store.h"
 
 namespace sluice {
 namespace {
@@ -145,9 +142,8 @@ ModelCard MakeCard(const EngineConfig& config,
                    const PageBudget& pages,
                    const WeightStore& weights) {
   ModelCard card;
-  const auto path = std::filesystem::path(config.model_directory).lexically_normal();
-  const auto name = path.has_filename() ? path.filename() : path.parent_path().filename();
-  card.id = config.served_model_name.empty() ? name.string() : config.served_model_name;
+  card.id = config.served_model_name.empty() ? ModelNameOfPath(config.model_directory)
+                                             : config.served_model_name;
   card.family = spec.family;
   card.vocab_size = facts.vocab_size;
   card.max_context_tokens = config.max_context_tokens > 0
@@ -198,20 +194,20 @@ std::string SpecLine(const ModelSpec& spec, const ModelCard& card) {
 
 absl::StatusOr<LoadedModel> LoadModel(const EngineConfig& config, const LoadProgress& progress) {
   LoadedModel model;
-  RETURN_IF_ERROR(VerifyManifest(config.model_directory, config.require_manifest));
-  ASSIGN_OR_RETURN(std::unique_ptr<WeightStore> weights, WeightStore::Open(config.model_directory));
-  ASSIGN_OR_RETURN(const ModelSpec spec, LoadModelSpec(config.model_directory, *weights));
-  ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(config.model_directory));
-  ASSIGN_OR_RETURN(model.chat_template, ChatTemplate::Load(config.model_directory));
+  ASSIGN_OR_RETURN(ModelFiles files,
+                   ModelFiles::Open(config.model_directory, config.require_manifest));
+  const ModelSpec& spec = files.spec;
+  ASSIGN_OR_RETURN(model.tokenizer, std::move(files.tokenizer));
+  ASSIGN_OR_RETURN(model.chat_template, std::move(files.chat_template));
   if (model.tokenizer->summary().vocab_size > spec.decoder().embedding.vocab_size) {
     return absl::InvalidArgumentError(absl::StrCat(
         config.model_directory, ": the tokenizer has ", model.tokenizer->summary().vocab_size,
-        " pieces but config.json says vocab_size ", spec.decoder().embedding.vocab_size));
+        " pieces but the model's vocab_size is ", spec.decoder().embedding.vocab_size));
   }
   ASSIGN_OR_RETURN(std::unique_ptr<RealModelRunner> runner,
-                   RealModelRunner::Create(config, spec, *weights, progress));
+                   RealModelRunner::Create(config, spec, *files.weights, progress));
   const RunnerFacts& facts = runner->facts();
-  model.card = MakeCard(config, spec, facts, runner->pages(), *weights);
+  model.card = MakeCard(config, spec, facts, runner->pages(), *files.weights);
   model.report = {.spec_line = SpecLine(spec, model.card),
                   .kernels = facts.kernels,
                   .threads = facts.threads,

@@ -14,7 +14,7 @@ constexpr double kMaxBytes = 1ull << 50;
 #define FLAG_TARGET(member) +[](ServerConfig& config) { return &config.member; }
 
 const std::array kFlags = {
-    FlagRow{"model", kModel, kOnAll, kText, "DIR", "model directory",
+    FlagRow{"model", kModel, kOnAll, kText, "PATH", "model directory or .gguf file",
             FLAG_TARGET(engine.model_directory)},
     FlagRow{"served-model-name", kModel, kOnServe, kText, "NAME",
             "name clients use; default: the directory's name",

@@ -37,7 +37,7 @@ set(engine_public
   "${vocabulary}|engine/(engine|engine_thread|engine_client)\\.h|engine/text/(tokenizer|chat_template)\\.h")
 # The offline commands look at a checkpoint without starting an engine.
 allow("server/commands/.*|server/[a-z_]*(inspect|generate|bench)[a-z_]*\\..*"
-  "server/.*|${engine_public}|${spec}|engine/architectures/architectures\\.h|engine/weights/weight_store\\.h")
+  "server/.*|${engine_public}|${spec}|engine/model_files\\.h")
 allow("server/grpc/.*" "server/.*|sluice/v1/.*|proto/.*|${engine_public}")
 allow("server/.*" "server/.*|sluice/v1/.*|proto/.*|${engine_public}")
 allow("proto/.*" "proto/.*|sluice/v1/.*")

@@ -162,8 +162,12 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(
       ReadFileBytes(absl::StrCat(model_directory, "/chat_template.jinja"), kMaxSourceBytes);
   if (absl::IsNotFound(source.status())) source = ReadSource(*config);
   if (!source.ok()) return source.status();
-  if (source->empty()) return std::make_unique<PlainChatTemplate>();
+  if (source->empty()) return Plain();
   return Parse(*source, std::move(context));
+}
+
+std::unique_ptr<ChatTemplate> ChatTemplate::Plain() {
+  return std::make_unique<PlainChatTemplate>();
 }
 
 absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Parse(std::string_view source) {

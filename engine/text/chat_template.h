@@ -45,6 +45,7 @@ class ChatTemplate {
   // named templates, "default" wins). Without either: the plain template `{role}: {content}\n ...
   // assistant:`. InvalidArgument when the template does not parse or exceeds 256 KiB.
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Load(const std::string& model_directory);
+  static std::unique_ptr<ChatTemplate> Plain();
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Parse(std::string_view source);
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Parse(std::string_view source,
                                                              ChatTemplateContext context);

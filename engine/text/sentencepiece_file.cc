@@ -108,20 +108,24 @@ absl::StatusOr<SentencePieceEntry> ReadPiece(std::string_view bytes) {
     if (field->number == 1) {
       entry.piece = field->bytes;
     } else if (field->number == 2) {
-      const auto score = std::bit_cast<float>(static_cast<uint32_t>(field->value));
-      if (field->wire_type != 5 || !std::isfinite(score)) return Invalid("a score is not finite");
-      entry.score = score;
+      if (field->wire_type != 5) return Invalid("a score is not a float");
+      entry.score = std::bit_cast<float>(static_cast<uint32_t>(field->value));
     } else if (field->number == 3) {
       if (field->value < 1 || field->value > 6) return Invalid("unknown piece type");
       entry.kind = static_cast<PieceKind>(field->value);
     }
   }
+  return entry;
+}
+
+absl::Status CheckPiece(const SentencePieceEntry& entry) {
   if (entry.piece.empty() || entry.piece.size() > kMaxPieceBytes || !IsValidUtf8(entry.piece) ||
       entry.piece.find('\0') != std::string::npos) {
     return Invalid("a piece is empty, too long or not text");
   }
+  if (!std::isfinite(entry.score)) return Invalid("a score is not finite");
   if (entry.kind == PieceKind::kByte && !IsBytePiece(entry.piece)) return Invalid("bad byte piece");
-  return entry;
+  return absl::OkStatus();
 }
 
 absl::Status ReadNormalizer(std::string_view bytes, SentencePieceFile& file) {
@@ -164,7 +168,6 @@ unsigned char BytePieceValue(std::string_view piece) {
 
 absl::StatusOr<SentencePieceFile> SentencePieceFile::Parse(std::string_view bytes) {
   SentencePieceFile file;
-  absl::flat_hash_set<std::string> seen;
   WireReader reader(bytes);
   while (!reader.at_end()) {
     const std::optional<Field> field = reader.Next();
@@ -173,7 +176,6 @@ absl::StatusOr<SentencePieceFile> SentencePieceFile::Parse(std::string_view byte
     if (known && field->wire_type != 2) return Invalid("not a SentencePiece model");
     if (field->number == 1) {
       ASSIGN_OR_RETURN(SentencePieceEntry entry, ReadPiece(field->bytes));
-      if (!seen.insert(entry.piece).second) return Invalid("a piece is repeated");
       file.pieces.push_back(std::move(entry));
       if (file.pieces.size() > static_cast<size_t>(kMaxVocabSize))
         return Invalid("too many pieces");
@@ -184,11 +186,20 @@ absl::StatusOr<SentencePieceFile> SentencePieceFile::Parse(std::string_view byte
       RETURN_IF_ERROR(ReadNormalizer(field->bytes, field->number == 3 ? file : ignored));
     }
   }
-  const auto num_unknown = std::count_if(
-      file.pieces.begin(), file.pieces.end(),
-      [](const SentencePieceEntry& entry) { return entry.kind == PieceKind::kUnknown; });
-  if (num_unknown != 1) return Invalid("there must be one unknown piece");
+  RETURN_IF_ERROR(file.Check());
   return file;
+}
+
+absl::Status SentencePieceFile::Check() const {
+  absl::flat_hash_set<std::string_view> seen;
+  int num_unknown = 0;
+  for (const SentencePieceEntry& entry : pieces) {
+    RETURN_IF_ERROR(CheckPiece(entry));
+    if (!seen.insert(entry.piece).second) return Invalid("a piece is repeated");
+    num_unknown += entry.kind == PieceKind::kUnknown ? 1 : 0;
+  }
+  if (num_unknown != 1) return Invalid("there must be one unknown piece");
+  return absl::OkStatus();
 }
 
 }  // namespace sluice

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "engine/json_reader.h"
 #include "engine/status_macros.h"
@@ -72,11 +73,18 @@ absl::StatusOr<AddedTokens> AddedPieces(const SentencePieceFile& file) {
 absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> SentencePieceTokenizer::FromBytes(
     std::string_view model, const Settings& settings) {
   ASSIGN_OR_RETURN(const SentencePieceFile file, SentencePieceFile::Parse(model));
+  absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> tokenizer = FromFile(file, settings);
+  if (tokenizer.ok()) return tokenizer;
+  return absl::Status(tokenizer.status().code(),
+                      absl::StrCat("tokenizer.model: ", tokenizer.status().message(),
+                                   "; provide the tokenizer.json of this model instead"));
+}
+
+absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> SentencePieceTokenizer::FromFile(
+    const SentencePieceFile& file, const Settings& settings) {
   auto tokenizer = std::make_unique<SentencePieceTokenizer>();
   if (!IsSupported(file)) {
-    return absl::UnimplementedError(
-        "tokenizer.model: only BPE models without text normalisation are supported; provide the "
-        "tokenizer.json of this model instead");
+    return absl::UnimplementedError("only BPE models without text normalisation are supported");
   }
   for (const SentencePieceEntry& entry : file.pieces) {
     tokenizer->texts_.push_back(TextOf(entry));
@@ -88,8 +96,10 @@ absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> SentencePieceTokenizer::
   tokenizer->settings_ = settings;
   tokenizer->summary_.kind = "sentencepiece";
   tokenizer->summary_.vocab_size = static_cast<int32_t>(file.pieces.size());
-  tokenizer->summary_.bos_token_id = ControlPiece(file, "<s>");
-  tokenizer->summary_.eos_token_id = ControlPiece(file, "</s>");
+  tokenizer->summary_.bos_token_id =
+      settings.bos_token_id.has_value() ? settings.bos_token_id : ControlPiece(file, "<s>");
+  tokenizer->summary_.eos_token_id =
+      settings.eos_token_id.has_value() ? settings.eos_token_id : ControlPiece(file, "</s>");
   tokenizer->model_ = BpeModel::FromSentencePiece(file);
   return tokenizer;
 }

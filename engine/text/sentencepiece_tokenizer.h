@@ -10,6 +10,7 @@
 
 #include "engine/text/added_tokens.h"
 #include "engine/text/bpe_model.h"
+#include "engine/text/sentencepiece_file.h"
 #include "engine/text/tokenizer.h"
 
 namespace sluice {
@@ -19,10 +20,15 @@ class SentencePieceTokenizer : public Tokenizer {
   struct Settings {
     bool add_bos = true;
     bool add_eos = false;
+    // Where the file says so by number; else the control pieces <s> and </s>.
+    std::optional<int32_t> bos_token_id, eos_token_id;
   };
   // InvalidArgument when `model` (the file's bytes) is malformed.
   static absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> FromBytes(
       std::string_view model, const Settings& settings);
+  // The same for a checked file. Unimplemented when it needs what is not built.
+  static absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> FromFile(
+      const SentencePieceFile& file, const Settings& settings);
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
                                               const EncodeOptions& options) const override;
   // Each section of plain text after a special token starts with the model's own leading space.

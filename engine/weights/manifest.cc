@@ -68,8 +68,9 @@ absl::Status VerifyFile(const std::string& directory, const std::string& name, c
 
 bool DecidesAnswers(const std::string& name) {
   if (name == kManifestFile) return false;
-  return absl::EndsWith(name, ".safetensors") || absl::EndsWith(name, ".json") ||
-         absl::EndsWith(name, ".model") || absl::EndsWith(name, ".jinja");
+  return absl::EndsWith(name, ".safetensors") || absl::EndsWith(name, ".gguf") ||
+         absl::EndsWith(name, ".json") || absl::EndsWith(name, ".model") ||
+         absl::EndsWith(name, ".jinja");
 }
 
 absl::Status CheckAllListed(const std::string& directory, const json& digests) {

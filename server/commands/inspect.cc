@@ -4,12 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "engine/architectures/architectures.h"
 #include "engine/model/model_spec_json.h"
+#include "engine/model_files.h"
 #include "engine/status_macros.h"
-#include "engine/text/chat_template.h"
-#include "engine/text/tokenizer.h"
-#include "engine/weights/weight_store.h"
 #include "server/commands/commands.h"
 #include "server/commands/spec_summary.h"
 #include "server/commands/startup_report.h"
@@ -27,19 +24,18 @@ struct Inspection {
 };
 
 absl::StatusOr<Inspection> Inspect(const EngineConfig& config) {
-  const std::string& directory = config.model_directory;
-  ASSIGN_OR_RETURN(const std::unique_ptr<WeightStore> weights, WeightStore::Open(directory));
+  ASSIGN_OR_RETURN(const ModelFiles files,
+                   ModelFiles::Open(config.model_directory, config.require_manifest));
   Inspection inspection;
-  ASSIGN_OR_RETURN(inspection.spec, LoadModelSpec(directory, *weights));
+  inspection.spec = files.spec;
   inspection.summary = SummarizeSpec(inspection.spec);
-  inspection.file_bytes = weights->total_bytes();
-  const auto tokenizer = Tokenizer::Load(directory);
-  inspection.tokenizer =
-      tokenizer.ok() ? (*tokenizer)->summary().kind : std::string(tokenizer.status().message());
-  const auto chat_template = ChatTemplate::Load(directory);
-  inspection.chat_template = chat_template.ok() ? std::string((*chat_template)->kind())
-                                                : std::string(chat_template.status().message());
-  inspection.can_be_served = tokenizer.ok() && chat_template.ok();
+  inspection.file_bytes = files.weight_file_bytes;
+  inspection.tokenizer = files.tokenizer.ok() ? (*files.tokenizer)->summary().kind
+                                              : std::string(files.tokenizer.status().message());
+  inspection.chat_template = files.chat_template.ok()
+                                 ? std::string((*files.chat_template)->kind())
+                                 : std::string(files.chat_template.status().message());
+  inspection.can_be_served = files.tokenizer.ok() && files.chat_template.ok();
   return inspection;
 }
 

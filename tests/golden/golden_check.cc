@@ -301,7 +301,8 @@ absl::StatusOr<OpenGolden> OpenGoldenFolder(const std::string& folder,
   OpenGolden golden;
   ASSIGN_OR_RETURN(golden.expected, ReadExpected(folder, "expected.safetensors"));
   std::string served = folder;
-  if (!std::filesystem::exists(folder + "/model.safetensors")) {
+  if (!std::filesystem::exists(folder + "/model.safetensors") &&
+      !std::filesystem::exists(folder + "/model.gguf")) {
     const std::string name = std::filesystem::path(folder).lexically_normal().filename().string();
     golden.scratch = std::make_unique<ScratchDirectory>(
         absl::StrCat(name, "-", options.device, "-", static_cast<int>(options.weights)));

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/architectures/architectures.h"
+#include "engine/architectures/gguf_model.h"
 #include "engine/status_macros.h"
 #include "engine/weights/weight_store.h"
 
@@ -131,8 +132,16 @@ std::vector<Step> Together(const std::vector<int32_t>& lengths, int32_t chunk) {
 absl::StatusOr<GoldenRun> GoldenRun::Load(const std::string& directory,
                                           const EngineConfig& config) {
   GoldenRun run;
-  ASSIGN_OR_RETURN(const std::unique_ptr<WeightStore> weights, WeightStore::Open(directory));
-  ASSIGN_OR_RETURN(run.spec_, LoadModelSpec(directory, *weights));
+  std::unique_ptr<WeightStore> weights;
+  absl::StatusOr<ModelFile> gguf = ModelFile::Open(directory, "model.gguf");
+  if (gguf.ok()) {
+    ASSIGN_OR_RETURN(GgufModel model, LoadGgufModel(*std::move(gguf)));
+    weights = std::move(model.weights);
+    run.spec_ = std::move(model.spec);
+  } else {
+    ASSIGN_OR_RETURN(weights, WeightStore::Open(directory));
+    ASSIGN_OR_RETURN(run.spec_, LoadModelSpec(directory, *weights));
+  }
   ASSIGN_OR_RETURN(run.runner_, RealModelRunner::Create(config, run.spec_, *weights, nullptr));
   run.unused_ = weights->Unused();
   return run;

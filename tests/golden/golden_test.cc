@@ -28,14 +28,14 @@ struct Folder {
   std::string path;
 };
 
-// The folders that hold a config and expected values, in the order of their names.
+// The folders that hold a model and expected values, in the order of their names.
 std::vector<Folder> FoldersOf(const std::string& directory) {
   std::vector<Folder> folders;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
-    if (!std::filesystem::exists(entry.path() / "config.json") ||
-        !std::filesystem::exists(entry.path() / "expected.safetensors"))
-      continue;
+    const bool has_model = std::filesystem::exists(entry.path() / "config.json") ||
+                           std::filesystem::exists(entry.path() / "model.gguf");
+    if (!has_model || !std::filesystem::exists(entry.path() / "expected.safetensors")) continue;
     folders.push_back({entry.path().filename().string(), entry.path().string()});
   }
   std::sort(folders.begin(), folders.end(),
@@ -44,6 +44,7 @@ std::vector<Folder> FoldersOf(const std::string& directory) {
 }
 
 std::vector<Folder> OwnFolders() { return FoldersOf(SourceDirectory() + "/tests/golden"); }
+std::vector<Folder> GgufFolders() { return FoldersOf(SourceDirectory() + "/tests/golden_gguf"); }
 std::vector<Folder> SharedFolders() { return FoldersOf(SharedDirectory() + "/goldens"); }
 
 class GoldenTest : public ::testing::Test {
@@ -73,6 +74,7 @@ class GoldenTest : public ::testing::Test {
 
 TEST(GoldenFolders, AreFound) {
   EXPECT_GE(OwnFolders().size(), 20u) << "in " << SourceDirectory();
+  EXPECT_GE(GgufFolders().size(), 9u) << "in " << SourceDirectory();
   if (SharedFolders().empty()) GTEST_SKIP() << SharedDirectory() << "/goldens is not there";
 }
 
@@ -140,6 +142,7 @@ void Register(const char* suite, const std::vector<Folder>& folders, bool own) {
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
   sluice::Register("Golden", sluice::OwnFolders(), true);
+  sluice::Register("GgufGolden", sluice::GgufFolders(), true);
   sluice::Register("SharedGolden", sluice::SharedFolders(), false);
   return RUN_ALL_TESTS();
 }

@@ -1,0 +1,19 @@
+// The tokenizer and the chat template in the metadata of a GGUF file (keys "tokenizer.*"). Byte
+// pairs become a tokenizer.json, SentencePiece pieces a SentencePieceFile; nothing here encodes.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/text/chat_template.h"
+#include "engine/text/tokenizer.h"
+#include "engine/weights/gguf_metadata.h"
+
+namespace sluice {
+
+// InvalidArgument or Unimplemented naming the key.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadGgufTokenizer(const GgufMetadata& metadata);
+// The plain template where the file has none.
+absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadGgufChatTemplate(const GgufMetadata& metadata);
+
+}  // namespace sluice

@@ -1,0 +1,122 @@
+#include "engine/weights/gguf_store.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/status_macros.h"
+#include "engine/weights/safetensors.h"
+#include "kernels/check.h"
+
+namespace sluice {
+namespace {
+
+constexpr int64_t kMaxBlockElements = 256;
+constexpr int64_t kReadBytes = int64_t{1} << 20;
+
+class GgufStore : public WeightStore {
+ public:
+  GgufStore(ModelFile file, std::vector<GgufTensor> tensors, std::vector<GgufPart> parts)
+      : file_(std::move(file)), tensors_(std::move(tensors)) {
+    for (GgufPart& part : parts) {
+      Part entry;
+      entry.tensor = part.tensor;
+      entry.first = part.first;
+      entry.range.dtype = tensors_[part.tensor].type->dtype;
+      entry.range.shape = std::move(part.shape);
+      entry.range.bytes = entry.range.num_elements() * kernels::SizeOf(entry.range.dtype);
+      entry.range.offset = tensors_[part.tensor].offset;
+      total_bytes_ += entry.range.bytes;
+      SLUICE_CHECK(parts_.emplace(std::move(part.name), std::move(entry)).second);
+    }
+  }
+
+  bool Contains(std::string_view name) const override { return parts_.contains(name); }
+
+  absl::StatusOr<TensorRange> Find(std::string_view name) const override {
+    const auto it = parts_.find(name);
+    if (it != parts_.end()) return it->second.range;
+    return absl::NotFoundError(
+        absl::StrCat("tensor ", QuotedTensorName(name), " has no counterpart in the GGUF file"));
+  }
+
+  absl::Status Read(std::string_view name, int64_t first, std::span<std::byte> into) override {
+    RETURN_IF_ERROR(Find(name).status());
+    Part& part = parts_.find(name)->second;
+    const int64_t size = kernels::SizeOf(part.range.dtype);
+    const auto wanted = static_cast<int64_t>(into.size());
+    if (first < 0 || wanted % size != 0 || wanted > part.range.bytes ||
+        first > (part.range.bytes - wanted) / size) {
+      return absl::OutOfRangeError(
+          absl::StrCat("tensor ", QuotedTensorName(name), ": elements from ", first, " on, ",
+                       wanted, " bytes, are not in it (", part.range.bytes, " bytes)"));
+    }
+    part.used = true;
+    const GgufTensor& tensor = tensors_[part.tensor];
+    first += part.first;
+    if (tensor.type->decode == nullptr) return file_.ReadAt(tensor.offset + first * size, into);
+    return Decode(tensor, first, into);
+  }
+
+  std::vector<std::string> Unused() const override {
+    std::vector<std::string> names;
+    for (const auto& [name, part] : parts_) {
+      if (!part.used) names.push_back(name);
+    }
+    return names;
+  }
+
+  int64_t total_bytes() const override { return total_bytes_; }
+
+ private:
+  struct Part {
+    size_t tensor = 0;
+    int64_t first = 0;
+    TensorRange range;
+    bool used = false;
+  };
+
+  // Elements from `first` on; the blocks at both ends may be needed in part only.
+  absl::Status Decode(const GgufTensor& tensor, int64_t first, std::span<std::byte> into) const {
+    const GgmlBlockType& type = *tensor.type;
+    const int64_t end = first + static_cast<int64_t>(into.size() / sizeof(float));
+    const int64_t blocks_per_read = kReadBytes / type.bytes;
+    std::vector<std::byte> raw;
+    std::array<float, kMaxBlockElements> values{};
+    std::byte* to = into.data();
+    for (int64_t block = first / type.elements; block * type.elements < end;) {
+      const int64_t last = (end + type.elements - 1) / type.elements;
+      const int64_t count = std::min(blocks_per_read, last - block);
+      raw.resize(static_cast<size_t>(count * type.bytes));
+      RETURN_IF_ERROR(file_.ReadAt(tensor.offset + block * type.bytes, raw));
+      for (int64_t i = 0; i < count; ++i, ++block) {
+        type.decode(raw.data() + i * type.bytes, values.data());
+        const int64_t begin = block * type.elements;
+        const int64_t from = std::max(first - begin, int64_t{0});
+        const int64_t until = std::min(end - begin, type.elements);
+        const auto bytes = static_cast<size_t>(until - from) * sizeof(float);
+        std::memcpy(to, values.data() + from, bytes);
+        to += bytes;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  ModelFile file_;
+  std::vector<GgufTensor> tensors_;
+  std::map<std::string, Part, std::less<>> parts_;
+  int64_t total_bytes_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<WeightStore> MakeGgufStore(ModelFile file,
+                                           std::vector<GgufTensor> tensors,
+                                           std::vector<GgufPart> parts) {
+  return std::make_unique<GgufStore>(std::move(file), std::move(tensors), std::move(parts));
+}
+
+}  // namespace sluice

@@ -1,0 +1,156 @@
+// What the metadata and the tensor names of a GGUF file must say, key by key.
+#include "engine/architectures/gguf_model.h"
+
+#include <cstring>
+
+#include "gmock/gmock.h"
+
+namespace sluice {
+namespace {
+
+using ::testing::HasSubstr;
+
+template <typename T>
+GgufValue Number(GgufValueType type, T value) {
+  std::string bytes(sizeof(T), '\0');
+  std::memcpy(bytes.data(), &value, sizeof(T));
+  return {type, GgufValueType::kU8, 0, std::move(bytes)};
+}
+GgufValue Int(int64_t value) { return Number(GgufValueType::kI64, value); }
+GgufValue Float(float value) { return Number(GgufValueType::kF32, value); }
+GgufValue Text(const std::string& text) {
+  return {GgufValueType::kString, GgufValueType::kU8, 0, text};
+}
+
+using Pairs = std::map<std::string, GgufValue>;
+
+Pairs Qwen3Moe() {
+  return {{"general.architecture", Text("qwen3moe")},
+          {"qwen3moe.block_count", Int(2)},
+          {"qwen3moe.context_length", Int(64)},
+          {"qwen3moe.embedding_length", Int(32)},
+          {"qwen3moe.feed_forward_length", Int(48)},
+          {"qwen3moe.attention.head_count", Int(4)},
+          {"qwen3moe.attention.head_count_kv", Int(2)},
+          {"qwen3moe.attention.layer_norm_rms_epsilon", Float(1e-5f)},
+          {"qwen3moe.rope.freq_base", Float(500.0f)},
+          {"qwen3moe.expert_count", Int(6)},
+          {"qwen3moe.expert_used_count", Int(2)},
+          {"qwen3moe.expert_feed_forward_length", Int(16)}};
+}
+
+GgufTensor Tensor(const std::string& name, std::vector<int64_t> shape) {
+  GgufTensor tensor;
+  tensor.name = name;
+  tensor.type = FindGgmlBlockType(0);
+  tensor.shape = std::move(shape);
+  return tensor;
+}
+
+absl::StatusOr<nlohmann::json> Config(const Pairs& pairs) {
+  GgufContents contents;
+  for (const auto& [key, value] : pairs) contents.metadata.Insert(key, value);
+  contents.tensors.push_back(Tensor("token_embd.weight", {60, 32}));
+  const auto family = FindGgufFamily(contents.metadata);
+  if (!family.ok()) return family.status();
+  return GgufConfig(contents, *family);
+}
+
+TEST(GgufConfig, SaysWhatTheKeysSay) {
+  const auto config = Config(Qwen3Moe());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ((*config)["model_type"], "qwen3_moe");
+  EXPECT_EQ((*config)["head_dim"], 8);
+  EXPECT_EQ((*config)["vocab_size"], 60);
+  EXPECT_EQ((*config)["moe_intermediate_size"], 16);
+  EXPECT_EQ((*config)["norm_topk_prob"], true);
+  EXPECT_EQ((*config)["tie_word_embeddings"], true);
+}
+
+TEST(GgufConfig, WrongKeysAreRefusedByName) {
+  struct Wrong {
+    std::string key;
+    GgufValue value;
+  };
+  const Wrong all[] = {
+      {"general.architecture", Text("nosuch")},
+      {"general.architecture", Text("qwen\nmoe")},
+      {"general.architecture", Int(3)},
+      {"split.count", Int(2)},
+      {"qwen3moe.block_count", Int(0)},
+      {"qwen3moe.block_count", Int(1 << 30)},
+      {"qwen3moe.context_length", Int(-1)},
+      {"qwen3moe.embedding_length", Int(0)},
+      {"qwen3moe.embedding_length", Float(32.0f)},
+      {"qwen3moe.attention.head_count", Int(0)},
+      {"qwen3moe.attention.head_count_kv", Text("2")},
+      {"qwen3moe.attention.layer_norm_rms_epsilon", Text("1e-5")},
+      {"qwen3moe.attention.key_length", Int(0)},
+      {"qwen3moe.attention.value_length", Int(4)},
+      {"qwen3moe.rope.dimension_count", Int(4)},
+      {"qwen3moe.rope.scaling.type", Text("longrope")},
+      {"qwen3moe.expert_count", Int(-1)},
+      {"qwen3moe.expert_used_count", Int(0)},
+      {"qwen3moe.expert_feed_forward_length", Int(0)},
+      {"qwen3moe.expert_group_count", Int(4)},
+      {"qwen3moe.attention.sliding_window", Int(4)},
+      {"tokenizer.ggml.eos_token_id", Int(60)},
+  };
+  for (const Wrong& wrong : all) {
+    SCOPED_TRACE(wrong.key);
+    Pairs pairs = Qwen3Moe();
+    pairs[wrong.key] = wrong.value;
+    const auto config = Config(pairs);
+    ASSERT_FALSE(config.ok());
+    const std::string message(config.status().message());
+    EXPECT_THAT(message, HasSubstr(wrong.key.substr(wrong.key.find('.') + 1)));
+    EXPECT_EQ(message.find('\n'), std::string::npos);
+  }
+}
+
+TEST(GgufConfig, EveryNeededKeyIsMissedByName) {
+  const Pairs all = Qwen3Moe();
+  for (const auto& [key, value] : all) {
+    Pairs pairs = all;
+    pairs.erase(key);
+    const auto config = Config(pairs);
+    // These have a default: of equal heads, of the usual base, of one hidden size.
+    if (key == "qwen3moe.attention.head_count_kv" || key == "qwen3moe.rope.freq_base" ||
+        key == "qwen3moe.feed_forward_length" || key == "qwen3moe.expert_feed_forward_length") {
+      EXPECT_TRUE(config.ok()) << key << ": " << config.status();
+      continue;
+    }
+    ASSERT_FALSE(config.ok()) << key;
+    EXPECT_THAT(std::string(config.status().message()), HasSubstr(key));
+  }
+}
+
+TEST(GgufNames, ExpertsBecomeOneTensorEach) {
+  const auto parts = NameGgufTensors({Tensor("blk.1.ffn_up_exps.weight", {3, 16, 32})},
+                                     {.architecture = "qwen3moe", .model_type = "qwen3_moe"});
+  ASSERT_TRUE(parts.ok()) << parts.status();
+  ASSERT_EQ(parts->size(), 3u);
+  EXPECT_EQ((*parts)[2].name, "model.layers.1.mlp.experts.2.up_proj.weight");
+  EXPECT_EQ((*parts)[2].first, 2 * 16 * 32);
+  EXPECT_EQ((*parts)[2].shape, (std::vector<int64_t>{16, 32}));
+}
+
+TEST(GgufNames, UnknownAndRepeatedNamesAreRefused) {
+  const GgufFamily family = {.architecture = "llama", .model_type = "llama"};
+  for (const char* name :
+       {"blk.0.nosuch.weight", "blk.x.attn_q.weight", "blk.-1.attn_q.weight", "blk.0attn_q.weight",
+        "blk.99999999999.attn_q.weight", "blk.0.attn_q.scale", "attn_q.weight", "blk.0.", "", ".",
+        "weight", "output", "blk.5000.attn_q.weight"}) {
+    const auto parts = NameGgufTensors({Tensor(name, {4, 4})}, family);
+    ASSERT_FALSE(parts.ok()) << name;
+    EXPECT_THAT(std::string(parts.status().message()), HasSubstr("is not known"));
+  }
+  EXPECT_FALSE(NameGgufTensors({Tensor("blk.0.ffn_norm.weight", {4}),
+                                Tensor("blk.0.post_attention_norm.weight", {4})},
+                               family)
+                   .ok());
+  EXPECT_FALSE(NameGgufTensors({Tensor("blk.0.ffn_up_exps.weight", {4, 4})}, family).ok());
+}
+
+}  // namespace
+}  // namespace sluice
