@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "tests/model/bad_attention_configs.h"
 #include "tests/model/bad_expert_configs.h"
+#include "tests/model/bad_router_tuning_configs.h"
 #include "tests/model/bad_soft_configs.h"
 #include "tests/model/bad_transformers_configs.h"
 #include "tests/model/spec_stores.h"
@@ -269,6 +270,7 @@ INSTANTIATE_TEST_SUITE_P(Soft, BadConfigTest, ::testing::ValuesIn(kBadSoftConfig
 INSTANTIATE_TEST_SUITE_P(Attention, BadConfigTest, ::testing::ValuesIn(kBadAttentionConfigs));
 INSTANTIATE_TEST_SUITE_P(Transformers, BadConfigTest, ::testing::ValuesIn(kBadTransformersConfigs));
 INSTANTIATE_TEST_SUITE_P(Experts, BadConfigTest, ::testing::ValuesIn(kBadExpertConfigs));
+INSTANTIATE_TEST_SUITE_P(RouterTuning, BadConfigTest, ::testing::ValuesIn(kBadRouterTuningConfigs));
 
 TEST_F(ArchitecturesTest, BrokenConfigFilesAreRefused) {
   const auto weights = WeightsOf("llama");
