@@ -34,8 +34,9 @@ struct ModelCard {
   int64_t parameters_active = 0;
   int32_t num_layer_instances = 0;
   std::vector<std::string> routed_layers;  // labels of depth-routed layer instances
-  std::vector<std::string> routing_modes;  // "threshold", "predictor", "topk_prompt", "no_drop",
-                                           // "capacity", "isolated", "cohort"; first: default
+  std::vector<std::string> routing_modes;  // "threshold", "predictor", "topk_prompt",
+                                           // "prompt_mean", "no_drop", "capacity", "isolated",
+                                           // "cohort"; first: default
   bool has_capacity_table = false;         // the capacity knob is honoured
   bool has_experts = false;
   int32_t experts_per_token = 0;     // the model's own; 0 without experts that a row chooses
@@ -62,6 +63,8 @@ inline std::string_view RoutingModeName(RoutingParams::Mode mode) {
       return "predictor";
     case RoutingParams::Mode::kTopKPrompt:
       return "topk_prompt";
+    case RoutingParams::Mode::kPromptMean:
+      return "prompt_mean";
     case RoutingParams::Mode::kNoDrop:
       return "no_drop";
     case RoutingParams::Mode::kCapacity:

@@ -104,6 +104,9 @@ void DescribeRouting(const ModelSpec& spec, ModelCard* card) {
         case DepthDecide::kRouterTopK:
           first = "topk_prompt";
           break;
+        case DepthDecide::kPromptMean:
+          first = "prompt_mean";
+          break;
       }
     }
   }

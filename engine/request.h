@@ -49,6 +49,7 @@ struct StopParams {
 
 // The `routing` object. Unset fields mean the model's own rule.
 struct RoutingParams {
+  // kPromptMean: a depth-routed layer takes all of a prompt or nothing of it.
   // kNoDrop, kCapacity: whether experts refuse rows beyond their capacity.
   // kIsolated, kCohort: which tokens Mixture of Tokens mixes: none, or those of the request's
   // prompts at one position.
@@ -57,6 +58,7 @@ struct RoutingParams {
     kThreshold,
     kPredictor,
     kTopKPrompt,
+    kPromptMean,
     kNoDrop,
     kCapacity,
     kIsolated,

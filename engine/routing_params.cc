@@ -19,6 +19,7 @@ RowRouting::Decide ToDecide(RoutingParams::Mode mode) {
       return RowRouting::Decide::kTopKPrompt;
     case RoutingParams::Mode::kCapacity:
       return RowRouting::Decide::kCapacity;
+    case RoutingParams::Mode::kPromptMean:  // offered only where it is the model's own rule
     case RoutingParams::Mode::kNoDrop:
     case RoutingParams::Mode::kModelDefault:
     case RoutingParams::Mode::kIsolated:
@@ -71,9 +72,11 @@ bool NeedsWholePrompt(const RoutingParams& params, const ModelCard& model) {
   // An encoder's rows see later ones.
   if (model.embedding_size > 0 || model.decoder_start_token >= 0) return true;
   if (params.mode == RoutingParams::Mode::kModelDefault) {
-    return !model.routing_modes.empty() && model.routing_modes.front() == "topk_prompt";
+    return !model.routing_modes.empty() && (model.routing_modes.front() == "topk_prompt" ||
+                                            model.routing_modes.front() == "prompt_mean");
   }
   return params.mode == RoutingParams::Mode::kTopKPrompt ||
+         params.mode == RoutingParams::Mode::kPromptMean ||
          params.mode == RoutingParams::Mode::kCapacity;
 }
 

@@ -12,8 +12,8 @@ namespace sluice {
 // InvalidArgument with code `unsupported_parameter` or a range code, naming the field.
 absl::StatusOr<RowRouting> ResolveRouting(const RoutingParams& params, const ModelCard& model);
 
-// True when the whole prompt must run in one step (top-k over it, experts with a capacity, an
-// encoder).
+// True when the whole prompt must run in one step (top-k over it, its mean, experts with a
+// capacity, an encoder).
 bool NeedsWholePrompt(const RoutingParams& params, const ModelCard& model);
 
 }  // namespace sluice

@@ -246,8 +246,8 @@ absl::Status ValidateModelName(std::string_view name, const ModelCard& model) {
 absl::StatusOr<RoutingParams::Mode> ParseRoutingMode(std::string_view name,
                                                      const ModelCard& model) {
   using Mode = RoutingParams::Mode;
-  for (const Mode mode : {Mode::kThreshold, Mode::kPredictor, Mode::kTopKPrompt, Mode::kNoDrop,
-                          Mode::kCapacity, Mode::kIsolated, Mode::kCohort}) {
+  for (const Mode mode : {Mode::kThreshold, Mode::kPredictor, Mode::kTopKPrompt, Mode::kPromptMean,
+                          Mode::kNoDrop, Mode::kCapacity, Mode::kIsolated, Mode::kCohort}) {
     if (RoutingModeName(mode) != name) continue;
     const std::vector<std::string>& offered = model.routing_modes;
     if (std::find(offered.begin(), offered.end(), name) != offered.end()) return mode;

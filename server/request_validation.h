@@ -49,8 +49,8 @@ absl::Status ValidateSequenceCount(int64_t num_prompts, int64_t choices, const M
 // NotFound `model_not_found` unless `name` is empty or the served model.
 absl::Status ValidateModelName(std::string_view name, const ModelCard& model);
 
-// "threshold" | "predictor" | "topk_prompt" | "no_drop" | "capacity" | "isolated" | "cohort", as
-// far as the model offers it.
+// "threshold" | "predictor" | "topk_prompt" | "prompt_mean" | "no_drop" | "capacity" | "isolated" |
+// "cohort", as far as the model offers it.
 absl::StatusOr<RoutingParams::Mode> ParseRoutingMode(std::string_view name, const ModelCard& model);
 
 // `requested`, or without it what is left of the context, at most `fallback` when that is given. At

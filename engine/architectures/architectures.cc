@@ -7,6 +7,7 @@
 #include "engine/architectures/config_reader.h"
 #include "engine/architectures/decoder_parts.h"
 #include "engine/architectures/families.h"
+#include "engine/architectures/router_tuning.h"
 #include "engine/architectures/soft_adapter.h"
 #include "engine/architectures/weight_check.h"
 #include "engine/json_reader.h"
@@ -106,6 +107,7 @@ const std::vector<Architecture>& Architectures() {
 
 absl::StatusOr<ModelSpec> SpecFromConfig(const json& config, const WeightStore& weights) {
   ASSIGN_OR_RETURN(ModelSpec spec, MapConfig(config, weights));
+  RETURN_IF_ERROR(AddRouterTuning(config, spec));
   RETURN_IF_ERROR(AddSoftAdapter(config, weights, spec));
   RETURN_IF_ERROR(ValidateSpec(spec));
   RETURN_IF_ERROR(CheckWeights(spec, weights));

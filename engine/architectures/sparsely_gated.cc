@@ -2,9 +2,12 @@
 // own (models.md 2.1 to 2.5): the sparsely-gated layer of Shazeer et al. 2017 (arXiv 1701.06538),
 // GShard (arXiv 2006.16668), GLaM (arXiv 2112.06905), Switch (arXiv 2101.03961) and Expert Choice
 // (arXiv 2202.09368). Llama's attention and norms around them; keys and names in README.md.
-// Noise, jitter and losses are of training. GLaM's relative position bias is left out.
+// Noise, jitter and losses are of training. GLaM's positions are a bias of its own per layer, head
+// and bucket of the distance (arXiv 2112.06905 sec. 4; the buckets are T5's, as in
+// tensorflow/lingvo core/gshard_builder.py, DecSelfAttentionRelativeBias).
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
@@ -29,6 +32,7 @@ struct SparseFamily {
   int32_t sparse_step = 2;          // default of decoder_sparse_step
   bool second_of_step = false;      // the second layer of each step is sparse, not the last
   bool gated_dense = false;         // the dense layers between are gated
+  bool position_bias = false;       // may have one in place of rotary positions
   const char* activation = "relu";  // default of hidden_act
 };
 
@@ -41,6 +45,7 @@ constexpr SparseFamily kGlam = {.name = "glam",
                                 .renormalize = true,
                                 .capacity = CapacityKeys::kShare,
                                 .gated_dense = true,
+                                .position_bias = true,
                                 .activation = "gelu"};
 constexpr SparseFamily kSwitch = {
     .name = "switch", .top_k = 1, .capacity = CapacityKeys::kRows, .second_of_step = true};
@@ -116,6 +121,9 @@ const std::vector<FixedKey>& FixedKeys() {
   return keys;
 }
 
+constexpr char kBuckets[] = "relative_attention_num_buckets";
+constexpr char kMaxDistance[] = "relative_attention_max_distance";
+
 std::vector<std::string_view> CapacityKeyNames(CapacityKeys keys) {
   switch (keys) {
     case CapacityKeys::kNone:
@@ -131,7 +139,8 @@ std::vector<std::string_view> CapacityKeyNames(CapacityKeys keys) {
 }
 
 void RefuseOtherKeys(ConfigReader& config, const SparseFamily& family) {
-  const std::vector<std::string_view> own = CapacityKeyNames(family.capacity);
+  std::vector<std::string_view> own = CapacityKeyNames(family.capacity);
+  if (family.position_bias) own.insert(own.end(), {kBuckets, kMaxDistance});
   const auto in = [](const auto& list, std::string_view key) {
     return std::find(list.begin(), list.end(), key) != list.end();
   };
@@ -156,7 +165,8 @@ struct SparseConfig {
   int64_t hidden = 0;
   int32_t sparse_step = 1;
   bool router_bias = false;
-  std::vector<std::vector<float>> thresholds;  // per sparse layer; empty: none
+  std::optional<PositionBiasSpec> position_bias;  // without a name
+  std::vector<std::vector<float>> thresholds;     // per sparse layer; empty: none
 };
 
 bool IsSparse(const SparseFamily& family, const SparseConfig& config, int32_t layer) {
@@ -232,6 +242,22 @@ void ReadCapacity(ConfigReader& reader, const SparseFamily& family, SparseConfig
   config.router.capacity = capacity;
 }
 
+void ReadPositionBias(ConfigReader& reader, SparseConfig& config) {
+  if (!reader.Has(kBuckets)) {
+    if (reader.Has(kMaxDistance)) reader.Invalid(kMaxDistance, "needs " + std::string(kBuckets));
+    return;
+  }
+  PositionBiasSpec& bias = config.position_bias.emplace();
+  bias.num_buckets = reader.Int32(kBuckets, 2, kMaxExperts);
+  const int32_t least = bias.num_buckets / 2 + 1;  // the first half has a distance each
+  bias.max_distance = reader.Int32(kMaxDistance, least, kMaxDim, std::max(least, 128));
+  for (const char* key :
+       {"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"}) {
+    if (reader.Has(key))
+      reader.Invalid(key, absl::StrCat("and '", kBuckets, "' exclude each other"));
+  }
+}
+
 SparseConfig ReadConfig(ConfigReader& reader, const SparseFamily& family) {
   SparseConfig config;
   RefuseOtherKeys(reader, family);
@@ -255,6 +281,7 @@ SparseConfig ReadConfig(ConfigReader& reader, const SparseFamily& family) {
     reader.Int("num_experts_per_tok", family.top_k, family.top_k, family.top_k);
   }
   ReadCapacity(reader, family, config);
+  if (family.position_bias) ReadPositionBias(reader, config);
   if (reader.status().ok()) ReadThresholds(reader, family, config);
   return config;
 }
@@ -298,6 +325,11 @@ absl::StatusOr<ModelSpec> MapSparse(const nlohmann::json& json,
     AttentionSpec attention =
         LlamaAttention(config.shape, name + ".self_attn", i, config.shape.attention_bias,
                        config.shape.attention_bias);
+    if (config.position_bias.has_value()) {
+      attention.rope.reset();
+      attention.position_bias = config.position_bias;
+      attention.position_bias->weight = name + ".self_attn.relative_attention_bias.weight";
+    }
     BlockSpec ffn = IsSparse(family, config, i) ? Sparse(config, name + ".mlp", sparse++)
                                                 : Dense(family, config.shape, name + ".mlp");
     layers.push_back(PreNormLayer(config.shape, i, std::move(attention), std::move(ffn)));

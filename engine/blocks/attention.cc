@@ -27,19 +27,25 @@ void Clip(const TensorView& x, float limit) {
 void Attention::Forward(const BlockInput& input, ForwardContext& context) {
   const int32_t count = input.rows.count();
   Workspace::Scope scope(context.workspace);
-  const RowSet& stored = input.stored == nullptr ? input.rows.origin : input.stored->origin;
+  const RowSet* running = nullptr;  // of the stored rows; null: all
+  if (input.stored != nullptr) running = &input.stored->running;
+  if (input.keys != nullptr) running = &input.keys->running;
+  const RowSet& stored = input.stored != nullptr ? input.stored->origin
+                         : input.keys != nullptr ? input.keys->rows.origin
+                                                 : input.rows.origin;
   const kernels::KvRows& places =
       context.placements.Place(input.kv.kv_class, context.batch, stored, context.cache);
   Heads heads;
+  if (input.keys != nullptr) StoreKeyRows(input, places, context);
   if (count > 0) {
     heads = Project(input, context);
     Adapt(input, heads, context);
     NormAndRotate(heads, input.rows, context.placements.Positions(input.kv.kv_class), context);
   }
-  Store(input, heads, places, context);
+  if (input.keys == nullptr) Store(input, heads, places, context);
   if (count == 0) return;
   const kernels::KvRows rows =
-      input.stored == nullptr ? places : PartOf(places, input.stored->running, context.workspace);
+      running == nullptr ? places : PartOf(places, *running, context.workspace);
 
   const kernels::KvLayerView kv =
       context.cache.LayerView(input.kv.kv_class, input.kv.layer_in_class);
@@ -76,7 +82,28 @@ void Attention::Forward(const BlockInput& input, ForwardContext& context) {
 
 // Not where the KV layer has everything already; the matrices of keys and values are then apart.
 bool Attention::Stores(const BlockInput& input) const {
-  return q_.n == 0 || input.stored == nullptr || input.stored->kept.cols > 0;
+  if (q_.n == 0) return true;
+  return input.keys == nullptr && (input.stored == nullptr || input.stored->kept.cols > 0);
+}
+
+// Keys and values of every row, whoever runs.
+void Attention::StoreKeyRows(const BlockInput& input,
+                             const kernels::KvRows& places,
+                             ForwardContext& context) {
+  SLUICE_CHECK(q_.n > 0 && input.stored == nullptr);
+  Workspace::Scope scope(context.workspace);
+  const Rows& rows = input.keys->rows;
+  const BlockInput all{.rows = rows,
+                       .normed = input.keys->normed,
+                       .kv = input.kv,
+                       .layer_instance = input.layer_instance};
+  Heads heads;
+  ProjectKeys(all, Linear(qkv_, qkv_bias_, all.normed, context), heads, context);
+  Adapt(all, heads, context);
+  NormAndRotate(heads, rows, nullptr, context);
+  Store(all, heads, places, context);
+  context.stats.AddFlops(rows.origin, KeyFlops());
+  context.stats.AddWeightBytes(KeyBytes());
 }
 
 // Rows that stopped are stored as their last execution left them.
@@ -154,48 +181,55 @@ void Attention::CountSlots(const Rows& rows,
   }
 }
 
+TensorView Attention::Linear(const kernels::PackedMatrix& weight,
+                             const FloatVector& bias,
+                             TensorView x,
+                             ForwardContext& context) const {
+  const RowSet rows = AllRows(static_cast<int32_t>(x.rows));
+  const TensorView out = context.workspace.TakeMatrix(x.rows, weight.n);
+  context.backend.Linear({.x = x,
+                          .x_rows = rows,
+                          .weight = &weight,
+                          .bias = bias.data(),
+                          .out = out,
+                          .out_rows = rows});
+  return out;
+}
+
 Attention::Heads Attention::Project(const BlockInput& input, ForwardContext& context) {
-  const int32_t count = input.rows.count();
-  const RowSet rows = AllRows(count);
-  const int64_t q_width = int64_t{spec_.num_heads} * spec_.head_dim;
-  const int64_t kv_width = int64_t{spec_.num_kv_heads} * spec_.head_dim;
-  const auto project = [&](const kernels::PackedMatrix& weight, const FloatVector& bias) {
-    const TensorView out = context.workspace.TakeMatrix(count, weight.n);
-    context.backend.Linear({.x = input.normed,
-                            .x_rows = rows,
-                            .weight = &weight,
-                            .bias = bias.data(),
-                            .out = out,
-                            .out_rows = rows});
-    return out;
-  };
   Heads heads;
-  if (q_.n > 0) heads.q = project(q_, q_bias_);
+  if (q_.n > 0) heads.q = Linear(q_, q_bias_, input.normed, context);
   if (!Stores(input)) return heads;
-  const TensorView fused = project(qkv_, qkv_bias_);
-  const int64_t k_begin = q_.n > 0 ? 0 : q_width;
-  if (q_.n == 0) heads.q = fused.Columns(0, q_width);
-  heads.k = fused.Columns(k_begin, kv_width);
+  TensorView keys = Linear(qkv_, qkv_bias_, input.normed, context);
+  if (q_.n == 0) {
+    const int64_t q_width = int64_t{spec_.num_heads} * spec_.head_dim;
+    heads.q = keys.Columns(0, q_width);
+    keys = keys.Columns(q_width, keys.cols - q_width);
+  }
+  ProjectKeys(input, keys, heads, context);
+  return heads;
+}
+
+// `keys`: the fused keys, with the values behind them where those read the same rows.
+void Attention::ProjectKeys(const BlockInput& input,
+                            TensorView keys,
+                            Heads& heads,
+                            ForwardContext& context) {
+  const int64_t kv_width = int64_t{spec_.num_kv_heads} * spec_.head_dim;
+  heads.k = keys.Columns(0, kv_width);
   if (value_experts_.has_value()) {
-    heads.v = context.workspace.TakeMatrix(count, kv_width);
+    heads.v = context.workspace.TakeMatrix(input.rows.count(), kv_width);
     ProjectExpertValues(input, heads.v, context);
   } else if (v_.n > 0) {
-    heads.v = context.workspace.TakeMatrix(count, kv_width);
-    context.backend.Linear({.x = input.rows.x,
-                            .x_rows = rows,
-                            .weight = &v_,
-                            .bias = v_bias_.data(),
-                            .out = heads.v,
-                            .out_rows = rows});
+    heads.v = Linear(v_, v_bias_, input.rows.x, context);
   } else {
-    heads.v = fused.Columns(k_begin + kv_width, kv_width);
+    heads.v = keys.Columns(kv_width, kv_width);
   }
-  return heads;
 }
 
 void Attention::Adapt(const BlockInput& input, const Heads& heads, ForwardContext& context) const {
   const int32_t count = input.rows.count();
-  adapters_.q.AddTo(input.normed, count, heads.q, context);
+  if (heads.q.cols > 0) adapters_.q.AddTo(input.normed, count, heads.q, context);
   if (heads.k.cols == 0) return;  // the KV layer has them already
   adapters_.k.AddTo(input.normed, count, heads.k, context);
   adapters_.v.AddTo(spec_.value_from_residual ? input.rows.x : input.normed, count, heads.v,
@@ -209,8 +243,10 @@ void Attention::NormAndRotate(const Heads& heads,
                               const int32_t* positions,
                               ForwardContext& context) {
   const int64_t group = spec_.norm_per_head ? spec_.head_dim : 0;
-  if (q_norm_.has_value()) q_norm_->Apply(heads.q, heads.q, rows.count(), group, context.backend);
+  const bool queries = heads.q.cols > 0;
   const bool keys = heads.k.cols > 0;
+  if (queries && q_norm_.has_value())
+    q_norm_->Apply(heads.q, heads.q, rows.count(), group, context.backend);
   if (keys && k_norm_.has_value())
     k_norm_->Apply(heads.k, heads.k, rows.count(), group, context.backend);
   if (spec_.clip_qkv > 0.0f) {  // after the norms (transformers, modeling_olmoe.py)
@@ -234,7 +270,7 @@ void Attention::NormAndRotate(const Heads& heads,
                           .table = table,
                           .table_rows = table_rows});
   };
-  rotate(heads.q, spec_.num_heads);
+  if (queries) rotate(heads.q, spec_.num_heads);
   if (keys) rotate(heads.k, spec_.num_kv_heads);
 }
 

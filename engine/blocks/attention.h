@@ -21,7 +21,8 @@ namespace sluice {
 class Attention final : public Block {
  public:
   // `tables`: shared by all attentions of the model; outlives the block. `query_apart`: some
-  // executions need no keys and values (RepeatKv::kFirst).
+  // executions need no keys and values (RepeatKv::kFirst), or those of other rows
+  // (DepthKv::kAllTokens).
   static absl::StatusOr<std::unique_ptr<Attention>> Load(const AttentionSpec& spec,
                                                          RopeTables& tables,
                                                          WeightLoader& loader,
@@ -68,6 +69,14 @@ class Attention final : public Block {
       const ProjectionSpec& projection, const AttentionSpec& spec, WeightLoader& loader);
   static absl::StatusOr<Adapters> LoadAdapters(const AttentionSpec& spec, WeightLoader& loader);
   Heads Project(const BlockInput& input, ForwardContext& context);
+  kernels::TensorView Linear(const kernels::PackedMatrix& weight,
+                             const FloatVector& bias,
+                             kernels::TensorView x,
+                             ForwardContext& context) const;
+  void ProjectKeys(const BlockInput& input,
+                   kernels::TensorView keys,
+                   Heads& heads,
+                   ForwardContext& context);
   void Adapt(const BlockInput& input, const Heads& heads, ForwardContext& context) const;
   void ProjectExpertValues(const BlockInput& input,
                            kernels::TensorView values,
@@ -80,6 +89,9 @@ class Attention final : public Block {
              const Heads& heads,
              const kernels::KvRows& places,
              ForwardContext& context);
+  void StoreKeyRows(const BlockInput& input,
+                    const kernels::KvRows& places,
+                    ForwardContext& context);
   Sight Look(const BlockInput& input, const kernels::KvRows& rows, ForwardContext& context) const;
   void CountSlots(const Rows& rows,
                   const kernels::KvRows& placed,
@@ -97,6 +109,8 @@ class Attention final : public Block {
                   ForwardContext& context) const;
   bool Stores(const BlockInput& input) const;
   double DenseProjectionFlops(bool stores) const;
+  double KeyFlops() const;
+  int64_t KeyBytes() const;
   double ExpertProjectionFlops(bool dense) const;
 
   AttentionSpec spec_;

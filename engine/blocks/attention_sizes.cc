@@ -11,6 +11,7 @@ int64_t Attention::WorkspaceBytes(int32_t max_rows) const {
   int64_t bytes = Workspace::BytesFor(max_rows * qkv_.n) + Workspace::BytesFor(max_rows * q_.n) +
                   Workspace::BytesFor(max_rows * q_width) +
                   Workspace::BytesFor(max_rows * kv_width);
+  if (q_.n > 0) bytes += 4 * Workspace::BytesFor(max_rows);  // the places of the rows that run
   if (spec_.rope.has_value())
     bytes += Workspace::BytesFor(int64_t{max_rows} * spec_.rope->rotary_dim);
   if (pattern_.has_value()) {
@@ -60,6 +61,15 @@ int64_t Attention::Adapters::WorkspaceBytes(int32_t max_rows) const {
 double Attention::DenseProjectionFlops(bool stores) const {
   const int64_t stored = stores ? qkv_.n * qkv_.k + v_.n * v_.k : 0;
   return 2.0 * static_cast<double>(q_.n * q_.k + stored + o_.n * o_.k);
+}
+
+double Attention::KeyFlops() const {
+  return DenseProjectionFlops(true) - DenseProjectionFlops(false) + adapters_.FlopsPerRow(true) -
+         adapters_.FlopsPerRow(false);
+}
+
+int64_t Attention::KeyBytes() const {
+  return qkv_.bytes() + v_.bytes() + adapters_.WeightBytes(true) - adapters_.WeightBytes(false);
 }
 
 double Attention::ExpertProjectionFlops(bool dense) const {

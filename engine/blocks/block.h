@@ -33,6 +33,14 @@ struct StoredRows {
   kernels::RowSet kept_origin, kept_running;
 };
 
+// Rows whose keys and values are stored where they are more than those that run: a depth-routed
+// layer that skips no key.
+struct KeyRows {
+  Rows rows;  // the residual stream of all of them
+  kernels::TensorView normed;
+  kernels::RowSet running;  // those that run: indices into `rows`, ascending
+};
+
 struct BlockInput {
   const Rows* encoded = nullptr;  // the encoder's last rows of this step; none: count 0
   const Rows& rows;               // the residual stream (un-normed)
@@ -45,6 +53,7 @@ struct BlockInput {
   bool accumulate = true;
   const SecondStream* second = nullptr;
   const StoredRows* stored = nullptr;  // null: the rows that run are stored
+  const KeyRows* keys = nullptr;       // null: the same; never beside `stored` or `second`
   kernels::TensorView second_normed;   // [second->fresh.count, dim]
 };
 

@@ -52,6 +52,7 @@ absl::StatusOr<DepthRouter> DepthRouter::Load(const DepthRouterSpec& spec,
   return router;
 }
 
+// What a score must be above.
 float DepthRouter::Threshold(const RowRouting& routing) const {
   if (routing.capacity >= 0.0f) {
     if (routing.capacity == 0.0f) return kNever;
@@ -61,7 +62,9 @@ float DepthRouter::Threshold(const RowRouting& routing) const {
   // sigmoid(logit) > t  <=>  logit > log(t / (1 - t)); t = 0 takes all, t = 1 none.
   if (spec_.threshold <= 0.0f) return kAlways;
   if (spec_.threshold >= 1.0f) return kNever;
-  return spec_.threshold == 0.5f ? 0.0f : std::log(spec_.threshold / (1.0f - spec_.threshold));
+  const float logit =
+      spec_.threshold == 0.5f ? 0.0f : std::log(spec_.threshold / (1.0f - spec_.threshold));
+  return spec_.threshold_inclusive ? std::nextafter(logit, kAlways) : logit;
 }
 
 DepthDecide DepthRouter::Decide(const RowRouting& routing, bool is_prompt) const {
@@ -88,13 +91,14 @@ Selection DepthRouter::Select(const Rows& rows,
   const float* predicted = predictor_.empty() ? nullptr : PredictorScores(rows, context);
   float* deciding = context.workspace.Take<float>(count);
   float* thresholds = context.workspace.Take<float>(count);
-  bool any_top_k = false;
+  bool any_top_k = false, any_mean = false;
   for (int32_t i = 0; i < count; ++i) {
     const auto row = static_cast<size_t>(rows.origin[i]);
     const RowRouting& routing = context.batch.routing[row];
     const DepthDecide decide = Decide(routing, context.batch.is_prompt[row] != 0);
     deciding[i] = decide == DepthDecide::kPredictorThreshold ? predicted[i] : scores[i];
     any_top_k |= decide == DepthDecide::kRouterTopK;
+    any_mean |= decide == DepthDecide::kPromptMean;
     // NaN marks the rows that the top-k pass below decides.
     // A request's capacity of 0 or 1 is exact, whatever else the model does.
     const bool forced =
@@ -106,6 +110,7 @@ Selection DepthRouter::Select(const Rows& rows,
       thresholds[i] = kNever;
   }
   if (any_top_k) SelectTopKPrompt(rows, candidates, scores, thresholds, context);
+  if (any_mean) AveragePrompts(rows, context.batch, deciding);
 
   int32_t* selected = context.workspace.Take<int32_t>(count);
   int32_t num_selected = 0;
@@ -181,9 +186,33 @@ float* DepthRouter::PredictorScores(const Rows& rows, ForwardContext& context) c
   return x.Row(0);
 }
 
-bool DepthRouter::TakesTopK(int32_t row, const Batch& batch) const {
+DepthDecide DepthRouter::DecideOf(int32_t row, const Batch& batch) const {
   const auto r = static_cast<size_t>(row);
-  return Decide(batch.routing[r], batch.is_prompt[r] != 0) == DepthDecide::kRouterTopK;
+  return Decide(batch.routing[r], batch.is_prompt[r] != 0);
+}
+
+// The score of every row of a prompt becomes their mean: the router's logit of the mean row, for it
+// is linear. The scheduler has put the whole prompt into this step.
+void DepthRouter::AveragePrompts(const Rows& rows, const Batch& batch, float* scores) const {
+  const auto averaged = [&](int32_t i) {
+    return DecideOf(rows.origin[i], batch) == DepthDecide::kPromptMean;
+  };
+  for (int32_t first = 0; first < rows.count();) {
+    const auto begin = static_cast<size_t>(rows.origin[first]);
+    int32_t next = first;
+    double total = 0.0;
+    for (; next < rows.count() && averaged(next); ++next) {
+      if (batch.sequences[static_cast<size_t>(rows.origin[next])] != batch.sequences[begin]) break;
+      total += static_cast<double>(scores[next]);
+    }
+    if (next == first) {
+      ++first;
+      continue;
+    }
+    SLUICE_CHECK(batch.positions[begin] == 0) << "the mean of a part of a prompt";
+    std::fill(scores + first, scores + next, static_cast<float>(total / (next - first)));
+    first = next;
+  }
 }
 
 // `capacity`: what the request asks for, below 0 for the model's own.
@@ -247,7 +276,7 @@ void DepthRouter::SoftmaxOverSelected(const Rows& rows,
     int32_t next = first;
     float largest = kAlways;
     for (; next < selected.count && sequence(next) == sequence(first); ++next) {
-      if (!TakesTopK(rows.origin[selected[next]], batch)) break;
+      if (DecideOf(rows.origin[selected[next]], batch) != DepthDecide::kRouterTopK) break;
       largest = std::max(largest, scores[next]);
     }
     if (next == first) {

@@ -17,8 +17,8 @@ class DepthRouter {
                                           int64_t dim,
                                           WeightLoader& loader);
 
-  // Takes the selection from the arena. `candidates`: per row of the batch, whether a nested router
-  // may take it; null: all.
+  // Takes the selection from the arena. `rows`: what router and predictor read. `candidates`: per
+  // row of the batch, whether a nested router may take it; null: all.
   Selection Select(const Rows& rows, const uint8_t* candidates, ForwardContext& context) const;
 
   const DepthRouterSpec& spec() const { return spec_; }
@@ -32,7 +32,8 @@ class DepthRouter {
   DepthDecide Decide(const RowRouting& routing, bool is_prompt) const;
   float* RouterScores(const Rows& rows, ForwardContext& context) const;
   float* PredictorScores(const Rows& rows, ForwardContext& context) const;
-  bool TakesTopK(int32_t row, const Batch& batch) const;
+  DepthDecide DecideOf(int32_t row, const Batch& batch) const;
+  void AveragePrompts(const Rows& rows, const Batch& batch, float* scores) const;
   int32_t NumTaken(float capacity, int32_t rows) const;
   void SelectTopKPrompt(const Rows& rows,
                         const uint8_t* candidates,

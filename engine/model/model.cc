@@ -162,15 +162,21 @@ void Model::AddEmbedding(const kernels::PackedMatrix& table,
 
 void Model::RunLayer(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context) {
   const int32_t instance = at.instance;
+  const size_t last = layer.sublayers.size();
   if (!layer.depth.has_value()) {
     context.stats.CountLayer(rows.origin);
-    return RunSublayers(layer, at, rows, context);
+    return RunSublayers(layer, {0, last}, at, rows, context);
   }
   Workspace::Scope scope(context.workspace);
-  const Selection chosen =
-      layer.depth->Select(rows, layer.depth->spec().nested ? at.taken : nullptr, context);
+  const DepthRouterSpec& depth = layer.depth->spec();
+  const auto first = static_cast<size_t>(depth.first_sublayer);
+  Rows read = rows;
+  if (depth.reads_normed) read.x = Normed(layer.sublayers.front(), rows.x, context);
+  const Selection chosen = layer.depth->Select(read, depth.nested ? at.taken : nullptr, context);
   std::fill_n(at.taken, context.batch.num_rows(), uint8_t{0});
-  if (chosen.empty()) {  // nobody needs it: its weights are never read
+  RunSublayers(layer, {0, first}, at, rows, context);
+  const bool skips_keys = depth.kv != DepthKv::kAllTokens;
+  if (chosen.empty() && skips_keys) {  // nobody needs it: its weights are never read
     context.stats.CountRouted(instance, rows.origin, chosen.rows);
     if (context.observer != nullptr) context.observer->OnSelection(instance, {});
     return;
@@ -185,19 +191,37 @@ void Model::RunLayer(Layer& layer, const Execution& at, const Rows& rows, Forwar
   }
   Execution routed = at;
   routed.chosen = &chosen;
-  RunSublayers(layer, routed, packed, context);
-  Unpack(packed, chosen, layer.depth->spec(), rows, context);
+  KeyRows keys{rows, read.x, chosen.rows};
+  if (!skips_keys) {
+    if (!depth.reads_normed || first > 0)
+      keys.normed = Normed(layer.sublayers[first], rows.x, context);
+    routed.keys = &keys;
+  }
+  RunSublayers(layer, {first, last}, routed, packed, context);
+  if (!chosen.empty()) Unpack(packed, chosen, depth, rows, context);
 }
 
 void Model::RunSublayers(Layer& layer,
+                         std::pair<size_t, size_t> part,
                          const Execution& at,
                          const Rows& rows,
                          ForwardContext& context) {
-  for (const Sublayer& sublayer : layer.sublayers) {
+  for (size_t i = part.first; i < part.second; ++i) {
+    const Sublayer& sublayer = layer.sublayers[i];
     // Attention stores the rows of a second stream, or copies, even when no row asks.
     if (rows.count() == 0 && sublayer.kv.empty()) continue;
     RunSublayer(layer, sublayer, at, rows, context);
   }
+}
+
+// `x` itself where the sublayer has no input norm.
+kernels::TensorView Model::Normed(const Sublayer& sublayer,
+                                  kernels::TensorView x,
+                                  ForwardContext& context) {
+  if (!sublayer.input_norm.has_value()) return x;
+  const kernels::TensorView normed = context.workspace.TakeMatrix(x.rows, x.cols);
+  sublayer.input_norm->Apply(x, normed, static_cast<int32_t>(x.rows), 0, context.backend);
+  return normed;
 }
 
 kernels::TensorView Model::NormedSecond(const Sublayer& sublayer,
@@ -226,6 +250,7 @@ void Model::RunSublayer(const Layer& layer,
     input.kv = sublayer.kv[static_cast<size_t>(at.step)];
     input.second = at.second;
     input.encoded = at.encoded;
+    input.keys = at.keys;
     if (at.second != nullptr) input.second_normed = NormedSecond(sublayer, *at.second, context);
     if (at.stored != nullptr) {
       stored = *at.stored;
@@ -235,11 +260,7 @@ void Model::RunSublayer(const Layer& layer,
     }
   }
   const int64_t dim = rows.x.cols;
-  kernels::TensorView normed = rows.x;
-  if (sublayer.input_norm.has_value()) {
-    normed = context.workspace.TakeMatrix(count, dim);
-    sublayer.input_norm->Apply(rows.x, normed, count, 0, context.backend);
-  }
+  const kernels::TensorView normed = Normed(sublayer, rows.x, context);
   const bool gated = at.chosen != nullptr &&
                      layer.depth->spec().gate_place == DepthGatePlace::kLastSublayer &&
                      &sublayer == &layer.sublayers.back();

@@ -94,6 +94,7 @@ class Model {
     const StoredRows* stored = nullptr;
     uint8_t* taken = nullptr;           // per row of the batch: took the last depth-routed layer
     const Rows* encoded = nullptr;      // the encoder's last rows of this step
+    const KeyRows* keys = nullptr;      // of a routed layer that skips no key
     const Selection* chosen = nullptr;  // of a routed layer: the rows it was given
   };
 
@@ -120,7 +121,15 @@ class Model {
   static Rows Part(const Rows& rows, bool encoder, ForwardContext& context);
   void RunGroup(Group& group, const Course& course, const Rows& rows, ForwardContext& context);
   void RunLayer(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
-  void RunSublayers(Layer& layer, const Execution& at, const Rows& rows, ForwardContext& context);
+  // Sublayers [first, last) of a layer.
+  void RunSublayers(Layer& layer,
+                    std::pair<size_t, size_t> part,
+                    const Execution& at,
+                    const Rows& rows,
+                    ForwardContext& context);
+  static kernels::TensorView Normed(const Sublayer& sublayer,
+                                    kernels::TensorView x,
+                                    ForwardContext& context);
   void RunSublayer(const Layer& layer,
                    const Sublayer& sublayer,
                    const Execution& at,

@@ -12,6 +12,7 @@
 #include "engine/blocks/mixture_ffn.h"
 #include "engine/blocks/moe_ffn.h"
 #include "engine/model/exit_layer.h"
+#include "engine/model/kv_need.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -172,9 +173,16 @@ class ModelBuilder {
       model_->weight_bytes_ += layer.depth->WeightBytes();
       cost_->flops_per_row += layer.depth->FlopsPerRow() * times;
     }
-    for (const SublayerSpec& sublayer_spec : spec.sublayers) {
-      ASSIGN_OR_RETURN(Model::Sublayer sublayer, MakeSublayer(sublayer_spec, group.repeat, share));
-      const std::optional<KvNeed> need = KvNeedOf(sublayer_spec.block, spec.depth);
+    for (size_t i = 0; i < spec.sublayers.size(); ++i) {
+      const SublayerSpec& sublayer_spec = spec.sublayers[i];
+      const bool routed =
+          spec.depth.has_value() && i >= static_cast<size_t>(spec.depth->first_sublayer);
+      const bool skips_keys = routed && spec.depth->kv != DepthKv::kAllTokens;
+      const bool query_apart = group.repeat.kv == RepeatKv::kFirst || (routed && !skips_keys);
+      ASSIGN_OR_RETURN(Model::Sublayer sublayer,
+                       MakeSublayer(sublayer_spec, routed ? share : 1.0, query_apart));
+      const std::optional<KvNeed> need =
+          KvNeedOf(sublayer_spec.block, skips_keys ? &*spec.depth : nullptr, kv_dtype_);
       for (int32_t step = 0; need.has_value() && step < times; ++step) {
         if (step > 0 && group.repeat.kv == RepeatKv::kFirst) {
           sublayer.kv.push_back(sublayer.kv[0]);
@@ -198,8 +206,8 @@ class ModelBuilder {
   }
 
   absl::StatusOr<Model::Sublayer> MakeSublayer(const SublayerSpec& spec,
-                                               const RepeatSpec& repeat,
-                                               double share) {
+                                               double share,
+                                               bool query_apart) {
     const int64_t dim = stack().embedding.dim;
     Model::Sublayer sublayer;
     sublayer.residual_scale = spec.residual_scale;
@@ -213,7 +221,7 @@ class ModelBuilder {
     RETURN_IF_ERROR(load_norm(spec.input_norm, sublayer.input_norm));
     RETURN_IF_ERROR(load_norm(spec.output_norm, sublayer.output_norm));
     RETURN_IF_ERROR(load_norm(spec.residual_norm, sublayer.residual_norm));
-    ASSIGN_OR_RETURN(sublayer.block, MakeBlock(spec.block, repeat.kv == RepeatKv::kFirst));
+    ASSIGN_OR_RETURN(sublayer.block, MakeBlock(spec.block, query_apart));
     model_->num_parameters_ += sublayer.block->NumParameters();
     active_parameters_ += share * static_cast<double>(sublayer.block->NumActiveParameters());
     return sublayer;
@@ -247,45 +255,10 @@ class ModelBuilder {
     return DenseFfn::Load(std::get<DenseFfnSpec>(spec), loader_);
   }
 
-  // What one execution of a block stores.
-  struct KvNeed {
-    kernels::KvGeometry geometry;
-    KvRule rule;
-    bool second_stream = false;
-    bool from_encoder = false;
-  };
-  std::optional<KvNeed> KvNeedOf(const BlockSpec& block,
-                                 const std::optional<DepthRouterSpec>& depth) const {
-    if (const auto* attention = std::get_if<AttentionSpec>(&block)) {
-      return KvNeed{{.num_kv_heads = attention->num_kv_heads,
-                     .key_dim = attention->head_dim,
-                     .value_dim = attention->head_dim,
-                     .dtype = kv_dtype_},
-                    RuleOf(*attention, depth),
-                    attention->kv_source == KvSource::kSecondStream,
-                    attention->kv_source == KvSource::kEncoder};
-    }
-    if (const auto* latent = std::get_if<LatentAttentionSpec>(&block)) {
-      return KvNeed{{.num_kv_heads = 1,
-                     .key_dim = latent->rope_dim + latent->latent_dim,
-                     .value_dim = latent->latent_dim,
-                     .dtype = kv_dtype_,
-                     .value_in_key = true}};
-    }
-    return std::nullopt;
-  }
-  static KvRule RuleOf(const AttentionSpec& spec, const std::optional<DepthRouterSpec>& depth) {
-    KvRule rule{.window = spec.window,
-                .full = spec.mask == MaskKind::kFull || spec.kv_source == KvSource::kEncoder};
-    if (!depth.has_value()) return rule;
-    rule.compact = depth->position == DepthPosition::kCompact;
-    rule.zero_rows = depth->kv == DepthKv::kZeroRows;
-    return rule;
-  }
-
-  // Always-executed layers with the same window and geometry share a class; a routed instance has
-  // its own, and so have the layers of a repeat that rows may not reach. Attention to a second
-  // stream stores every row. Draft rows run ahead in the layers before the cut.
+  // Layers that store every row share a class with others of the same window and geometry; a routed
+  // instance that does not has its own, and so have the layers of a repeat that rows may not reach.
+  // Attention to a second stream stores every row. Draft rows run ahead in the layers before the
+  // cut.
   struct KvClassChoice {
     std::string name;
     bool routed = false;
@@ -295,7 +268,7 @@ class ModelBuilder {
                               int32_t instance,
                               int32_t step) const {
     const LayerInstance& layer = model_->instances_[static_cast<size_t>(instance)];
-    if (layer.routed) return {absl::StrCat("layer ", layer.label), true};
+    if (need.routed) return {absl::StrCat("layer ", layer.label), true};
     if (repeat.keys_may_miss() && !need.second_stream) {
       return {absl::StrCat("group ", model_->groups_.size(), " repeat ", step), true};
     }
@@ -333,7 +306,8 @@ class ModelBuilder {
     }
     int64_t depth = 0;
     if (layer.depth.has_value()) {
-      depth = layer.depth->WorkspaceBytes(rows) + matrix + Workspace::BytesFor(rows);
+      // The rows that run, what the router reads and what keys are made of.
+      depth = layer.depth->WorkspaceBytes(rows) + 3 * matrix + Workspace::BytesFor(rows);
     }
     return depth + 3 * matrix + block;  // normed, out, and the second stream normed
   }

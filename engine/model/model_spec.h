@@ -29,16 +29,26 @@ struct SublayerSpec {
 };
 
 // Mixture-of-Depths, models.md section 1.2.
-enum class DepthDecide : uint8_t { kRouterThreshold, kPredictorThreshold, kRouterTopK };
+// kPromptMean: all rows of a prompt or none, by the mean of their router logits.
+enum class DepthDecide : uint8_t {
+  kRouterThreshold,
+  kPredictorThreshold,
+  kRouterTopK,
+  kPromptMean
+};
 enum class DepthKv : uint8_t { kRoutedOnly, kAllTokens, kZeroRows };
 enum class DepthPosition : uint8_t { kAbsolute, kCompact };
 enum class DepthGatePlace : uint8_t { kMerge, kLastSublayer };
 
 struct DepthRouterSpec {
-  std::string weight;                     // [1, dim]
-  std::string bias;                       // [1]; empty: none
-  std::optional<ProjectionSpec> hidden;   // an MLP router: `weight` reads gelu(hidden(x))
-  float input_scale = 1.0f;               // of the rows that the router reads
+  std::string weight;                    // [1, dim]
+  std::string bias;                      // [1]; empty: none
+  std::optional<ProjectionSpec> hidden;  // an MLP router: `weight` reads gelu(hidden(x))
+  float input_scale = 1.0f;              // of the rows that the router reads
+  // Router and predictor read the rows behind the input norm of the layer's first sublayer.
+  bool reads_normed = false;
+  // Sublayers before this one run for every row, behind the decision.
+  int32_t first_sublayer = 0;
   std::vector<ProjectionSpec> predictor;  // none, or 1-2 linear layers with SiLU between
   GateFunction gate = GateFunction::kSigmoid;
   // What g multiplies. kLastSublayer: the output of the layer's last block; the merge then takes 1.
@@ -52,12 +62,14 @@ struct DepthRouterSpec {
   // kCompact: rotary positions and windows count the rows of the sequence that this layer took.
   DepthPosition position = DepthPosition::kAbsolute;
   // kZeroRows: a row that skipped the layer is seen by later rows as a zero key and a zero value.
+  // kAllTokens: its key and its value are computed and seen as those of a row that was taken.
   DepthKv kv = DepthKv::kRoutedOnly;
   float gate_scale = 1.0f;   // times the gate (Mixture-of-Recursions: alpha)
   bool nested = false;       // only rows that took the depth-routed layer before this one may
   bool force_first = false;  // the threshold rules take position 0 whatever its score
   float threshold = 0.5f;    // on sigmoid(logit): taken iff sigmoid(logit) > threshold
-  double capacity = 0.0;     // trained share of rows
+  bool threshold_inclusive = false;  // taken at the threshold too
+  double capacity = 0.0;             // trained share of rows
   // Of the n rows of a prompt top-k takes k = max(min_rows, floor(capacity * n)), or min(n,
   // capacity_rows) where that is set; `strict_top_k`, for k > 1: only those above the k-th score.
   int32_t capacity_rows = 0;

@@ -58,6 +58,18 @@ absl::Status CheckTopK(const std::string& path, const DepthRouterSpec& depth) {
   return absl::OkStatus();
 }
 
+// One decision for a prompt, from the mean of its logits.
+absl::Status CheckPromptMean(const std::string& path, const DepthRouterSpec& depth) {
+  if (depth.decide == DepthDecide::kPromptMean)
+    return NotRun(path + ".decide", "prompt_mean while generating (it may be prefill_decide)");
+  if (depth.prefill_decide != DepthDecide::kPromptMean) return absl::OkStatus();
+  if (depth.hidden.has_value()) return NotRun(path + ".hidden", "prompt_mean of an MLP router");
+  if (depth.force_first) return NotRun(path + ".force_first", "with prompt_mean it");
+  if (!depth.score_quantiles.empty())
+    return Invalid(path + ".score_quantiles", "are of rows, not of the mean of a prompt");
+  return absl::OkStatus();
+}
+
 absl::Status CheckDepth(const std::string& path, const DepthRouterSpec& depth, int64_t dim) {
   RETURN_IF_ERROR(CheckName(path, "weight", depth.weight));
   RETURN_IF_ERROR(
@@ -71,15 +83,37 @@ absl::Status CheckDepth(const std::string& path, const DepthRouterSpec& depth, i
   RETURN_IF_ERROR(CheckTopK(path, depth));
   RETURN_IF_ERROR(CheckFloat(path, "gate_scale", static_cast<double>(depth.gate_scale), -1e3, 1e3));
   RETURN_IF_ERROR(CheckQuantiles(path + ".score_quantiles", depth.score_quantiles));
-  if (depth.kv == DepthKv::kAllTokens)
-    return NotRun(path + ".kv", "keeping keys and values of skipped rows");
-  if (depth.kv == DepthKv::kZeroRows && depth.position == DepthPosition::kCompact)
-    return NotRun(path + ".kv", "zero_rows at compact positions");
+  if (depth.kv != DepthKv::kRoutedOnly && depth.position == DepthPosition::kCompact)
+    return NotRun(path + ".kv", "zero_rows or all_tokens at compact positions");
+  return CheckPromptMean(path, depth);
+}
+
+bool IsSelfAttention(const BlockSpec& block) {
+  const auto* attention = std::get_if<AttentionSpec>(&block);
+  return std::holds_alternative<LatentAttentionSpec>(block) ||
+         (attention != nullptr && attention->kv_source != KvSource::kEncoder);
+}
+
+// Keys of skipped rows are known where they follow from what the routed part of the layer is given.
+absl::Status CheckAllTokens(const std::string& path, const LayerSpec& layer) {
+  const auto first = static_cast<size_t>(layer.depth->first_sublayer);
+  const auto* attention = std::get_if<AttentionSpec>(&layer.sublayers[first].block);
+  if (attention == nullptr || !IsSelfAttention(layer.sublayers[first].block))
+    return NotRun(path, "all_tokens where the first routed sublayer is no plain attention");
+  if (attention->q.experts.has_value()) return NotRun(path, "all_tokens of query experts");
+  for (size_t i = first + 1; i < layer.sublayers.size(); ++i) {
+    if (IsSelfAttention(layer.sublayers[i].block))
+      return NotRun(path, "all_tokens of a second attention");
+  }
   return absl::OkStatus();
 }
 
 // What the router asks of the sublayers that it routes.
 absl::Status CheckRoutedSublayers(const std::string& path, const LayerSpec& layer) {
+  RETURN_IF_ERROR(CheckRange(path + ".depth", "first_sublayer", layer.depth->first_sublayer, 0,
+                             static_cast<int64_t>(layer.sublayers.size()) - 1));
+  if (layer.depth->kv == DepthKv::kAllTokens)
+    RETURN_IF_ERROR(CheckAllTokens(path + ".depth.kv", layer));
   if (layer.depth->gate_place == DepthGatePlace::kLastSublayer &&
       layer.sublayers.back().residual_scale != 1.0f)
     return NotRun(path + ".depth.gate_place", "a gated last sublayer with a residual_scale");

@@ -259,6 +259,8 @@ void Fields(Visitor& visit, DepthRouterSpec& spec) {
   visit("bias", spec.bias);
   visit("hidden", spec.hidden);
   visit("input_scale", spec.input_scale);
+  visit("reads_normed", spec.reads_normed);
+  visit("first_sublayer", spec.first_sublayer);
   visit("predictor", spec.predictor);
   visit("gate", spec.gate);
   visit("gate_place", spec.gate_place);
@@ -272,6 +274,7 @@ void Fields(Visitor& visit, DepthRouterSpec& spec) {
   visit("gate_scale", spec.gate_scale);
   visit("nested", spec.nested);
   visit("threshold", spec.threshold);
+  visit("threshold_inclusive", spec.threshold_inclusive);
   visit("capacity", spec.capacity);
   visit("capacity_rows", spec.capacity_rows);
   visit("min_rows", spec.min_rows);

@@ -31,7 +31,8 @@ SLUICE_ENUM_NAMES(GateFunction, {"identity", "sigmoid", "one", "tanh"});
 SLUICE_ENUM_NAMES(DepthCombine, {"scaled_update", "plus_block", "only_block"});
 SLUICE_ENUM_NAMES(MaskKind, {"causal", "full"});
 SLUICE_ENUM_NAMES(KvSource, {"self", "encoder", "second_stream"});
-SLUICE_ENUM_NAMES(DepthDecide, {"router_threshold", "predictor_threshold", "router_topk"});
+SLUICE_ENUM_NAMES(DepthDecide,
+                  {"router_threshold", "predictor_threshold", "router_topk", "prompt_mean"});
 SLUICE_ENUM_NAMES(DepthKv, {"routed_only", "all_tokens", "zero_rows"});
 SLUICE_ENUM_NAMES(DepthPosition, {"absolute", "compact"});
 SLUICE_ENUM_NAMES(DepthGatePlace, {"merge", "last_sublayer"});

@@ -7,7 +7,7 @@ Rows Pack(const Rows& rows, const Selection& chosen, ForwardContext& context) {
   int32_t* origin = context.workspace.Take<int32_t>(count);
   for (int32_t i = 0; i < count; ++i) origin[i] = rows.origin[chosen.rows[i]];
   const kernels::TensorView x = context.workspace.TakeMatrix(count, rows.x.cols);
-  context.backend.Gather(rows.x, chosen.rows, x);
+  if (count > 0) context.backend.Gather(rows.x, chosen.rows, x);
   return {x, {origin, count, nullptr}};
 }
 

@@ -22,19 +22,21 @@ class DepthLaws : public ::testing::TestWithParam<const char*> {
   }
 };
 
-// With nothing skipped, compact positions are the positions and there are no zero rows.
+// With nothing skipped, compact positions are the positions, there are no zero rows, and all keys
+// are those of the rows that run.
 TEST_P(DepthLaws, WhatIsSaidOfSkippedRowsChangesNoBitWhenNoneIsSkipped) {
   ModelSpec absolute = PlainSpec(2);
   absolute.stacks[0].groups[0].layers[1].depth =
       DepthRouterSpec{.weight = "router.weight", .threshold = 0.0f, .capacity = 0.5};
   MemoryWeightStore weights;
   FillWeights(absolute, 3, weights);
-  ModelSpec compact = absolute, zeros = absolute;
+  ModelSpec compact = absolute, zeros = absolute, every_key = absolute;
   compact.stacks[0].groups[0].layers[1].depth->position = DepthPosition::kCompact;
   zeros.stacks[0].groups[0].layers[1].depth->kv = DepthKv::kZeroRows;
+  every_key.stacks[0].groups[0].layers[1].depth->kv = DepthKv::kAllTokens;
   const auto tokens = RandomTokens(5, 40, kPlainVocabulary);
   Logits expected;
-  for (const ModelSpec* spec : {&absolute, &compact, &zeros}) {
+  for (const ModelSpec* spec : {&absolute, &compact, &zeros, &every_key}) {
     auto harness = ModelHarness::Create(*spec, weights, Options());
     ASSERT_TRUE(harness.ok()) << harness.status();
     const Logits got = (*harness)->Run(tokens, 9);
@@ -114,6 +116,138 @@ TEST_P(DepthLaws, TopKTakesWhatItsSwitchesSay) {
     EXPECT_EQ((*harness)->cache().Length(one, 1), expected.of_21);
     EXPECT_EQ((*harness)->cache().Length(two, 1), expected.of_3);
   }
+}
+
+// All that a skipped row costs is its router, its key and its value, and those are stored.
+TEST_P(DepthLaws, WhereNoKeyIsSkippedARowPaysForItsKeyAndValueOnly) {
+  ModelSpec without = PlainSpec(2), spec = PlainSpec(2);
+  without.stacks[0].groups[0].layers.pop_back();
+  spec.stacks[0].groups[0].layers[1].depth =
+      DepthRouterSpec{.weight = "router.weight", .kv = DepthKv::kAllTokens, .capacity = 0.5};
+  MemoryWeightStore weights;
+  FillWeights(spec, 3, weights);
+  auto routed = ModelHarness::Create(spec, weights, Options());
+  auto shallow = ModelHarness::Create(without, weights, Options());
+  ASSERT_TRUE(routed.ok() && shallow.ok()) << routed.status() << shallow.status();
+  const auto tokens = RandomTokens(1, 40, kPlainVocabulary);
+  const KvSequence sequence = (*routed)->Open();
+  (*routed)->Step({{.sequence = sequence, .tokens = tokens}});
+  ASSERT_EQ((*routed)->cache().classes().size(), 1u);
+  EXPECT_EQ((*routed)->cache().Length(sequence, 0), 40);
+  const int32_t taken = (*routed)->stats().depth_choices().at(0).executed;
+  EXPECT_GT(taken, 0);
+  EXPECT_LT(taken, 40);
+  (*shallow)->Step({{.sequence = (*shallow)->Open(), .tokens = tokens}});
+  const double router = 2.0 * 48, key_and_value = 2.0 * 48 * (24 + 24);
+  int32_t cheap = 0;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const double more = (*routed)->stats().flops()[i] - (*shallow)->stats().flops()[i];
+    EXPECT_GE(more, router + key_and_value);
+    cheap += more == router + key_and_value ? 1 : 0;
+  }
+  EXPECT_EQ(cheap, 40 - taken);
+}
+
+// A layer that nobody takes still leaves its keys: what follows sees them.
+TEST_P(DepthLaws, KeysOfALayerThatNobodyTookAreSeenLater) {
+  ModelSpec spec = PlainSpec(2);
+  spec.stacks[0].groups[0].layers[1].depth =
+      DepthRouterSpec{.weight = "router.weight", .kv = DepthKv::kAllTokens, .capacity = 0.5};
+  MemoryWeightStore weights;
+  FillWeights(spec, 3, weights);
+  auto harness = ModelHarness::Create(spec, weights, Options());
+  ASSERT_TRUE(harness.ok()) << harness.status();
+  const auto tokens = RandomTokens(1, 9, kPlainVocabulary);
+  std::vector<Logits> last;
+  for (const float before : {0.0f, 1.0f}) {  // keys follow from what the layer is given
+    const KvSequence sequence = (*harness)->Open();
+    (*harness)->Step({{.sequence = sequence,
+                       .tokens = {tokens.begin(), tokens.end() - 1},
+                       .routing = {.capacity = before}}});
+    last.push_back((*harness)->Step({{.sequence = sequence,
+                                      .tokens = {tokens.back()},
+                                      .first = 8,
+                                      .routing = {.capacity = 1.0f}}}));
+  }
+  EXPECT_EQ(last[0], last[1]);
+}
+
+TEST_P(DepthLaws, OnlyAnInclusiveThresholdTakesRowsThatAreAtIt) {
+  for (const bool inclusive : {false, true}) {
+    ModelSpec spec = PlainSpec(2);
+    spec.stacks[0].groups[0].layers[1].depth =
+        DepthRouterSpec{.weight = "zeros", .threshold_inclusive = inclusive, .capacity = 0.5};
+    MemoryWeightStore weights;
+    FillWeights(PlainSpec(2), 3, weights);
+    weights.Add("zeros", {1, 48}, std::vector<float>(48, 0.0f));
+    auto harness = ModelHarness::Create(spec, weights, Options());
+    ASSERT_TRUE(harness.ok()) << harness.status();
+    (*harness)->Run(RandomTokens(1, 12, kPlainVocabulary), 12);
+    EXPECT_EQ((*harness)->stats().depth_choices().at(0).executed, inclusive ? 12 : 0);
+  }
+}
+
+// The sublayers in front of the routed part run for every row.
+TEST_P(DepthLaws, SublayersInFrontOfTheRoutedPartAreNotSkipped) {
+  ModelSpec spec = PlainSpec(2), without = PlainSpec(2);
+  spec.stacks[0].groups[0].layers[1].depth = DepthRouterSpec{.weight = "router.weight",
+                                                             .first_sublayer = 1,
+                                                             .gate = GateFunction::kOne,
+                                                             .combine = DepthCombine::kOnlyBlock,
+                                                             .capacity = 0.5};
+  without.stacks[0].groups[0].layers[1].sublayers.pop_back();
+  MemoryWeightStore weights;
+  FillWeights(spec, 3, weights);
+  const auto tokens = RandomTokens(5, 30, kPlainVocabulary);
+  auto routed = ModelHarness::Create(spec, weights, Options());
+  auto whole = ModelHarness::Create(PlainSpec(2), weights, Options());
+  auto part = ModelHarness::Create(without, weights, Options());
+  ASSERT_TRUE(routed.ok() && whole.ok() && part.ok());
+  EXPECT_EQ((*routed)->Run(tokens, 7, {.capacity = 1.0f}), (*whole)->Run(tokens, 7));
+  EXPECT_EQ((*routed)->Run(tokens, 7, {.capacity = 0.0f}), (*part)->Run(tokens, 7));
+}
+
+// One decision for a prompt, one for each generated row.
+TEST_P(DepthLaws, TheMeanOfAPromptDecidesForAllOfIt) {
+  ModelSpec mean = PlainSpec(2), threshold = PlainSpec(2);
+  threshold.stacks[0].groups[0].layers[1].depth =
+      DepthRouterSpec{.weight = "router.weight", .kv = DepthKv::kAllTokens, .capacity = 0.5};
+  mean.stacks[0].groups[0].layers[1].depth = threshold.stacks[0].groups[0].layers[1].depth;
+  mean.stacks[0].groups[0].layers[1].depth->prefill_decide = DepthDecide::kPromptMean;
+  MemoryWeightStore weights;
+  FillWeights(mean, 3, weights);
+  auto by_mean = ModelHarness::Create(mean, weights, Options());
+  auto by_row = ModelHarness::Create(threshold, weights, Options());
+  ASSERT_TRUE(by_mean.ok() && by_row.ok()) << by_mean.status() << by_row.status();
+  int none = 0, all = 0, generated = 0;
+  for (uint32_t seed = 0; seed < 12; ++seed) {
+    const auto tokens = RandomTokens(seed, 14, kPlainVocabulary);
+    const KvSequence one = (*by_mean)->Open(), two = (*by_row)->Open();
+    const std::vector<int32_t> prompt(tokens.begin(), tokens.begin() + 9);
+    const Logits first = (*by_mean)->Step({{.sequence = one, .tokens = prompt}});
+    const int32_t taken = (*by_mean)->stats().depth_choices().at(0).executed;
+    ASSERT_TRUE(taken == 0 || taken == 9) << taken;
+    (taken == 0 ? none : all) += 1;
+    EXPECT_EQ(first, (*by_row)->Step({{.sequence = two,
+                                       .tokens = prompt,
+                                       .routing = {.capacity = taken == 0 ? 0.0f : 1.0f}}}));
+    for (int32_t i = 9; i < 14; ++i) {
+      Piece piece{.sequence = one,
+                  .tokens = {tokens[static_cast<size_t>(i)]},
+                  .first = i,
+                  .is_prompt = false};
+      const Logits row = (*by_mean)->Step({piece});
+      generated += (*by_mean)->stats().depth_choices().at(0).executed;
+      piece.sequence = two;
+      EXPECT_EQ(row, (*by_row)->Step({piece}));
+    }
+    (*by_mean)->Free(one);
+    (*by_row)->Free(two);
+  }
+  EXPECT_GT(none, 0);
+  EXPECT_GT(all, 0);
+  EXPECT_GT(generated, 0);
+  EXPECT_LT(generated, 12 * 5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, DepthLaws, ::testing::Values("reference", "cpu"));

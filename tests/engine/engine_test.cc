@@ -41,6 +41,8 @@ std::string Name(Family family) {
       return "moe";
     case Family::kMod:
       return "mod";
+    case Family::kTuned:
+      return "tuned";
     case Family::kMot:
       return "mot";
     case Family::kEncoder:
@@ -138,6 +140,34 @@ TEST(EngineTest, CapacityRefusesTheSameRowsInAnyCompany) {
   EXPECT_GT(dropped, 0);
   TestEngine engine(
       {.family = Family::kMoe, .max_batch_tokens = 48, .kv_memory_bytes = 60 * 16 * 2 * 24 * 4});
+  std::vector<std::shared_ptr<AnswerSink>> sinks;
+  for (const Request& request : requests) sinks.push_back(engine.Submit(request));
+  engine.Drain();
+  int different = 0;
+  for (size_t i = 0; i < requests.size(); ++i) different += sinks[i]->answer == alone[i] ? 0 : 1;
+  EXPECT_EQ(different, 0);
+  EXPECT_GT(engine->metrics().Snapshot().preemptions["pages"], 0u);
+}
+
+// A prompt that is decided as a whole runs in one step, and decides as before when recomputed.
+TEST(EngineTest, TheMeanOfAPromptDecidesTheSameInAnyCompany) {
+  std::vector<Request> requests = RandomRequests(32, Family::kTuned);
+  std::vector<Answer> alone;
+  int64_t executed = 0, skipped = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (i % 4 == 3) requests[i].routing.mode = RoutingParams::Mode::kThreshold;
+    TestEngine engine({.family = Family::kTuned});
+    const auto sink = engine.Submit(requests[i]);
+    ASSERT_TRUE(engine.last_status().ok()) << engine.last_status();
+    engine.Drain();
+    alone.push_back(sink->answer);
+    executed += sink->answer.usage.compute.executed_token_layers;
+    skipped += sink->answer.usage.compute.skipped_token_layers;
+  }
+  EXPECT_GT(executed, 0);
+  EXPECT_GT(skipped, 0);
+  TestEngine engine(
+      {.family = Family::kTuned, .max_batch_tokens = 32, .kv_memory_bytes = 60 * 16 * 2 * 24 * 4});
   std::vector<std::shared_ptr<AnswerSink>> sinks;
   for (const Request& request : requests) sinks.push_back(engine.Submit(request));
   engine.Drain();
@@ -286,6 +316,9 @@ TEST(EngineTest, RefusesWhatItCannotHonour) {
   bad.prompt.assign(9, 1);
   bad.routing.mode = RoutingParams::Mode::kTopKPrompt;
   EXPECT_EQ(code(narrow, bad), "context_length_exceeded");
+  TestEngine tuned({.family = Family::kTuned, .max_batch_tokens = 8});
+  bad.routing.mode = RoutingParams::Mode::kModelDefault;
+  EXPECT_EQ(code(tuned, bad), "context_length_exceeded");
   EXPECT_EQ(dense->num_active(), 0);
 }
 

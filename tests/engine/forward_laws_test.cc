@@ -64,6 +64,7 @@ std::vector<Setting> Settings() {
 class ForwardLaws : public ::testing::TestWithParam<Setting> {};
 
 TEST_P(ForwardLaws, SplittingASequenceChangesNoBit) {
+  int every_key = 0;
   for (uint32_t seed = 0; seed < kNumRandomSpecs; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed);
@@ -71,6 +72,7 @@ TEST_P(ForwardLaws, SplittingASequenceChangesNoBit) {
     FillWeights(spec, seed + 1, weights);
     auto harness = ModelHarness::Create(spec, weights, GetParam().options);
     ASSERT_TRUE(harness.ok()) << harness.status() << SpecToJson(spec).dump();
+    every_key += absl::StrContains(SpecToJson(spec).dump(), "all_tokens") ? 1 : 0;
     const auto tokens = RandomTokens(seed, 23, spec.decoder().embedding.vocab_size);
     const Logits whole = (*harness)->Run(tokens, 64);
     for (const int32_t chunk : {1, 5, 16}) {
@@ -78,6 +80,7 @@ TEST_P(ForwardLaws, SplittingASequenceChangesNoBit) {
     }
     EXPECT_EQ((*harness)->cache().num_used_pages(), 0);
   }
+  EXPECT_GT(every_key, 5);
 }
 
 TEST_P(ForwardLaws, NeighboursChangeNoBit) {
@@ -279,13 +282,14 @@ TEST_P(ForwardLaws, TopKOfThePromptTakesExactlyItsShare) {
   EXPECT_EQ((*harness)->cache().Length(two, 1), 1);
 }
 
-// The rows that top-k takes of a prompt depend on that prompt only.
+// The rows that top-k or the mean takes of a prompt depend on that prompt only.
 TEST_P(ForwardLaws, NeighboursChangeNoBitOfAPromptUnderTopK) {
-  int top_k_specs = 0;
+  int top_k_specs = 0, mean_specs = 0;
   for (uint32_t seed = 0; seed < kNumRandomSpecs; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed, {.topk_prompt = true});
     top_k_specs += absl::StrContains(SpecToJson(spec).dump(), "router_topk") ? 1 : 0;
+    mean_specs += absl::StrContains(SpecToJson(spec).dump(), "prompt_mean") ? 1 : 0;
     MemoryWeightStore weights;
     FillWeights(spec, seed + 1, weights);
     auto harness = ModelHarness::Create(spec, weights, GetParam().options);
@@ -307,6 +311,7 @@ TEST_P(ForwardLaws, NeighboursChangeNoBitOfAPromptUnderTopK) {
     EXPECT_EQ(DifferentRows(alone, {first, first + 12}), 0);
   }
   EXPECT_GT(top_k_specs, 10);
+  EXPECT_GT(mean_specs, 5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends,

@@ -62,6 +62,17 @@ TEST_F(ModelCardTest, ExpertsThatChooseNeedThresholdsToGenerate) {
   EXPECT_FALSE(both.scores_only);
 }
 
+TEST_F(ModelCardTest, ADecisionPerPromptIsTheDefaultOfModelsTrainedForIt) {
+  const ModelCard prompts = Load("router_tuning");
+  EXPECT_THAT(prompts.routing_modes, ElementsAre("prompt_mean", "threshold", "topk_prompt"));
+  EXPECT_THAT(prompts.routed_layers, ElementsAre("1", "3"));
+  EXPECT_FALSE(prompts.has_capacity_table);
+  EXPECT_THAT(Load("router_tuning", "mod_capacity").routing_modes,
+              ElementsAre("prompt_mean", "threshold"));
+  EXPECT_THAT(Load("router_tuning-attn-token").routing_modes,
+              ElementsAre("threshold", "topk_prompt"));
+}
+
 TEST_F(ModelCardTest, QueryExpertsComeWithTheNumberOfFfnExperts) {
   EXPECT_EQ(Load("jetmoe").experts_per_token, 2);
   EXPECT_EQ(Load("jetmoe-untied").experts_per_token, 3);

@@ -76,6 +76,27 @@ TEST(RoutingParamsTest, ExpertsThatChooseTokensHaveNoNumberPerToken) {
   EXPECT_EQ(ErrorCodeOf(ResolveRouting(params, card).status()), "unsupported_parameter");
 }
 
+TEST(RoutingParamsTest, AMeanNeedsTheWholePromptAndItsThresholdDoesNot) {
+  ModelCard card;
+  card.routed_layers = {"1"};
+  card.routing_modes = {"prompt_mean", "threshold"};
+  RoutingParams params;
+  EXPECT_TRUE(NeedsWholePrompt(params, card)) << "the model's own";
+  params.mode = RoutingParams::Mode::kPromptMean;
+  EXPECT_TRUE(NeedsWholePrompt(params, card));
+  EXPECT_EQ(ResolveRouting(params, card)->decide, RowRouting::Decide::kModel);
+  params.capacity = 0.5;
+  EXPECT_EQ(ErrorCodeOf(ResolveRouting(params, card).status()), "unsupported_parameter");
+  params.capacity = 1.0;
+  EXPECT_EQ(ResolveRouting(params, card)->capacity, 1.0f);
+  params.mode = RoutingParams::Mode::kThreshold;
+  EXPECT_FALSE(NeedsWholePrompt(params, card));
+  EXPECT_EQ(ResolveRouting(params, card)->decide, RowRouting::Decide::kThreshold);
+  card.routing_modes = {"threshold"};
+  params.mode = RoutingParams::Mode::kPromptMean;
+  EXPECT_EQ(ErrorCodeOf(ResolveRouting(params, card).status()), "unsupported_parameter");
+}
+
 TEST(RoutingParamsTest, ACapacityNeedsTheWholePrompt) {
   ModelCard card;
   card.has_experts = true;

@@ -65,7 +65,8 @@ class AnswerSink final : public TokenSink {
   Answer answer;
 };
 
-enum class Family { kDense, kMoe, kMod, kMot, kEncoder, kEncoderDecoder };
+// kTuned: depth-routed by the mean of a prompt, every key kept.
+enum class Family { kDense, kMoe, kMod, kTuned, kMot, kEncoder, kEncoderDecoder };
 
 inline constexpr int32_t kCohortSize = 4;  // of kMot
 
@@ -89,6 +90,12 @@ inline ModelSpec FamilySpec(Family family) {
       for (int i = 0; i <= 100; ++i) {
         layers[l].depth->score_quantiles.push_back(static_cast<float>(i - 50) / 25.0f);
       }
+    } else if (family == Family::kTuned) {
+      layers[l].depth = DepthRouterSpec{.weight = "router" + std::to_string(l),
+                                        .reads_normed = true,
+                                        .prefill_decide = DepthDecide::kPromptMean,
+                                        .kv = DepthKv::kAllTokens,
+                                        .threshold_inclusive = true};
     } else if (family == Family::kMoe) {
       MoeFfnSpec moe;
       moe.router = {
@@ -154,6 +161,10 @@ class TestEngine {
       card.routed_layers = {"1", "3"};
       card.routing_modes = {"threshold", "topk_prompt"};
       card.has_capacity_table = true;
+    }
+    if (options.family == Family::kTuned) {
+      card.routed_layers = {"1", "3"};
+      card.routing_modes = {"prompt_mean", "threshold"};
     }
     if (options.family == Family::kMot) {
       card.routing_modes = {"isolated", "cohort"};

@@ -237,7 +237,8 @@ bool RoutesWholePrompt(const ModelSpec& spec) {
   if (spec.is_encoder()) return true;
   for (const LayerGroupSpec& group : spec.decoder().groups) {
     for (const LayerSpec& layer : group.layers) {
-      if (layer.depth.has_value() && layer.depth->prefill_decide == DepthDecide::kRouterTopK)
+      if (layer.depth.has_value() && (layer.depth->prefill_decide == DepthDecide::kRouterTopK ||
+                                      layer.depth->prefill_decide == DepthDecide::kPromptMean))
         return true;
       for (const SublayerSpec& sublayer : layer.sublayers) {
         const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);

@@ -79,14 +79,16 @@ TEST(GoldenFolders, AreFound) {
 }
 
 // A prompt that is routed by top-k must not be cut: nothing that could be computed would be right.
-TEST(GoldenDeathTest, APartOfAPromptUnderTopKIsRefused) {
+TEST(GoldenDeathTest, APartOfAPromptUnderTopKOrItsMeanIsRefused) {
   ::testing::FLAGS_gtest_death_test_style = "threadsafe";
-  auto golden = OpenGoldenFolder(SourceDirectory() + "/tests/golden/mod-topk",
-                                 {"reference", kernels::WeightFormat::kF32});
-  ASSERT_TRUE(golden.ok()) << golden.status();
-  const auto tokens = GoldenTokens(golden->expected, "");
-  const auto length = static_cast<int32_t>(tokens.at(0).size());
-  EXPECT_DEATH(golden->run->Run(tokens, InChunks({length}, 7)).IgnoreError(), "part of a prompt");
+  for (const char* folder : {"mod-topk", "router_tuning"}) {
+    auto golden = OpenGoldenFolder(SourceDirectory() + "/tests/golden/" + folder,
+                                   {"reference", kernels::WeightFormat::kF32});
+    ASSERT_TRUE(golden.ok()) << golden.status();
+    const auto tokens = GoldenTokens(golden->expected, "");
+    const auto length = static_cast<int32_t>(tokens.at(0).size());
+    EXPECT_DEATH(golden->run->Run(tokens, InChunks({length}, 7)).IgnoreError(), "part of a prompt");
+  }
 }
 
 TEST(GoldenDeathTest, APartOfAnEncodersSequenceIsRefused) {

@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "tests/model/bad_attention_configs.h"
 #include "tests/model/bad_expert_configs.h"
+#include "tests/model/bad_router_tuning_configs.h"
 #include "tests/model/bad_soft_configs.h"
 #include "tests/model/bad_transformers_configs.h"
 #include "tests/model/spec_stores.h"
@@ -208,7 +209,9 @@ const BadConfig kBadConfigs[] = {
     {"mod-predictor", "/mod/min_tokens", -1, "'mod.min_tokens'"},
     {"mod-predictor", "/mod/min_tokens", 1.5, "'mod.min_tokens'"},
     {"mod-predictor", "/mod/pos", "relative", "'mod.pos'"},
-    {"mod-predictor", "/mod/kv", "all_tokens", "depth.kv"},
+    {"mod-predictor", "/mod/kv", "all_tokens", ""},
+    {"mod-compact", "/mod/kv", "all_tokens", "depth.kv"},
+    {"mod-ffn-only", "/mod/kv", "all_tokens", "'mod.kv' says nothing"},
     {"mod-predictor", "/mod/kv", 2, "'mod.kv'"},
     {"mod-predictor", "/mod/force_first", 1, "'mod.force_first'"},
     {"mod-predictor", "/mod/strict", "yes", "'mod.strict'"},
@@ -267,6 +270,7 @@ INSTANTIATE_TEST_SUITE_P(Soft, BadConfigTest, ::testing::ValuesIn(kBadSoftConfig
 INSTANTIATE_TEST_SUITE_P(Attention, BadConfigTest, ::testing::ValuesIn(kBadAttentionConfigs));
 INSTANTIATE_TEST_SUITE_P(Transformers, BadConfigTest, ::testing::ValuesIn(kBadTransformersConfigs));
 INSTANTIATE_TEST_SUITE_P(Experts, BadConfigTest, ::testing::ValuesIn(kBadExpertConfigs));
+INSTANTIATE_TEST_SUITE_P(RouterTuning, BadConfigTest, ::testing::ValuesIn(kBadRouterTuningConfigs));
 
 TEST_F(ArchitecturesTest, BrokenConfigFilesAreRefused) {
   const auto weights = WeightsOf("llama");

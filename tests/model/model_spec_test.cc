@@ -220,7 +220,58 @@ const BadSpec kBadSpecs[] = {
      "capacity above 0"},
     {"TopKWhileGenerating", [](auto& s) { Route(s).decide = DepthDecide::kRouterTopK; }, "decide",
      kNotRun},
-    {"KvAllTokens", [](auto& s) { Route(s).kv = DepthKv::kAllTokens; }, "kv", kNotRun},
+    {"AllTokensAtCompactPositions",
+     [](auto& s) {
+       Route(s).kv = DepthKv::kAllTokens;
+       LayerOf(s).depth->position = DepthPosition::kCompact;
+     },
+     "depth.kv", kNotRun},
+    {"AllTokensOfAnFfn",
+     [](auto& s) {
+       Route(s).kv = DepthKv::kAllTokens;
+       LayerOf(s).depth->first_sublayer = 1;
+     },
+     "depth.kv: all_tokens where the first routed sublayer is no plain attention", kNotRun},
+    {"AllTokensOfQueryExperts",
+     [](auto& s) {
+       Route(s).kv = DepthKv::kAllTokens;
+       MixAttention(s);
+     },
+     "depth.kv: all_tokens of query experts", kNotRun},
+    {"AllTokensOfLatentAttention",
+     [](auto& s) {
+       Route(s).kv = DepthKv::kAllTokens;
+       MakeLatent(s);
+     },
+     "depth.kv: all_tokens where", kNotRun},
+    {"AllTokensOfTwoAttentions",
+     [](auto& s) {
+       Route(s).kv = DepthKv::kAllTokens;
+       LayerOf(s).sublayers.push_back(LayerOf(s).sublayers[0]);
+     },
+     "depth.kv: all_tokens of a second attention", kNotRun},
+    {"FirstSublayerNegative", [](auto& s) { Route(s).first_sublayer = -1; }, "first_sublayer"},
+    {"FirstSublayerBehindTheLast", [](auto& s) { Route(s).first_sublayer = 2; }, "first_sublayer"},
+    {"PromptMeanWhileGenerating", [](auto& s) { Route(s).decide = DepthDecide::kPromptMean; },
+     "depth.decide", kNotRun},
+    {"PromptMeanOfAnMlp",
+     [](auto& s) {
+       Route(s).prefill_decide = DepthDecide::kPromptMean;
+       LayerOf(s).depth->hidden = ProjectionSpec{.in = 48, .out = 4, .weight = "h"};
+     },
+     "depth.hidden", kNotRun},
+    {"PromptMeanForcesNoRow",
+     [](auto& s) {
+       Route(s).prefill_decide = DepthDecide::kPromptMean;
+       LayerOf(s).depth->force_first = true;
+     },
+     "depth.force_first", kNotRun},
+    {"PromptMeanHasNoQuantiles",
+     [](auto& s) {
+       Route(s).prefill_decide = DepthDecide::kPromptMean;
+       LayerOf(s).depth->score_quantiles.assign(101, 0.0f);
+     },
+     "depth.score_quantiles"},
     {"ZeroRowsAtCompactPositions",
      [](auto& s) {
        Route(s).kv = DepthKv::kZeroRows;

@@ -115,7 +115,12 @@ DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw, bool
   if (draw.Chance(0.3)) depth.gate_place = DepthGatePlace::kLastSublayer;
   if (draw.Chance(0.3)) depth.position = DepthPosition::kCompact;
   if (depth.position == DepthPosition::kAbsolute && draw.Chance(0.3)) depth.kv = DepthKv::kZeroRows;
+  if (depth.position == DepthPosition::kAbsolute && draw.Chance(0.3))
+    depth.kv = DepthKv::kAllTokens;
   depth.nested = draw.Chance(0.2);
+  depth.reads_normed = draw.Chance(0.3);
+  depth.first_sublayer = draw.Chance(0.2) ? 1 : 0;
+  depth.threshold_inclusive = draw.Chance(0.3);
   if (draw.Chance(0.2)) depth.hidden = MakeProjection(name + ".depth.hidden", dim, 7, false, false);
   if (draw.Chance(0.2)) depth.input_scale = 0.7f;
   if (draw.Chance(0.2)) depth.gate_scale = 0.3f;
@@ -127,6 +132,11 @@ DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw, bool
     depth.strict_top_k = draw.Chance(0.3);
     depth.softmax_over_selected = depth.gate == GateFunction::kIdentity && draw.Chance(0.7);
   }
+  if (topk_prompt && depth.prefill_decide == DepthDecide::kRouterThreshold && draw.Chance(0.6)) {
+    depth.prefill_decide = DepthDecide::kPromptMean;
+    depth.hidden.reset();
+    return depth;
+  }
   for (int i = 0; i <= 100; ++i)
     depth.score_quantiles.push_back(static_cast<float>(i - 50) / 25.0f);
   return depth;
@@ -134,16 +144,21 @@ DepthRouterSpec MakeDepth(const std::string& name, int64_t dim, Draw& draw, bool
 
 // Takes away what a routed layer does not run beside its router.
 void MakeRunnable(LayerSpec& layer) {
+  bool attends_first = false;
   if (layer.depth->gate_place == DepthGatePlace::kLastSublayer)
     layer.sublayers.back().residual_scale = 1.0f;
   for (SublayerSpec& sublayer : layer.sublayers) {
     auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
     if (attention != nullptr && layer.depth->kv == DepthKv::kZeroRows) attention->sinks.clear();
+    if (attention != nullptr && &sublayer == &layer.sublayers.front()) attends_first = true;
     const bool latent = std::holds_alternative<LatentAttentionSpec>(sublayer.block);
     if (latent) layer.depth->position = DepthPosition::kAbsolute;
     if (latent || (attention != nullptr && attention->q.experts.has_value()))
       layer.depth->kv = DepthKv::kRoutedOnly;
   }
+  if (layer.sublayers.size() == 1) layer.depth->first_sublayer = 0;
+  if (layer.depth->kv == DepthKv::kAllTokens && (!attends_first || layer.depth->first_sublayer > 0))
+    layer.depth->kv = DepthKv::kRoutedOnly;
 }
 
 // How a group repeats: a fixed number of times, as often as a request asks, as often as a router

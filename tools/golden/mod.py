@@ -54,6 +54,7 @@ MODELS = {
     "mod-compact": dict(BASE, model_type="mod", sliding_window=6, mod=mod([1, 3], pos="compact")),
     "mod-zero-rows": dict(BASE, model_type="mod", sliding_window=9, mod=mod([1, 2], kv="zero_rows",
                                                                             force_first=True)),
+    "mod-all-tokens": dict(BASE, model_type="mod", sliding_window=9, mod=mod([1, 3], kv="all_tokens")),
     "mod-topk-strict": dict(BASE, model_type="mod", mod=counted([1, 3], 8, gate_fn="identity", combine="only_block",
                                                                 prefill_decide="router_topk", strict=True)),
     "mod-topk-softmax": dict(BASE, model_type="mod", mod=mod([1, 3], gate_fn="softmax_over_selected", threshold=1.0,
@@ -223,7 +224,10 @@ class Plain:
         where = torch.arange(len(kept)) if rules["pos"] == "compact" else positions[mask]
         zero_rows = len(x) if rules["kv"] == "zero_rows" else None
         combine, target = rules["combine"], rules.get("target", "block")
-        if combine == "ffn_gated_double":
+        if rules["kv"] == "all_tokens":  # computed for every row: each leaves its key
+            part = self.attention_part if target == "attention" else self.block
+            y = part(x, positions, i)[mask]
+        elif combine == "ffn_gated_double":
             y, g, combine = self.block(kept, where, i, zero_rows, gate=g), 1.0, "plus_block"
         elif target == "attention":
             y = self.attention_part(kept, where, i, zero_rows)

@@ -30,6 +30,7 @@ SHORT = 11
 PLAIN = {k: v for k, v in BASE.items() if k not in ("hidden_act",)}
 TWO = dict(PLAIN, num_hidden_layers=2, moe_intermediate_size=24)
 FOUR = dict(PLAIN, num_hidden_layers=4, moe_intermediate_size=16)
+UNROTATED = {k: v for k, v in FOUR.items() if k != "rope_theta"}
 
 MODELS = {
     "sparsely_gated": dict(TWO, model_type="sparsely_gated", num_experts=5, num_experts_per_tok=2),
@@ -39,6 +40,8 @@ MODELS = {
     "gshard-before": dict(TWO, model_type="gshard", num_experts=4, decoder_sparse_step=1, router_bias=True,
                           moe_eval_capacity_token_fraction=0.36, normalize_router_prob_before_dropping=True),
     "glam": dict(FOUR, model_type="glam", num_experts=4, intermediate_size=16, moe_intermediate_size=12, moe_eval_capacity_token_fraction=0.4),
+    "glam-bias": dict(UNROTATED, model_type="glam", num_experts=4, intermediate_size=16, moe_intermediate_size=12,
+                      relative_attention_num_buckets=8, relative_attention_max_distance=14),
     "switch": dict(TWO, model_type="switch", num_experts=6, expert_capacity=4),
     "switch-stepped": dict(FOUR, model_type="switch", num_experts=4, intermediate_size=16, expert_capacity=5, decoder_sparse_step=3,
                            router_bias=True, hidden_act="gelu"),
@@ -67,6 +70,9 @@ def make_weights(config: dict) -> dict[str, torch.Tensor]:
                    f"{layer}.self_attn.k_proj.weight": [KV_HEADS * HEAD_DIM, DIM],
                    f"{layer}.self_attn.v_proj.weight": [KV_HEADS * HEAD_DIM, DIM],
                    f"{layer}.self_attn.o_proj.weight": [DIM, HEADS * HEAD_DIM]}
+        if "relative_attention_num_buckets" in config:
+            bias = f"{layer}.self_attn.relative_attention_bias.weight"
+            shapes[bias] = [config["relative_attention_num_buckets"], HEADS]
         hidden = config["intermediate_size"]
         if is_sparse(config, i):
             shapes[f"{layer}.mlp.router.classifier.weight"] = [config["num_experts"], DIM]
@@ -163,6 +169,23 @@ class Sparse(Plain):
         chosen = torch.zeros_like(p).scatter(0, p.topk(count, 0).indices, 1.0)
         return p * chosen, order
 
+    def attention(self, x, positions, name, zero_rows=None):
+        """With a bias per head and bucket of the distance in place of rotary positions, where the config has one."""
+        buckets = self.config.get("relative_attention_num_buckets")
+        if buckets is None:
+            return super().attention(x, positions, name, zero_rows)
+        from transformers.models.t5.modeling_t5 import T5Attention
+        distance = positions[None, :] - positions[:, None]
+        bucket = T5Attention._relative_position_bucket(distance, False, buckets,
+                                                       self.config["relative_attention_max_distance"])
+        heads = lambda part, count: self.lin(x, f"{name}.{part}_proj").view(len(x), count, HEAD_DIM)
+        q, k, v = heads("q", HEADS), heads("k", KV_HEADS), heads("v", KV_HEADS)
+        k, v = (t.repeat_interleave(HEADS // KV_HEADS, 1) for t in (k, v))
+        logits = torch.einsum("qhd,khd->hqk", q, k) * HEAD_DIM ** -0.5
+        logits = logits + self.weights[f"{name}.relative_attention_bias.weight"][bucket].permute(2, 0, 1)
+        logits = logits.masked_fill(distance > 0, float("-inf"))
+        return self.lin(torch.einsum("hqk,khd->qhd", softmax(logits, -1), v).reshape(len(x), -1), f"{name}.o_proj")
+
     def ffn_part(self, h, i, gate=1.0):
         layer = f"model.layers.{i}"
         z = self.norm(h, f"{layer}.post_attention_layernorm")
@@ -244,6 +267,8 @@ def build(name: str) -> None:
         for tensor_name, tensor in weights.items():
             if "classifier.weight" in tensor_name:
                 tensor.mul_(1.5)
+            if "relative_attention_bias" in tensor_name:
+                tensor.mul_(3.0)
         ids = input_ids(VOCAB, LENGTH, seed + 1000)
         found, margins, useful, dropped = {"input_ids": ids.int()}, [], True, 0
         for prefix, (length, drops) in variants(config).items():
