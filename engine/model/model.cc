@@ -130,6 +130,10 @@ void Model::RunGroup(Group& group,
     }
   }
   pass.Finish();
+  if (may_stop && context.observer != nullptr) {
+    context.observer->OnHidden("group", group.first_instance + group.repeat.times * num_layers - 1,
+                               rows);
+  }
 }
 
 Rows Model::Embed(ForwardContext& context) {
@@ -168,7 +172,7 @@ void Model::RunLayer(Layer& layer, const Execution& at, const Rows& rows, Forwar
   }
   Workspace::Scope scope(context.workspace);
   const Selection chosen =
-      layer.depth->Select(rows, layer.depth->spec().nested ? at.taken : nullptr, context);
+      layer.depth->Select(rows, instance, layer.depth->spec().nested ? at.taken : nullptr, context);
   std::fill_n(at.taken, context.batch.num_rows(), uint8_t{0});
   if (chosen.empty()) {  // nobody needs it: its weights are never read
     context.stats.CountRouted(instance, rows.origin, chosen.rows);
@@ -182,6 +186,10 @@ void Model::RunLayer(Layer& layer, const Execution& at, const Rows& rows, Forwar
   if (context.observer != nullptr) {
     context.observer->OnSelection(instance,
                                   {packed.origin.index, static_cast<size_t>(packed.count())});
+    if (chosen.gate == GateFunction::kIdentity) {
+      context.observer->OnValues("gate", instance, packed.origin,
+                                 kernels::MatrixView(chosen.scores, packed.count(), 1));
+    }
   }
   Execution routed = at;
   routed.chosen = &chosen;
@@ -197,6 +205,7 @@ void Model::RunSublayers(Layer& layer,
     // Attention stores the rows of a second stream, or copies, even when no row asks.
     if (rows.count() == 0 && sublayer.kv.empty()) continue;
     RunSublayer(layer, sublayer, at, rows, context);
+    if (context.observer != nullptr) context.observer->OnHidden("sublayer", at.instance, rows);
   }
 }
 
