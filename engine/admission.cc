@@ -74,4 +74,15 @@ absl::Status CheckCohortAdmissible(const std::vector<CohortMember>& members,
   return absl::OkStatus();
 }
 
+absl::Status Engine::CheckCohortFits(const std::vector<CohortMember>& members) const {
+  std::vector<int32_t> rows;
+  for (const CohortMember& member : members) {
+    rows.push_back(static_cast<int32_t>(member.request.prompt.size()) +
+                   member.request.stop.max_tokens);
+  }
+  if (runner_->pages().CanEverFit(rows)) return absl::OkStatus();
+  return BadRequest("kv_capacity", "prompt",
+                    "the prompts of the cohort and their max_tokens together exceed the KV cache");
+}
+
 }  // namespace sluice

@@ -45,6 +45,8 @@ class Engine {
   absl::Status Submit(RequestId id, Request request, std::shared_ptr<TokenSink> sink);
   // As EngineClient::SubmitCohort; `ids` are the members'.
   absl::Status SubmitCohort(const std::vector<RequestId>& ids, std::vector<CohortMember> members);
+  // `kv_capacity` when the members, each of which fits, do not fit the cache together. Any thread.
+  absl::Status CheckCohortFits(const std::vector<CohortMember>& members) const;
   // Ends the request, and its cohort, with kCancelled; its pages are free on return. `reason` is
   // from a closed set.
   void Cancel(RequestId id, const std::string& reason);

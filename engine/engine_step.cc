@@ -173,6 +173,8 @@ StepResult Engine::AcceptTokens(const StepPlan& plan, const ForwardStats& stats)
       AcceptDraft(rows, *draft, stats, result);
     } else if (rows.samples) {
       result.tokens.push_back(AcceptToken(rows, rows.sequence->num_tokens()));
+    } else if (!Active(rows.sequence->id).failure().ok()) {
+      runner_->Scrub(*rows.sequence->kv);  // a prompt that is scored or embedded
     }
   }
   return result;

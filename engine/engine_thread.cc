@@ -57,6 +57,7 @@ absl::StatusOr<std::vector<RequestId>> EngineThread::SubmitCohort(
     std::vector<CohortMember> members) {
   RETURN_IF_ERROR(CheckAccepting());
   RETURN_IF_ERROR(CheckCohortAdmissible(members, card_));
+  RETURN_IF_ERROR(engine_.CheckCohortFits(members));
   return Enqueue(std::move(members), true);
 }
 

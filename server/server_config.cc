@@ -248,6 +248,8 @@ absl::StatusOr<ServerConfig> ParseServerConfig(const std::vector<std::string>& a
     values.merge(file_values);  // keeps what is there
   }
   for (const auto& [name, value] : values) RETURN_IF_ERROR(SetFlag(*FindFlag(name), value, config));
+  if (values.contains("draft-tokens") && config.engine.draft_exit_layer == 0)
+    return absl::InvalidArgumentError("--draft-tokens needs --draft-exit-layer above 0");
   RETURN_IF_ERROR(CheckCombinations(config));
   return config;
 }

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/architectures/decoder_parts.h"
 #include "engine/architectures/families.h"
+#include "engine/model/sparse_limits.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -110,7 +111,7 @@ absl::StatusOr<ModelSpec> MapBigBird(const nlohmann::json& json, const WeightSto
   EncoderConfig config = ReadEncoder(reader, weights);
   const bool full = reader.Choice("attention_type", {"block_sparse", "original_full"}, 0) == 1;
   const int32_t block = reader.Int32("block_size", 1, kMaxPositions, 64);
-  const int32_t random = reader.Int32("num_random_blocks", 0, 64, 3);
+  const int32_t random = reader.Int32("num_random_blocks", 0, kMaxRandomBlocks, 3);
   RETURN_IF_ERROR(reader.status());
   if (!full) {
     // In eval mode the published code names block 0 for every random one, and counts it again; a

@@ -5,13 +5,13 @@
 #include <string>
 
 #include "engine/architectures/decoder_parts.h"
+#include "engine/model/sparse_limits.h"
 #include "engine/weights/safetensors.h"
 
 namespace sluice {
 namespace {
 
 constexpr char kObject[] = "sparse_attention";
-constexpr int32_t kMaxRandomBlocks = 64;
 enum class Kind { kSinks, kBigbird };
 
 // The keys that each kind of pattern reads; another one is a mistake.

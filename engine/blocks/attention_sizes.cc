@@ -94,11 +94,12 @@ double Attention::FlopsPerSlot() const {
 }
 
 int64_t Attention::NumParameters() const {
-  int64_t count = q_.n * q_.k + qkv_.n * qkv_.k + v_.n * v_.k + o_.n * o_.k + q_bias_.size +
-                  qkv_bias_.size + v_bias_.size + o_bias_.size + sinks_.size +
-                  adapters_.NumParameters();
-  if (spec_.position_bias.has_value())
-    count += int64_t{spec_.position_bias->num_buckets} * spec_.num_heads;
+  int64_t count = q_.n * q_.k + qkv_.n * qkv_.k + v_.n * v_.k + o_.n * o_.k + o_bias_.size +
+                  sinks_.size + adapters_.NumParameters();
+  // Not the sizes of the joined biases: a part without one has zeros there.
+  for (const ProjectionSpec* part : {&spec_.q, &spec_.k, &spec_.v}) {
+    if (!part->bias.empty()) count += part->out;
+  }
   if (q_norm_.has_value()) count += q_norm_->num_parameters();
   if (k_norm_.has_value()) count += k_norm_->num_parameters();
   for (const auto* experts : {&value_experts_, &output_experts_}) {

@@ -91,6 +91,15 @@ Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
                                  .dropped = dropped},
                                 call.rows->origin, routing.experts);
   }
+  if (context.observer != nullptr) {
+    context.observer->OnRouting(
+        {.layer_instance = call.layer_instance,
+         .kind = call.kind,
+         .of_depth = !call.record,
+         .origin = call.rows->origin,
+         .logits = logits,
+         .weights = kernels::MatrixView(routing.weights, count, int64_t{groups_} * spec_.top_k)});
+  }
   context.stats.AddFlops(call.rows->origin, FlopsPerRow());
   context.stats.AddWeightBytes(weight_bytes());
   return routing;

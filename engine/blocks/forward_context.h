@@ -66,13 +66,34 @@ struct Rows {
   int32_t count() const { return origin.count; }
 };
 
+struct RoutingView {
+  int32_t layer_instance = 0;
+  ExpertKind kind = ExpertKind::kFfn;
+  bool of_depth = false;  // a number of repeats is chosen; the instance means nothing
+  kernels::RowSet origin;
+  kernels::TensorView logits;   // [rows, groups * experts]
+  kernels::TensorView weights;  // [rows, groups * top_k]
+};
+
 // Sees intermediate values: golden tests and traces. Not called when null.
 class ForwardObserver {
  public:
   virtual ~ForwardObserver() = default;
+  // "embed", "layer"; "sublayer" behind each of a layer's; "output" of a repeat with stick-breaking
+  // (before it is mixed) by number of the repeat; "group" behind a group whose rows may stop, by
+  // its last instance.
   virtual void OnHidden(std::string_view name, int32_t layer_instance, const Rows& rows) = 0;
   // Rows of the batch that take a depth-routed layer instance; `scores` of all offered rows.
   virtual void OnSelection(int32_t layer_instance, std::span<const int32_t> origins) = 0;
+  // What one routing of experts, or of a depth, was decided by; after the experts' capacity.
+  virtual void OnRouting(const RoutingView& /*routing*/) {}
+  // Values that decide or weigh, some per row: "score" and "predicted" of the rows that a
+  // depth-routed layer is offered, "gate" of those that it takes, "merge" and "emit" of Mixture of
+  // Tokens, "p_stop" of stick-breaking.
+  virtual void OnValues(std::string_view /*name*/,
+                        int32_t /*layer_instance*/,
+                        const kernels::RowSet& /*origin*/,
+                        kernels::TensorView /*values*/) {}
 };
 
 struct ForwardContext {

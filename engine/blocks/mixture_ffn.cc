@@ -126,6 +126,9 @@ void MixtureFfn::MakeWeights(const BlockInput& input,
   }
   for (int32_t group = 0; group < mixing.groups.count; ++group)
     WeighGroup(mixing.groups, group, mixing.merge);
+  if (context.observer == nullptr) return;
+  context.observer->OnValues("merge", input.layer_instance, input.rows.origin, mixing.merge);
+  context.observer->OnValues("emit", input.layer_instance, input.rows.origin, mixing.emit);
 }
 
 // Logits to merge weights. For a row alone it is sigmoid(l - log(group_size - 1)).

@@ -7,11 +7,10 @@
 #include <span>
 
 #include "engine/model/model_spec.h"
+#include "engine/model/sparse_limits.h"
 #include "kernels/backend.h"
 
 namespace sluice {
-
-inline constexpr int32_t kMaxRandomBlocks = 64;
 
 // `count` <= kMaxRandomBlocks different numbers below `candidates`, ascending: Floyd's algorithm
 // (Bentley and Floyd 1987) on draws hash * bound >> 32, where hash is the upper half of the n-th

@@ -84,11 +84,19 @@ DepthDecide DepthRouter::Decide(const RowRouting& routing, bool is_prompt) const
 }
 
 Selection DepthRouter::Select(const Rows& rows,
+                              int32_t layer_instance,
                               const uint8_t* candidates,
                               ForwardContext& context) const {
   const int32_t count = rows.count();
   float* scores = RouterScores(rows, context);
-  const float* predicted = predictor_.empty() ? nullptr : PredictorScores(rows, context);
+  float* predicted = predictor_.empty() ? nullptr : PredictorScores(rows, context);
+  if (ForwardObserver* observer = context.observer; observer != nullptr) {
+    observer->OnValues("score", layer_instance, rows.origin, kernels::MatrixView(scores, count, 1));
+    if (predicted != nullptr) {
+      observer->OnValues("predicted", layer_instance, rows.origin,
+                         kernels::MatrixView(predicted, count, 1));
+    }
+  }
   float* deciding = context.workspace.Take<float>(count);
   float* thresholds = context.workspace.Take<float>(count);
   bool any_top_k = false, any_mean = false;

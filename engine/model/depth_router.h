@@ -19,7 +19,10 @@ class DepthRouter {
 
   // Takes the selection from the arena. `rows`: what router and predictor read. `candidates`: per
   // row of the batch, whether a nested router may take it; null: all.
-  Selection Select(const Rows& rows, const uint8_t* candidates, ForwardContext& context) const;
+  Selection Select(const Rows& rows,
+                   int32_t layer_instance,
+                   const uint8_t* candidates,
+                   ForwardContext& context) const;
 
   const DepthRouterSpec& spec() const { return spec_; }
   int64_t WorkspaceBytes(int32_t max_rows) const;

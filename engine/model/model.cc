@@ -130,6 +130,10 @@ void Model::RunGroup(Group& group,
     }
   }
   pass.Finish();
+  if (may_stop && context.observer != nullptr) {
+    context.observer->OnHidden("group", group.first_instance + group.repeat.times * num_layers - 1,
+                               rows);
+  }
 }
 
 Rows Model::Embed(ForwardContext& context) {
@@ -172,7 +176,8 @@ void Model::RunLayer(Layer& layer, const Execution& at, const Rows& rows, Forwar
   const auto first = static_cast<size_t>(depth.first_sublayer);
   Rows read = rows;
   if (depth.reads_normed) read.x = Normed(layer.sublayers.front(), rows.x, context);
-  const Selection chosen = layer.depth->Select(read, depth.nested ? at.taken : nullptr, context);
+  const Selection chosen =
+      layer.depth->Select(read, instance, depth.nested ? at.taken : nullptr, context);
   std::fill_n(at.taken, context.batch.num_rows(), uint8_t{0});
   RunSublayers(layer, {0, first}, at, rows, context);
   const bool skips_keys = depth.kv != DepthKv::kAllTokens;
@@ -188,6 +193,10 @@ void Model::RunLayer(Layer& layer, const Execution& at, const Rows& rows, Forwar
   if (context.observer != nullptr) {
     context.observer->OnSelection(instance,
                                   {packed.origin.index, static_cast<size_t>(packed.count())});
+    if (chosen.gate == GateFunction::kIdentity) {
+      context.observer->OnValues("gate", instance, packed.origin,
+                                 kernels::MatrixView(chosen.scores, packed.count(), 1));
+    }
   }
   Execution routed = at;
   routed.chosen = &chosen;
@@ -211,6 +220,7 @@ void Model::RunSublayers(Layer& layer,
     // Attention stores the rows of a second stream, or copies, even when no row asks.
     if (rows.count() == 0 && sublayer.kv.empty()) continue;
     RunSublayer(layer, sublayer, at, rows, context);
+    if (context.observer != nullptr) context.observer->OnHidden("sublayer", at.instance, rows);
   }
 }
 

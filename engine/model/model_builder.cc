@@ -1,6 +1,7 @@
 #include "engine/model/model_builder.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -103,7 +104,7 @@ class ModelBuilder {
     if (stack().final_norm.has_value()) {
       ASSIGN_OR_RETURN(model_->final_norm_,
                        Norm::Load(*stack().final_norm, embedding.dim, loader_));
-      Count(model_->final_norm_->num_parameters(), 1.0);
+      if (!IsNormOfGroup(*stack().final_norm)) Count(model_->final_norm_->num_parameters(), 1.0);
     }
     return absl::OkStatus();
   }
@@ -224,7 +225,24 @@ class ModelBuilder {
     ASSIGN_OR_RETURN(sublayer.block, MakeBlock(spec.block, query_apart));
     model_->num_parameters_ += sublayer.block->NumParameters();
     active_parameters_ += share * static_cast<double>(sublayer.block->NumActiveParameters());
+    CountPositionBias(spec.block);
     return sublayer;
+  }
+
+  // Huginn norms the recurrent state and the coda's output with one tensor.
+  bool IsNormOfGroup(const NormSpec& norm) const {
+    return std::any_of(stack().groups.begin(), stack().groups.end(), [&](const auto& group) {
+      return group.output_norm.has_value() && group.output_norm->weight == norm.weight;
+    });
+  }
+
+  // One table for all layers of a stack.
+  void CountPositionBias(const BlockSpec& block) {
+    const auto* attention = std::get_if<AttentionSpec>(&block);
+    if (attention == nullptr || !attention->position_bias.has_value()) return;
+    const PositionBiasSpec& bias = *attention->position_bias;
+    if (counted_biases_.insert(bias.weight).second)
+      Count(int64_t{bias.num_buckets} * attention->num_heads, 1.0);
   }
 
   absl::StatusOr<std::unique_ptr<Block>> MakeBlock(const BlockSpec& spec, bool query_apart) {
@@ -353,6 +371,7 @@ class ModelBuilder {
   int64_t recurrence_workspace_ = 0;
   int64_t expert_ids_ = 0;
   double active_parameters_ = 0.0;
+  std::set<std::string> counted_biases_;  // by the names of their tables
 };
 
 absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec,

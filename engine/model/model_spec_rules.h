@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "engine/model/model_spec.h"
+#include "engine/model/sparse_limits.h"
 
 namespace sluice::spec_rules {
 
@@ -21,7 +22,6 @@ inline constexpr int64_t kMaxLayers = 4'096;
 inline constexpr int64_t kMaxVocab = int64_t{1} << 21;
 inline constexpr int64_t kMaxPositions = int64_t{1} << 24;
 inline constexpr int64_t kMaxRowBegin = int64_t{1} << 32;
-inline constexpr int64_t kMaxRandomBlocks = 64;  // as engine/blocks/sparse_pattern.h
 inline constexpr int64_t kMaxSeed = int64_t{1} << 47;
 
 absl::Status Invalid(const std::string& path, const std::string& what);

@@ -220,6 +220,7 @@ void Recurrence::Pass::Inject(int32_t step, const Rows& live) {
 }
 
 void Recurrence::Pass::Leave() {
+  if (halts_ && context_.observer != nullptr) context_.observer->OnHidden("output", step_, taken_);
   if (num_live_ > 0) {
     if (recurrence_.norm_.has_value()) {
       recurrence_.norm_->Apply(taken_.x, taken_.x, num_live_, 0, context_.backend);
@@ -322,6 +323,7 @@ void Recurrence::Pass::Halt(int32_t step) {
     const float top = std::max(go, stop);
     const float total = top + std::log(std::exp(go - top) + std::exp(stop - top));
     const float p = std::exp(log_never_[row] + (stop - total));
+    logits.Row(i)[0] = p;
     log_never_[row] += go - total;
     const float* h = stream_.Row(row);
     float* sum = sum_.Row(row);
@@ -330,6 +332,10 @@ void Recurrence::Pass::Halt(int32_t step) {
     // Not "<": a row that is not a number halts, which ends it.
     const float threshold = ThresholdOf(row, recurrence_.spec_.gate->threshold);
     if (remaining_[row] >= 1.0f - threshold) live_[kept++] = row;
+  }
+  if (context_.observer != nullptr) {
+    context_.observer->OnValues("p_stop", step, {origin_, num_live_, nullptr},
+                                logits.Columns(0, 1));
   }
   num_live_ = kept;
 }

@@ -10,7 +10,7 @@ namespace sluice {
 struct Selection {
   kernels::RowSet rows;  // indices into the offered Rows
   // [rows.count] what the gate reads: router logits, their softmax, or the gates themselves.
-  const float* scores = nullptr;
+  float* scores = nullptr;
   GateFunction gate = GateFunction::kSigmoid;  // of the scores
   bool empty() const { return rows.count == 0; }
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/request_error.h"
@@ -21,6 +22,41 @@ float ToFloat(double value) {
 
 absl::Status Unsupported(std::string_view param) {
   return BadRequest("unsupported_parameter", param, "this server does not support this field");
+}
+
+// An embedding has no tokens to choose, to stop at or to show.
+absl::Status CheckEmbedFields(const v1::GenerateRequest& message) {
+  const std::pair<const char*, bool> fields[] = {
+      {"max_tokens", message.has_max_tokens()},
+      {"min_tokens", message.min_tokens() != 0},
+      {"temperature", message.has_temperature()},
+      {"top_p", message.has_top_p()},
+      {"top_k", message.has_top_k()},
+      {"min_p", message.has_min_p()},
+      {"typical_p", message.has_typical_p()},
+      {"repetition_penalty", message.has_repetition_penalty()},
+      {"presence_penalty", message.has_presence_penalty()},
+      {"frequency_penalty", message.has_frequency_penalty()},
+      {"seed", message.has_seed()},
+      {"logit_bias", !message.logit_bias().empty()},
+      {"allowed_token_ids", !message.allowed_token_ids().empty()},
+      {"bad_words", !message.bad_words().empty()},
+      {"logprobs", message.has_logprobs()},
+      {"prompt_logprobs", message.has_prompt_logprobs()},
+      {"echo", message.echo()},
+      {"stop", !message.stop().empty()},
+      {"stop_token_ids", !message.stop_token_ids().empty()},
+      {"include_stop_str_in_output", message.include_stop_str_in_output()},
+      {"ignore_eos", message.ignore_eos()},
+      {"skip_special_tokens", message.has_skip_special_tokens()},
+  };
+  for (const auto& [name, is_set] : fields) {
+    if (is_set) {
+      return BadRequest("unsupported_parameter", name,
+                        "an embedding generates nothing; leave this field out");
+    }
+  }
+  return absl::OkStatus();
 }
 
 SamplingParams ConvertSampling(const v1::GenerateRequest& message, uint64_t drawn_seed) {
@@ -173,6 +209,7 @@ absl::StatusOr<GenerateCall> ConvertGenerateRequest(const v1::GenerateRequest& m
   RETURN_IF_ERROR(CheckModelGives(request.embed, model.embedding_size > 0));
   if (request.embed && call.choices != 1)
     return BadRequest("integer_out_of_range", "n", "an embedding has one choice");
+  if (request.embed) RETURN_IF_ERROR(CheckEmbedFields(message));
   request.sampling = ConvertSampling(message, options.drawn_seed);
   request.stop = ConvertStop(message);
   ASSIGN_OR_RETURN(request.routing, ConvertRouting(message.routing(), model));

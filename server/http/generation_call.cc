@@ -1,5 +1,7 @@
 #include "server/http/generation_call.h"
 
+#include "absl/strings/cord.h"
+#include "engine/request_error.h"
 #include "engine/status_macros.h"
 
 namespace sluice::server {
@@ -15,6 +17,13 @@ class ChoiceSink final : public TokenSink {
   std::shared_ptr<EventQueue> queue_;
   size_t choice_;
 };
+
+// The engine speaks of the prompt; the client's field may have another name.
+absl::Status NamingField(absl::Status status, const GenerationPlan& plan) {
+  if (ErrorParamOf(status) == "prompt")
+    status.SetPayload(std::string(kErrorParamPayload), absl::Cord(plan.prompt_field));
+  return status;
+}
 
 }  // namespace
 
@@ -61,7 +70,7 @@ absl::Status GenerationCall::Submit(const GenerationPlan& plan) {
           engine_.Submit(std::move(request), std::make_shared<ChoiceSink>(queue_, ids_.size()));
       if (!submitted.ok()) {
         Cancel("sibling_refused");
-        return submitted.status();
+        return NamingField(submitted.status(), plan);
       }
       ids_.push_back(*submitted);
       choice_finished_.push_back(false);
@@ -81,7 +90,9 @@ absl::Status GenerationCall::SubmitCohort(const GenerationPlan& plan) {
       member.sink = std::make_shared<ChoiceSink>(queue_, members.size() - 1);
     }
   }
-  ASSIGN_OR_RETURN(ids_, engine_.SubmitCohort(std::move(members)));
+  auto ids = engine_.SubmitCohort(std::move(members));
+  if (!ids.ok()) return NamingField(ids.status(), plan);
+  ids_ = *std::move(ids);
   choice_finished_.assign(ids_.size(), false);
   return absl::OkStatus();
 }

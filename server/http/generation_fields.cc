@@ -168,13 +168,19 @@ absl::Status ReadResponseFormat(const FieldReader& reader) {
 
 }  // namespace
 
+absl::Status ReadModelName(const FieldReader& reader, const ModelCard& card) {
+  std::string name;
+  RETURN_IF_ERROR(reader.Read("model", name));
+  if (name.empty() && reader.Find("model") != nullptr)
+    return BadRequest("invalid_value", "model", "the name is empty; it may be left out");
+  return ValidateModelName(name, card);
+}
+
 absl::Status ReadAdmission(const FieldReader& reader,
                            const PlanContext& context,
                            Request& request) {
   const ModelCard& card = context.engine.model();
-  std::string model;
-  RETURN_IF_ERROR(reader.Read("model", model));
-  RETURN_IF_ERROR(ValidateModelName(model, card));
+  RETURN_IF_ERROR(ReadModelName(reader, card));
   if (context.check_model) RETURN_IF_ERROR(context.check_model(card.id));
   RETURN_IF_ERROR(CheckModelGives(request.embed, card.embedding_size > 0));
   RETURN_IF_ERROR(reader.Read("priority", request.priority));

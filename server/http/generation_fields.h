@@ -15,6 +15,9 @@ absl::Status ReadSharedFields(const nlohmann::json& body,
                               const PlanContext& context,
                               GenerationPlan& plan);
 
+// The model's name, which may be left out but not be empty.
+absl::Status ReadModelName(const FieldReader& reader, const ModelCard& card);
+
 // Who may ask what of which model, and when: model, priority, timeout_ms; `request.embed` is set.
 absl::Status ReadAdmission(const FieldReader& reader, const PlanContext& context, Request& request);
 

@@ -32,8 +32,9 @@ struct GenerationPlan {
   int32_t choices = 1;
   Request parameters;  // everything but the prompt
   std::vector<PromptPlan> prompts;
-  nlohmann::json routing;             // as applied; null when the request had none
-  std::vector<int32_t> trace_layers;  // empty: all
+  const char* prompt_field = "prompt";  // what errors about a prompt name
+  nlohmann::json routing;               // as applied; null when the request had none
+  std::vector<int32_t> trace_layers;    // empty: all
 };
 
 // What reading needs to know of the server.

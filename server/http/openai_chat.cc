@@ -120,6 +120,7 @@ absl::StatusOr<GenerationPlan> PlanChat(std::string_view body, const PlanContext
       CheckFieldNames(object, kInChat, context.strict_fields, context.count_unknown_field));
   GenerationPlan plan;
   plan.chat = true;
+  plan.prompt_field = "messages";
   RETURN_IF_ERROR(ReadSharedFields(object, context, plan));
   RETURN_IF_ERROR(ReadLogprobs(reader, plan));
   RETURN_IF_ERROR(ValidateSequenceCount(1, plan.choices, context.engine.model()));

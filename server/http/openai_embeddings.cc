@@ -28,6 +28,7 @@ absl::StatusOr<GenerationPlan> PlanEmbedding(std::string_view body, const PlanCo
   RETURN_IF_ERROR(
       CheckFieldNames(object, kInEmbeddings, context.strict_fields, context.count_unknown_field));
   GenerationPlan plan;
+  plan.prompt_field = "input";
   Request& request = plan.parameters;
   request.embed = true;
   request.stop.max_tokens = 0;

@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "absl/strings/str_cat.h"
 #include "engine/request_error.h"
 
 namespace sluice::server {
@@ -105,6 +106,14 @@ const RequestField* FindField(std::string_view name, uint8_t api) {
   return nullptr;
 }
 
+// Fields without an effect have one type each; a field that is left out may be null.
+bool IsOfType(const nlohmann::json& value, std::string_view type) {
+  if (value.is_null()) return true;
+  if (type == "string") return value.is_string();
+  if (type == "boolean") return value.is_boolean();
+  return type == "object" && value.is_object();
+}
+
 // Values with which clients say that they do not use a feature.
 bool IsNeutral(const nlohmann::json& value) {
   if (value.is_boolean()) return !*value.get_ptr<const nlohmann::json::boolean_t*>();
@@ -128,6 +137,9 @@ absl::Status CheckFieldNames(const nlohmann::json& body,
       count_unknown();
     } else if (field->use == FieldUse::kUnsupported && !IsNeutral(it.value())) {
       return BadRequest("unsupported_parameter", field->name, "this field is not supported");
+    } else if (field->use == FieldUse::kAccepted && !IsOfType(it.value(), field->type)) {
+      return BadRequest("wrong_type", field->name,
+                        absl::StrCat("this field must be of type ", std::string(field->type)));
     }
   }
   return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include "engine/request_error.h"
 #include "engine/status_macros.h"
 #include "server/http/field_reader.h"
+#include "server/http/generation_fields.h"
 #include "server/http/generation_plan.h"
 #include "server/http/openai_errors.h"
 #include "server/http/response_parts.h"
@@ -22,10 +23,8 @@ constexpr size_t kMaxTokens = 1 << 20;
 using TextFunction = absl::StatusOr<json> (*)(const json&, const EngineClient&);
 
 absl::Status CheckModel(const json& body, const Exchange& exchange) {
-  std::string name;
-  RETURN_IF_ERROR(FieldReader(body).Read("model", name));
   const ModelCard& card = exchange.core.engine()->model();
-  RETURN_IF_ERROR(ValidateModelName(name, card));
+  RETURN_IF_ERROR(ReadModelName(FieldReader(body), card));
   return Authenticator::CheckModel(exchange.principal, card.id);
 }
 

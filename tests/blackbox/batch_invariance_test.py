@@ -6,6 +6,7 @@ import concurrent.futures
 import random
 import unittest
 
+import golden_models
 import sluice_process
 from sluice_process import Sluice
 
@@ -25,6 +26,16 @@ def requests(generator):
     return made
 
 
+def token_requests(generator):
+    """For models of 64 tokens and 64 positions."""
+    made = []
+    for index in range(NUM_PROMPTS):
+        ids = [generator.randrange(3, 64) for _ in range(generator.choice((1, 2, 7, 19, 40)))]
+        made.append({"prompt": ids, "max_tokens": generator.randint(1, 20), "logprobs": 3, "seed": index,
+                     "temperature": generator.choice((0, 0.8)), "ignore_eos": True, "return_token_ids": True})
+    return made
+
+
 def answer(server, request):
     choice = server.complete(**request)["choices"][0]
     logprobs = choice["logprobs"]
@@ -34,9 +45,9 @@ def answer(server, request):
 
 class BatchInvarianceTest(unittest.TestCase):
 
-    def compare(self, model, alone_flags, crowd_flags):
+    def compare(self, model, alone_flags, crowd_flags, make_requests=requests):
         generator = random.Random(SEED)
-        wanted = requests(generator)
+        wanted = make_requests(generator)
         with Sluice(*alone_flags, model=model) as server:
             alone = [answer(server, request) for request in wanted]
         with Sluice(*crowd_flags, model=model) as server:
@@ -63,6 +74,25 @@ class BatchInvarianceTest(unittest.TestCase):
         metrics = self.compare("tiny-mod", (), ("--max-batch-tokens", "48", "--kv-memory", "400K"))
         if not sluice_process.SANITIZED:  # there the crowd is small
             self.assertGreater(metrics.value("sluice_preemptions_total"), 0, "the small cache was meant to preempt")
+
+    def compare_golden(self, folder):
+        with golden_models.served(folder) as model:
+            self.compare(model, (), ("--max-batch-tokens", "24"), token_requests)
+
+    def test_mixture_of_experts(self):
+        self.compare_golden("mixtral")
+
+    def test_latent_attention_with_shared_experts(self):
+        self.compare_golden("deepseek_v3")
+
+    def test_looped_with_exits(self):
+        self.compare_golden("ouro-exit-latest")
+
+    def test_adaptive_computation_time(self):
+        self.compare_golden("universal_transformer")
+
+    def test_recursions_with_shared_keys(self):
+        self.compare_golden("mor-shared")
 
 
 if __name__ == "__main__":

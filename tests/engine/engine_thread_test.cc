@@ -195,5 +195,33 @@ TEST(EngineThreadTest, ACohortIsTakenOrRefusedAsOne) {
   for (const auto& sink : sinks) sink->done.WaitForNotification();
 }
 
+// It is refused while the client can still be told so, not by an event of an accepted request.
+TEST(EngineThreadTest, ACohortThatFitsOnlyMemberByMemberIsRefused) {
+  EngineConfig config{.threads = 1, .max_batch_tokens = 32};
+  config.kv_memory_bytes = int64_t{1} << 24;
+  LoadedModel model = MakeModel(config);
+  const std::vector<int32_t> three = {41, 42, 43};  // prompts of 1 to 3 tokens, and 40 more
+  while (model.runner->pages().CanEverFit(three)) {
+    config.kv_memory_bytes /= 2;
+    model = MakeModel(config);
+  }
+  ASSERT_TRUE(model.runner->pages().CanEverFit(43));
+  model.card.routing_modes = {"isolated", "cohort"};
+  model.card.cohort_size = 3;
+  SteadyClock clock;
+  EngineThread engine(config, std::move(model), clock);
+  const auto submit = [&engine](uint32_t count) {
+    std::vector<CohortMember> cohort;
+    for (uint32_t seed = 0; seed < count; ++seed) {
+      cohort.push_back({MakeRequest(seed, 40), std::make_shared<WaitingSink>()});
+      cohort.back().request.routing.mode = RoutingParams::Mode::kCohort;
+    }
+    return engine.SubmitCohort(std::move(cohort)).status();
+  };
+  EXPECT_EQ(ErrorCodeOf(submit(3)), "kv_capacity");
+  EXPECT_EQ(engine.num_active(), 0);
+  EXPECT_TRUE(submit(1).ok());
+}
+
 }  // namespace
 }  // namespace sluice::testing

@@ -28,13 +28,18 @@ struct TensorResult {
   bool ok() const { return worst <= allowed; }  // false for NaN
 };
 
+struct NotCompared {
+  std::string name;
+  std::string why;  // empty: nobody has said, which golden_test does not let pass
+};
+
 struct GoldenReport {
   std::string family;
   bool layer_alone = false;             // no sequences, so no ways of running them
   bool whole_prompt = false;            // routed by top-k over the prompt: only one shot is defined
   std::vector<TensorResult> tensors;    // in the order of the forward pass
   std::vector<std::string> wrong_ways;  // ways of running that did not give the bits of one shot
-  std::vector<std::string> not_compared;    // stored tensors that the forward pass does not show
+  std::vector<NotCompared> not_compared;    // stored tensors that the forward pass does not show
   std::vector<std::string> unused_weights;  // tensors of the file that the model does not read
 
   bool ok() const;

@@ -47,6 +47,9 @@ absl::Status WriteServedModel(const std::string& golden_directory, const std::st
 // Gives the expected tensors of such a folder the names that golden_check compares.
 absl::Status RenameExpected(const std::string& golden_directory, ExpectedTensors& expected);
 
+// No change when there is no tensor `from`.
+void RenameTensor(const std::string& from, const std::string& to, ExpectedTensors& expected);
+
 void WriteSafetensors(const ExpectedTensors& tensors, const std::string& path);
 
 }  // namespace sluice

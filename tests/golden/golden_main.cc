@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -31,11 +32,16 @@ void Print(const GoldenReport& report) {
   } else if (report.whole_prompt) {
     std::printf("  one shot only: rows of a prompt depend on later ones\n");
   } else if (report.wrong_ways.empty()) {
-    std::printf("  chunks of 7, token by token, beside another sequence: the same bits\n");
+    std::printf("  chunks of 7, token by token, beside others, generating: the same bits\n");
   }
   for (const std::string& way : report.wrong_ways) std::printf("  other bits: %s\n", way.c_str());
-  if (!report.not_compared.empty())
-    std::printf("  not compared: %s\n", absl::StrJoin(report.not_compared, " ").c_str());
+  // By name, each under why.
+  std::map<std::string, std::vector<std::string>> names;
+  for (const NotCompared& tensor : report.not_compared) names[tensor.why].push_back(tensor.name);
+  for (const auto& [why, some] : names) {
+    std::printf("  not compared (%s): %s\n", why.empty() ? "NO REASON KNOWN" : why.c_str(),
+                absl::StrJoin(some, " ").c_str());
+  }
   if (!report.unused_weights.empty())
     std::printf("  weights not read: %s\n", absl::StrJoin(report.unused_weights, " ").c_str());
 }

@@ -1,6 +1,7 @@
 #include "tests/golden/golden_run.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -52,11 +53,30 @@ class Recorder : public ForwardObserver {
       : rows_(rows), traces_(traces) {}
 
   void OnHidden(std::string_view name, int32_t layer_instance, const Rows& rows) override {
+    if (name != "embed" && name != "layer") {
+      if (name == "sublayer" && !first_sublayers_.insert(layer_instance).second) return;
+      return OnValues(name, layer_instance, rows.origin, rows.x);
+    }
     for (int32_t i = 0; i < rows.count(); ++i) {
       SequenceTrace& trace = TraceOf(rows.origin[i]);
       Store(name == "embed" ? trace.embed : trace.hidden[layer_instance], rows.origin[i],
             {rows.x.Row(i), static_cast<size_t>(rows.x.cols)});
     }
+  }
+  void OnValues(std::string_view name,
+                int32_t layer_instance,
+                const kernels::RowSet& origin,
+                kernels::TensorView values) override {
+    StoreRows(absl::StrCat(std::string(name), ".", layer_instance), origin, values);
+  }
+  void OnRouting(const RoutingView& routing) override {
+    if (routing.of_depth) {
+      StoreRows("route.logits", routing.origin, routing.logits);
+      StoreRows("route.weight", routing.origin, routing.weights);
+      return;
+    }
+    StoreRows(absl::StrCat("route.", routing.layer_instance, ".", KindName(routing.kind), ".gate"),
+              routing.origin, routing.weights);
   }
   void OnSelection(int32_t layer_instance, std::span<const int32_t> origins) override {
     const int32_t zero = 0;
@@ -85,6 +105,15 @@ class Recorder : public ForwardObserver {
  private:
   SequenceTrace& TraceOf(int32_t row) { return traces_[rows_.trace[static_cast<size_t>(row)]]; }
 
+  void StoreRows(const std::string& key,
+                 const kernels::RowSet& origin,
+                 kernels::TensorView values) {
+    for (int32_t i = 0; i < origin.count; ++i) {
+      Store(TraceOf(origin[i]).values[key], origin[i],
+            {values.Row(i), static_cast<size_t>(values.cols)});
+    }
+  }
+
   template <typename T>
   void Store(std::vector<T>& into, int32_t row, std::span<const T> values) {
     const auto position = static_cast<size_t>(rows_.positions[static_cast<size_t>(row)]);
@@ -98,6 +127,7 @@ class Recorder : public ForwardObserver {
 
   const StepRows& rows_;
   std::vector<SequenceTrace>& traces_;
+  std::set<int32_t> first_sublayers_;
 };
 
 }  // namespace
@@ -179,7 +209,7 @@ absl::Status GoldenRun::RunStep(const Step& step,
       rows.tokens.push_back(token);
       rows.positions.push_back(position);
       rows.sequences.push_back(sequences_[chunk.sequence]);
-      rows.is_prompt.push_back(1);
+      rows.is_prompt.push_back(position < prompt_tokens_ ? 1 : 0);
       rows.routing.push_back(routing_);
       rows.routing.back().cohort = chunk.sequence < cohort_ ? 0 : -1;
       rows.routing.back().slot = static_cast<int32_t>(chunk.sequence);

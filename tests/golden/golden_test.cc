@@ -62,6 +62,8 @@ class GoldenTest : public ::testing::Test {
                                << ", allowed " << tensor.allowed;
     }
     EXPECT_EQ(report->wrong_ways, std::vector<std::string>()) << "must give the bits of one shot";
+    for (const NotCompared& tensor : report->not_compared)
+      EXPECT_FALSE(tensor.why.empty()) << tensor.name << " is not compared";
     if (!own_) return;
     EXPECT_EQ(report->unused_weights, std::vector<std::string>());
   }
@@ -98,6 +100,26 @@ TEST(GoldenDeathTest, APartOfAnEncodersSequenceIsRefused) {
   ASSERT_TRUE(golden.ok()) << golden.status();
   const auto tokens = GoldenTokens(golden->expected, "");
   EXPECT_DEATH(golden->run->Run(tokens, InChunks({45}, 20)).IgnoreError(), "part of a sequence");
+}
+
+// Tensors that layers share, as the table of relative positions of a Switch Transformer, count
+// once.
+TEST(GoldenParameters, EveryTensorIsCountedOnce) {
+  for (const Folder& folder : OwnFolders()) {
+    if (folder.name == "gpt_oss-mxfp4") continue;  // two numbers and a shared scale in a byte
+    auto golden = OpenGoldenFolder(folder.path, {"cpu", kernels::WeightFormat::kF32});
+    ASSERT_TRUE(golden.ok()) << golden.status();
+    auto weights = ReadExpected(folder.path, "model.safetensors");
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    int64_t numbers = 0;
+    for (const auto& [name, tensor] : *weights)
+      numbers += static_cast<int64_t>(tensor.floats.size());
+    const EmbeddingSpec& embedding = golden->run->spec().decoder().embedding;
+    // Every token is of type 0: the other rows are not loaded.
+    if (!embedding.token_type_weight.empty())
+      numbers -= (embedding.num_token_types - 1) * embedding.dim;
+    EXPECT_EQ(golden->run->facts().parameters_total, numbers) << folder.name;
+  }
 }
 
 TEST(GoldenCheck, ABrokenFolderIsOneLine) {

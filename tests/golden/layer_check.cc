@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -41,6 +42,26 @@ absl::StatusOr<MixtureFfnSpec> ReadSpec(const json& config) {
   return spec;
 }
 
+// The weights with which the rows of the last run were mixed, row after row.
+class Weights final : public ForwardObserver {
+ public:
+  void OnHidden(std::string_view /*name*/, int32_t /*instance*/, const Rows& /*rows*/) override {}
+  void OnSelection(int32_t /*instance*/, std::span<const int32_t> /*origins*/) override {}
+  void OnValues(std::string_view name,
+                int32_t /*instance*/,
+                const kernels::RowSet& origin,
+                kernels::TensorView values) override {
+    std::vector<float>& into = of_[std::string(name)];
+    into.resize(static_cast<size_t>(origin.count * values.cols));
+    for (int32_t i = 0; i < origin.count; ++i)
+      std::copy_n(values.Row(i), values.cols, into.begin() + int64_t{origin[i]} * values.cols);
+  }
+  const std::vector<float>& of(const std::string& name) { return of_[name]; }
+
+ private:
+  std::map<std::string, std::vector<float>> of_;
+};
+
 // A block with what Forward needs around it.
 class LayerRun {
  public:
@@ -76,10 +97,12 @@ class LayerRun {
     const int64_t length = x.shape[1];
     std::vector<float> in, expected;
     std::vector<int32_t> positions;
+    std::vector<int64_t> slots;
     std::vector<RowRouting> routing;
     for (int64_t slot = 0; slot < x.shape[0]; ++slot) {
       const auto first = x.floats.begin() + slot * length * dim_;
       if (std::all_of(first, first + length * dim_, [](float v) { return v == 0.0f; })) continue;
+      slots.push_back(slot);
       in.insert(in.end(), first, first + length * dim_);
       const auto wanted = y.floats.begin() + slot * length * dim_;
       expected.insert(expected.end(), wanted, wanted + length * dim_);
@@ -91,10 +114,30 @@ class LayerRun {
     }
     if (positions.empty() || positions.size() > kMaxRows) return result;
     result.worst = FindWorst(Run(in, positions, routing), expected).error;
+    real_slots_ = std::move(slots);
     if (positions.size() == static_cast<size_t>(length)) {  // one real row: a row without a cohort
       for (RowRouting& row : routing) row = {};
       result.worst = std::max(result.worst, FindWorst(Run(in, positions, routing), expected).error);
     }
+    return result;
+  }
+
+  // "merge" or "emit" of the case that was checked last: [slots, T, experts], of the slots that
+  // ran.
+  TensorResult CheckWeights(const std::string& name,
+                            const std::string& kind,
+                            const ExpectedTensor& weights,
+                            const Tolerance& tolerance) {
+    TensorResult result{name, INFINITY, Allowed(weights.floats, tolerance)};
+    if (weights.shape.size() != 3) return result;
+    const int64_t size = weights.shape[1] * weights.shape[2];
+    std::vector<float> expected;
+    for (const int64_t slot : real_slots_) {
+      const auto first = weights.floats.begin() + slot * size;
+      expected.insert(expected.end(), first, first + size);
+    }
+    const std::vector<float>& actual = seen_.of(kind);
+    if (actual.size() == expected.size()) result.worst = FindWorst(actual, expected).error;
     return result;
   }
 
@@ -119,7 +162,8 @@ class LayerRun {
                            .workspace = *workspace_,
                            .stats = stats,
                            .placements = placements,
-                           .batch = batch};
+                           .batch = batch,
+                           .observer = &seen_};
     std::vector<float> out(in.size());
     const kernels::TensorView x = kernels::MatrixView(in.data(), count, dim_);
     const Rows rows{x, kernels::AllRows(count)};
@@ -138,6 +182,8 @@ class LayerRun {
   std::unique_ptr<MixtureFfn> block_;
   std::unique_ptr<Workspace> workspace_;
   std::unique_ptr<KvCache> cache_;
+  Weights seen_;
+  std::vector<int64_t> real_slots_;
 };
 
 absl::Status LayerRun::CopyWeights(const std::string& folder, const std::string& out) {
@@ -172,6 +218,12 @@ absl::StatusOr<GoldenReport> CheckLayerGolden(const std::string& folder,
     const auto x = expected.find(name.substr(0, name.size() - 1) + "x");
     if (x == expected.end()) return absl::InvalidArgumentError(folder + ": a case without x");
     report.tensors.push_back(run.Check(name, x->second, y, tolerance));
+    for (const char* kind : {"merge", "emit"}) {
+      const std::string weights = name.substr(0, name.size() - 1) + kind;
+      const auto stored = expected.find(weights);
+      if (stored != expected.end())
+        report.tensors.push_back(run.CheckWeights(weights, kind, stored->second, tolerance));
+    }
   }
   return report;
 }

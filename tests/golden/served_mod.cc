@@ -110,4 +110,26 @@ absl::StatusOr<json> ServedModConfig(const json& golden) {
   return config;
 }
 
+// What each code base multiplies with: sramshetty the sigmoid of every row's score, astramind the
+// score itself, kyegomez the softmax over the rows it took.
+void RenameMod(const json& golden, ExpectedTensors& expected) {
+  const std::string format = ReadString(golden, "format", "").value_or("");
+  const int64_t layers = ReadInt(golden, "n_layers", 0, 4'096, 0).value_or(0);
+  for (const std::string prefix : {"", "short.", "single."}) {
+    for (int64_t i = 0; i < layers; ++i) {
+      const std::string route = absl::StrCat(prefix, "route.", i, ".");
+      const std::string score = absl::StrCat("score.", i);
+      if (format == "kyegomez") {
+        RenameTensor(route + "logit", prefix + score, expected);
+        RenameTensor(route + "gate", absl::StrCat(prefix, "gate.", i), expected);
+      } else {
+        const char* squashed = format == "sramshetty" ? "sigmoid " : "";
+        RenameTensor(route + "gate", prefix + squashed + score, expected);
+        RenameTensor(route + "aux_sigmoid", absl::StrCat(prefix, "sigmoid predicted.", i),
+                     expected);
+      }
+    }
+  }
+}
+
 }  // namespace sluice

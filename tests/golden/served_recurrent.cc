@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/json_reader.h"
 #include "engine/status_macros.h"
+#include "tests/golden/golden_compare.h"
 
 namespace sluice {
 namespace {
@@ -24,13 +25,6 @@ absl::Status CopyKeys(const json& golden, const Keys& keys, json& config) {
     config[ours] = *value;
   }
   return absl::OkStatus();
-}
-
-void Rename(const std::string& from, const std::string& to, ExpectedTensors& expected) {
-  auto node = expected.extract(from);
-  if (node.empty()) return;
-  node.key() = to;
-  expected.insert(std::move(node));
 }
 
 int32_t Size(const json& golden, const char* key) {
@@ -65,13 +59,14 @@ void RenameHuginn(const json& golden, ExpectedTensors& expected) {
   const int32_t core = Size(golden, "core_layers");
   const int32_t steps = Size(golden, "num_steps");
   for (int32_t i = 0; i < prelude; ++i)
-    Rename(absl::StrCat("prelude.", i), absl::StrCat("hidden.", i), expected);
+    RenameTensor(absl::StrCat("prelude.", i), absl::StrCat("hidden.", i), expected);
   for (int32_t r = 0; r < steps; ++r) {
-    Rename(absl::StrCat("latent.", r), absl::StrCat("hidden.", prelude + core * (r + 1) - 1),
-           expected);
+    RenameTensor(absl::StrCat("latent.", r), absl::StrCat("hidden.", prelude + core * (r + 1) - 1),
+                 expected);
   }
   for (int32_t i = 0; i < Size(golden, "coda_layers"); ++i) {
-    Rename(absl::StrCat("coda.", i), absl::StrCat("hidden.", prelude + core * steps + i), expected);
+    RenameTensor(absl::StrCat("coda.", i), absl::StrCat("hidden.", prelude + core * steps + i),
+                 expected);
   }
 }
 
@@ -104,6 +99,20 @@ absl::StatusOr<json> ServedRecursionsConfig(const json& golden) {
   return config;
 }
 
+// Of recursion r, which is layer r + 1: what its router gave the rows that were there.
+void RenameCandidates(const std::string& prefix, int32_t r, ExpectedTensors& expected) {
+  const std::string route = absl::StrCat(prefix, "route.", r, ".");
+  const std::string score = absl::StrCat("score.", r + 1);
+  RenameTensor(route + "gate", absl::StrCat(prefix, "gate.", r + 1), expected);
+  RenameTensor(route + "candidate_logit", prefix + score, expected);
+  const std::string candidates = route + "candidate_mask";
+  if (expected.count(candidates) == 0) return;
+  expected[prefix + kRowsOf + score] = expected[candidates];
+  // In front of the first recursion nobody has been left out.
+  if (r > 0) expected[absl::StrCat(prefix, "candidates.", r + 1)] = expected[candidates];
+  expected.erase(candidates);
+}
+
 void RenameRecursions(const json& golden, ExpectedTensors& expected) {
   const int32_t repeats = Size(golden, "num_recursion");
   const int32_t depth = Size(golden, "base_depth");
@@ -111,8 +120,9 @@ void RenameRecursions(const json& golden, ExpectedTensors& expected) {
     const auto depths = expected.find(prefix + "route.depth");
     if (depths == expected.end()) {  // expert choice: the first layer is not routed
       for (int32_t r = repeats - 1; r >= 0; --r) {
-        Rename(absl::StrCat(prefix, "route.", r, ".mask"), absl::StrCat(prefix, "mask.", r + 1),
-               expected);
+        RenameTensor(absl::StrCat(prefix, "route.", r, ".mask"),
+                     absl::StrCat(prefix, "mask.", r + 1), expected);
+        RenameCandidates(prefix, r, expected);
       }
       continue;
     }
@@ -123,9 +133,10 @@ void RenameRecursions(const json& golden, ExpectedTensors& expected) {
         mask.integers.push_back(d >= instance / depth ? 1 : 0);
     }
     expected.erase(depths);
-    // hidden.1 is the stage behind its merge, which no layer shows.
-    Rename(prefix + "hidden.1", prefix + "stage", expected);
-    Rename(prefix + "hidden.2", absl::StrCat(prefix, "hidden.", 1 + repeats * depth), expected);
+    // hidden.1 is the stage behind its merge.
+    RenameTensor(prefix + "hidden.1", absl::StrCat(prefix, "group.", repeats * depth), expected);
+    RenameTensor(prefix + "hidden.2", absl::StrCat(prefix, "hidden.", 1 + repeats * depth),
+                 expected);
   }
 }
 
@@ -167,9 +178,9 @@ absl::StatusOr<json> ServedSparseUniversalConfig(const json& golden) {
 
 void RenameSparseUniversal(const json& golden, ExpectedTensors& expected) {
   for (int32_t i = 0; i < Size(golden, "n_steps"); ++i) {
-    Rename(absl::StrCat("S.", i), absl::StrCat("hidden.", i), expected);
-    Rename(absl::StrCat("route.", i, ".att.idx"), absl::StrCat("route.", i, ".att_q.idx"),
-           expected);
+    RenameTensor(absl::StrCat("S.", i), absl::StrCat("hidden.", i), expected);
+    RenameTensor(absl::StrCat("route.", i, ".att.idx"), absl::StrCat("route.", i, ".att_q.idx"),
+                 expected);
     const auto goes_on = expected.find(absl::StrCat("halt.", i, ".continue"));
     if (goes_on == expected.end()) continue;
     ExpectedTensor& mask = expected[absl::StrCat("mask.", i)];
@@ -177,6 +188,16 @@ void RenameSparseUniversal(const json& golden, ExpectedTensors& expected) {
     for (const float chance : goes_on->second.floats)
       mask.integers.push_back(chance > 0.0f ? 1 : 0);
     expected.erase(goes_on);
+    // Rows that had stopped keep what they had, and the reference says nothing of it.
+    const auto of_running = [&](const std::string& from, const std::string& to, int32_t step) {
+      RenameTensor(from, to, expected);
+      expected[kRowsOf + to] = expected[absl::StrCat("mask.", step)];
+    };
+    of_running(absl::StrCat("h.", i), absl::StrCat("output.", i), i);
+    of_running(absl::StrCat("route.", i, ".att.gate"), absl::StrCat("route.", i, ".att_q.gate"), i);
+    const std::string ffn = absl::StrCat("route.", i, ".ffn.gate");
+    of_running(ffn, ffn, i);
+    if (i > 0) of_running(absl::StrCat("halt.", i, ".p_stop"), absl::StrCat("p_stop.", i), i - 1);
   }
   const auto x = expected.find("x");
   if (x == expected.end()) return;
@@ -196,7 +217,7 @@ void RenameSparseUniversal(const json& golden, ExpectedTensors& expected) {
     logits.floats.push_back(static_cast<float>(std::inner_product(
         state, state + shape[2], x->second.floats.begin() + i % rows * shape[2], 0.0)));
   }
-  Rename("x", "hidden.embed", expected);
+  RenameTensor("x", "hidden.embed", expected);
 }
 
 ExpectedTensors OriginalLayerWeights(const ExpectedTensors& layer, const ExpectedTensor& x) {

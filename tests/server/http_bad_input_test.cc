@@ -85,15 +85,25 @@ INSTANTIATE_TEST_SUITE_P(
         BadInput{"InvalidUtf8", kC, "{\"prompt\": \"\xff\"}", 400, "invalid_utf8", "null"},
         BadInput{"LoneSurrogate", kC, R"({"prompt": "\ud800"})", 400, "invalid_json", "null"}));
 
-INSTANTIATE_TEST_SUITE_P(Model,
-                         BadInputTest,
-                         testing::Values(BadInput{"WrongType", kC, Completion("\"model\": 5"), 400,
-                                                  "wrong_type", "model"},
-                                         BadInput{"Unknown", kC, Completion("\"model\": \"x\""),
-                                                  404, "model_not_found", "model"},
-                                         BadInput{"Path", kC,
-                                                  Completion("\"model\": \"../../etc/passwd\""),
-                                                  404, "model_not_found", "model"}));
+INSTANTIATE_TEST_SUITE_P(
+    Model,
+    BadInputTest,
+    testing::Values(
+        BadInput{"WrongType", kC, Completion("\"model\": 5"), 400, "wrong_type", "model"},
+        BadInput{"EmptyName", kC, Completion("\"model\": \"\""), 400, "invalid_value", "model"},
+        BadInput{"EmptyNameInChat", kM, ChatWith("\"model\": \"\""), 400, "invalid_value", "model"},
+        BadInput{"Unknown", kC, Completion("\"model\": \"x\""), 404, "model_not_found", "model"},
+        BadInput{"Path", kC, Completion("\"model\": \"../../etc/passwd\""), 404, "model_not_found",
+                 "model"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    FieldsWithoutAnEffect,
+    BadInputTest,
+    testing::Values(
+        BadInput{"User", kC, Completion("\"user\": 5"), 400, "wrong_type", "user"},
+        BadInput{"UserInChat", kM, ChatWith("\"user\": [\"a\"]"), 400, "wrong_type", "user"},
+        BadInput{"Store", kM, ChatWith("\"store\": \"yes\""), 400, "wrong_type", "store"},
+        BadInput{"Metadata", kC, Completion("\"metadata\": []"), 400, "wrong_type", "metadata"}));
 
 INSTANTIATE_TEST_SUITE_P(
     Messages,

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "absl/strings/escaping.h"
+#include "engine/request_error.h"
 #include "gmock/gmock.h"
 #include "tests/server/http_fixture.h"
 
@@ -93,6 +94,12 @@ TEST_F(EmbeddingsTest, RefusesWrongRequests) {
   ExpectRefused(long_input.dump(), "context_length_exceeded", "input");
   EXPECT_EQ(Embed(R"({"input": "a", "model": "other"})").status, 404);
   EXPECT_TRUE(engine_->submitted().empty());
+}
+
+TEST_F(EmbeddingsTest, RefusalsOfTheEngineNameTheClientsField) {
+  StartEncoder();
+  engine_->FailNextSubmit(BadRequest("kv_capacity", "prompt", "too long"));
+  ExpectRefused(R"({"input": "a"})", "kv_capacity", "input");
 }
 
 TEST_F(EmbeddingsTest, EncodersGenerateNothing) {

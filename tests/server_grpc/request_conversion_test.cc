@@ -3,6 +3,8 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <map>
+#include <string>
 
 #include "engine/request_error.h"
 #include "gmock/gmock.h"
@@ -62,6 +64,20 @@ TEST_F(RequestConversionTest, AnEncoderEmbedsAndADecoderGenerates) {
   EXPECT_EQ(call->request.stop.max_tokens, 0);
   request.set_n(2);
   EXPECT_FALSE(ConvertGenerateRequest(request, encoder, {}).ok());
+  for (const auto& [field, set] : std::map<std::string, void (*)(v1::GenerateRequest&)>{
+           {"max_tokens", [](v1::GenerateRequest& r) { r.set_max_tokens(3); }},
+           {"temperature", [](v1::GenerateRequest& r) { r.set_temperature(0.5); }},
+           {"seed", [](v1::GenerateRequest& r) { r.set_seed(1); }},
+           {"stop", [](v1::GenerateRequest& r) { r.add_stop("x"); }},
+           {"logprobs", [](v1::GenerateRequest& r) { r.set_logprobs(1); }},
+           {"echo", [](v1::GenerateRequest& r) { r.set_echo(true); }}}) {
+    v1::GenerateRequest sampled = TextRequest();
+    sampled.set_embed(true);
+    set(sampled);
+    const absl::Status status = ConvertGenerateRequest(sampled, encoder, {}).status();
+    EXPECT_EQ(ErrorCodeOf(status), "unsupported_parameter") << field;
+    EXPECT_EQ(ErrorParamOf(status), field);
+  }
   EXPECT_FALSE(ConvertGenerateRequest(TextRequest(), encoder, {}).ok());
   v1::GenerateResponse response;
   TokenEvent event;

@@ -49,6 +49,15 @@ class FlagFile {
   std::string path_ = testing::TempDir() + "sluice_flags_XXXXXX";
 };
 
+TEST(ServerConfigTest, DraftTokensWithoutAnExitLayerAreRefused) {
+  EXPECT_THAT(ErrorOf({"serve", "--model=/m", "--draft-tokens=3"}),
+              HasSubstr("--draft-tokens needs --draft-exit-layer"));
+  EXPECT_THAT(ErrorOf({"serve", "--model=/m"}, {{"SLUICE_DRAFT_TOKENS", "3"}}),
+              HasSubstr("--draft-tokens needs --draft-exit-layer"));
+  EXPECT_EQ(ErrorOf({"serve", "--model=/m", "--draft-tokens=3", "--draft-exit-layer=1"}), "");
+  EXPECT_EQ(ErrorOf({"serve", "--model=/m", "--draft-exit-layer=1"}), "");
+}
+
 TEST(ServerConfigTest, DefaultsAreLoopbackAndTheDocumentedPorts) {
   const auto config = Parse({"serve", "--model=/m"});
   ASSERT_TRUE(config.ok()) << config.status();

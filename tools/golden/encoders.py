@@ -25,6 +25,7 @@ MODELS = {
     "big_bird": dict(BASE),
     "big_bird-full": dict(BASE, attention_type="original_full", rescale_embeddings=True, use_bias=False,
                           hidden_act="gelu"),
+    "big_bird-prefixed": dict(BASE, num_hidden_layers=1, block_size=3, num_random_blocks=1),  # as saved with a head
     "etc": dict(BASE, model_type="etc", global_tokens=3, local_radius=4, hidden_act="gelu", layer_norm_eps=1e-6),
 }
 
@@ -91,6 +92,8 @@ def build(name: str) -> None:
     if name == "big_bird-full":
         written["pooling"] = "cls"
     found = {"input_ids": ids.int()} | run(ids) | {f"short.{k}": v for k, v in run(ids[:SHORT]).items()}
+    if name == "big_bird-prefixed":
+        state = {f"bert.{k}": v for k, v in state.items()}
     source = (f"# {name}\nOur own random weights (seed 500), {how}, torch {torch.__version__.split('+')[0]}).\n"
               f"Made by tools/golden/encoders.py; tensors are described there.\n")
     write(name, written, state, found, source)

@@ -42,6 +42,7 @@ MODELS = {
     "ouro-exit-latest": dict(OURO, early_exit_threshold=0.6, halted_kv="latest",
                              layer_types=["sliding_attention", "full_attention"], sliding_window=7),
     "ouro-exit-own": dict(OURO, early_exit_threshold=0.6, halted_kv="own"),
+    "ouro-tied": dict(OURO, tie_word_embeddings=True, total_ut_steps=3),
     "universal_transformer": dict(UNIVERSAL, act_type="basic", step_signal="learned"),
     "universal_transformer-all": dict(UNIVERSAL, act_type="basic", step_signal="sinusoid", halted_kv="compute_all",
                                       tie_word_embeddings=False),
@@ -53,8 +54,13 @@ MODELS = {
     "huginn-exit": dict(HUGINN, halted_kv="own"),
     "huginn-exit-latest": dict(HUGINN, halted_kv="latest", num_steps=4),
     "huginn-exit-all": dict(HUGINN, halted_kv="compute_all"),
+    "huginn-plain": dict({k: v for k, v in HUGINN.items() if not k.startswith("exit_")}, num_key_value_heads=2,
+                         n_layers_in_recurrent_block=2, qk_bias=False, bias=True, tie_embeddings=False,
+                         mean_recurrence=3, init_values=dict(embed_scale=2.0)),
     "mor-shared": mor(type="token", kv_sharing=True),
     "mor-mlp": mor(type="token", router_type="mlp", temp=0.5, router_func="sigmoid", alpha=0.9, kv_sharing=True),
+    "mor-loss-free": mor(type="token", balancing="loss_free", alpha=1.2),
+    "mor-expert-identity": mor(**EXPERT, router_func="identity", alpha=0.2),
     "mor-expert-mlp": mor(**EXPERT, router_type="mlp", temp=2.0, router_func="sigmoid", alpha=0.3),
     "mor-expert-tanh": mor(**EXPERT, router_func="tanh", alpha=0.4, temp=0.5, prefill_decide="router_topk",
                            capacity=[0.8, 0.4]),
@@ -85,7 +91,8 @@ def build(name: str) -> None:
         plain = plain_of(config, weights)
         plain.run(input_ids(VOCAB, LENGTH, seed + 1000))
         margin = min(plain.margins, default=1.0)
-        useful = config.get("early_exit_threshold") == 1.0 or config.get("act_type") == "none" or is_useful(plain.found)
+        fixed = config.get("early_exit_threshold") == 1.0 or config.get("act_type") == "none"
+        useful = fixed or is_useful(plain.found)
         if useful and margin > best:
             best, kept = margin, (seed, weights, plain.found)
         if best > 2e-2:

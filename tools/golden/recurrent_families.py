@@ -20,6 +20,8 @@ def llama_shapes(name: str, hidden: int = HIDDEN) -> dict:
 def ouro_shapes(config: dict) -> dict:
     shapes = {"model.norm.weight": [DIM], "model.early_exit_gate.weight": [1, DIM], "model.early_exit_gate.bias": [1],
               "lm_head.weight": [VOCAB, DIM]}
+    if config["tie_word_embeddings"]:
+        del shapes["lm_head.weight"]
     for i in range(config["num_hidden_layers"]):
         name = f"model.layers.{i}"
         shapes |= llama_shapes(name) | {f"{name}.input_layernorm_2.weight": [DIM],
@@ -49,12 +51,19 @@ def universal_shapes(config: dict) -> dict:
 
 def huginn_shapes(config: dict) -> dict:
     shapes = {"transformer.adapter.weight": [DIM, 2 * DIM], "transformer.ln_f.weight": [DIM]}
-    for part, count in (("prelude", 1), ("core_block", 1), ("coda", 1)):
+    if config.get("bias"):
+        shapes["transformer.adapter.bias"] = [DIM]
+    if not config["tie_embeddings"]:
+        shapes["lm_head.weight"] = [VOCAB, DIM]
+    kv = config.get("num_key_value_heads", HEADS) * HEAD_DIM
+    for part, count in (("prelude", 1), ("core_block", config["n_layers_in_recurrent_block"]), ("coda", 1)):
         for i in range(count):
             name = f"transformer.{part}.{i}"
             shapes |= {f"{name}.norm_{n}.weight": [DIM] for n in (1, 2, 3, 4)}
-            shapes |= {f"{name}.attn.Wqkv.weight": [3 * DIM, DIM], f"{name}.attn.qk_bias": [2, 1, HEADS, HEAD_DIM],
-                       f"{name}.attn.proj.weight": [DIM, DIM], f"{name}.mlp.fc.weight": [32, DIM],
+            shapes[f"{name}.attn.Wqkv.weight"] = [DIM + 2 * kv, DIM]
+            if config["qk_bias"]:
+                shapes[f"{name}.attn.qk_bias"] = [2, 1, HEADS, HEAD_DIM]
+            shapes |= {f"{name}.attn.proj.weight": [DIM, DIM], f"{name}.mlp.fc.weight": [32, DIM],
                        f"{name}.mlp.proj.weight": [DIM, 16]}
     return shapes
 
@@ -75,6 +84,8 @@ def mor_shapes(config: dict) -> dict:
             shapes |= {f"{router}.0.weight": [2 * DIM, DIM], f"{router}.2.weight": [outputs, 2 * DIM]}
         else:
             shapes |= {f"{router}.weight": [outputs, DIM]}
+        if rules.get("balancing") == "loss_free":
+            shapes[f"{layer}.mor_router.router_bias"] = [outputs]
     return shapes
 
 
@@ -274,36 +285,41 @@ class Huginn(Plain):
     embedding = "transformer.wte"
 
     def layer(self, x, rows, name, kv="own"):
-        a = self.lin(self.rms(x, f"{name}.norm_1"), f"{name}.attn.Wqkv")
-        q, k, v = (self.heads(part) for part in a.chunk(3, -1))
-        bias = self.weights[f"{name}.attn.qk_bias"]
+        a = self.lin(self.rms(x, f"{name}.norm_1"), f"{name}.attn.Wqkv").view(len(x), -1, HEAD_DIM)
+        groups = self.config.get("num_key_value_heads", HEADS)
+        q, k, v = a.split([HEADS, groups, groups], 1)
+        bias = self.weights.get(f"{name}.attn.qk_bias", torch.zeros(2, 1, 1, 1))
         q, k = (self.rope(part + bias[i], rows, 50000.0, True) for i, part in enumerate((q, k)))
+        k, v = (part.repeat_interleave(HEADS // groups, 1) for part in (k, v))
         x = self.rms(x + self.lin(self.attend(q, k, v, rows, name, kv=kv), f"{name}.attn.proj"), f"{name}.norm_2")
         gate, up = self.lin(self.rms(x, f"{name}.norm_3"), f"{name}.mlp.fc").chunk(2, -1)
         return self.rms(x + self.lin(silu(gate) * up, f"{name}.mlp.proj"), f"{name}.norm_4")
 
     def run(self, ids):
         every = torch.arange(LENGTH)
-        e = self.layer(self.embed(ids), every, "transformer.prelude.0")
+        e = self.layer(self.embed(ids, self.config["init_values"]["embed_scale"]), every, "transformer.prelude.0")
         self.show(e, every)
         s, result = torch.zeros_like(e), torch.zeros_like(e)
         running = torch.ones(LENGTH, dtype=torch.bool)
-        threshold = self.config["exit_threshold"]
+        threshold = self.config.get("exit_threshold")
         steps = self.config.get("num_steps", self.config["mean_recurrence"])
-        kv = self.config["halted_kv"]
+        kv = self.config.get("halted_kv", "own")
         for n in range(steps):
             rows = self.rows_of(running)
             z = self.lin(torch.cat([s[rows], e[rows]], -1), "transformer.adapter")
-            z = self.layer(z, rows, "transformer.core_block.0", "own" if kv == "compute_all" else kv)
-            self.show(z, rows, running)
+            for i in range(self.config["n_layers_in_recurrent_block"]):
+                z = self.layer(z, rows, f"transformer.core_block.{i}", "own" if kv == "compute_all" else kv)
+                self.show(z, rows, None if threshold is None else running)
             before, s = s, s.index_copy(0, rows, z)
             result[running] = s[running]
+            if threshold is None:
+                continue
             moved = (s - before).norm(dim=-1) / s.norm(dim=-1)
             if n + 1 < steps:
                 self.margins.append((moved / threshold - 1)[running].abs().min().item())
                 running = running & (moved >= threshold)
             if not running.any():
-                self.instance += steps - n - 1
+                self.instance += (steps - n - 1) * self.config["n_layers_in_recurrent_block"]
                 break
         x = self.layer(self.rms(result, "transformer.ln_f"), every, "transformer.coda.0")
         self.show(x, every)
@@ -328,9 +344,12 @@ class Recursions(Plain):
         rules, repeats = self.config["mor"], self.config["mor"]["num_recursion"]
         logits = self.router(x, "model.layers.1.mor_router.router")
         scores = logits.sigmoid() if rules.get("router_func") == "sigmoid" else softmax(logits, -1)
-        ordered = logits.sort(-1, descending=True).values
+        scores = rules.get("alpha", 1.0) * scores
+        decides = scores if "balancing" not in rules else scores + self.weights["model.layers.1.mor_router.router_bias"]
+        ordered = (logits if "balancing" not in rules else decides).sort(-1, descending=True).values
         self.margins.append((ordered[:, 0] - ordered[:, 1]).min().item())
-        weight, depth = (rules.get("alpha", 1.0) * scores).max(-1)
+        depth = decides.argmax(-1)
+        weight = scores.gather(-1, depth[:, None])[:, 0]
         z = x.clone()
         for r in range(repeats):
             running = depth >= r
@@ -359,7 +378,8 @@ class Recursions(Plain):
                 self.margins.append(logits[mask].abs().min().item())
                 mask = mask & (logits > 0)
             rows = mask.nonzero()[:, 0]
-            gate = rules["alpha"] * (logits.tanh() if rules["router_func"] == "tanh" else logits.sigmoid())
+            gate = rules["alpha"] * {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "identity": lambda z: z}[
+                rules["router_func"]](logits)
             part = x[rows]
             part = self.layer(part, rows, f"model.layers.{1 + r}.block.0")
             x = x.index_add(0, rows, gate[rows][:, None] * part)

@@ -25,6 +25,9 @@ MODELS = {
     "switch_transformers-untied": dict(BASE, d_ff=10, num_sparse_encoder_layers=2, num_sparse_decoder_layers=0,
                                        num_experts=4, router_bias=True, tie_word_embeddings=False,
                                        relative_attention_num_buckets=6),
+    # The steps follow from the numbers of sparse layers.
+    "switch_transformers-uneven": dict(BASE, d_ff=10, num_layers=3, num_decoder_layers=2, num_sparse_encoder_layers=1,
+                                       num_sparse_decoder_layers=2, dense_act_fn="gelu", decoder_start_token_id=5),
 }
 
 
@@ -73,6 +76,8 @@ def build(name: str) -> None:
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     written = json.loads((folder / "config.json").read_text())
+    if name.endswith("-uneven"):
+        written = {k: v for k, v in written.items() if not k.endswith("_sparse_step")}
     text = (f"# {name}\nOur own random weights (seed {seed}), run by huggingface/transformers {transformers.__version__} "
             f"(`{type(model).__name__}`, eager attention, fp32, CPU, no expert over its capacity) with torch "
             f"{torch.__version__.split('+')[0]}.\nMade by tools/golden/switch.py; tensors are described there. Smallest "

@@ -109,9 +109,59 @@ MODELS = {
     "qwen3_moe-plain": ("qwen3_moe", dict(
         MOE, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12, norm_topk_prob=False, head_dim=8,
         attention_bias=True, mlp_only_layers=[1], tie_word_embeddings=True)),
+    "gpt2-untied": ("gpt2", dict(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=2, n_positions=64, n_inner=40,
+                                 activation_function="gelu", layer_norm_epsilon=1e-3, tie_word_embeddings=False,
+                                 bos_token_id=1, eos_token_id=2)),
+    "gpt2-bare": ("gpt2", dict(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=40,
+                               activation_function="relu", bos_token_id=1, eos_token_id=2)),
+    "llama-yarn": ("llama", dict(BASE, num_hidden_layers=2, hidden_act="gelu_pytorch_tanh", rope_parameters=dict(
+        rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=32, beta_fast=6.0,
+        beta_slow=0.5, attention_factor=1.3))),
+    "qwen3-tied": ("qwen3", dict(BASE, head_dim=8, hidden_act="relu", tie_word_embeddings=True, rope_theta=200.0,
+                                 use_sliding_window=True, sliding_window=4, max_window_layers=1)),
+    "mixtral-one": ("mixtral", dict(MOE, num_local_experts=1, num_experts_per_tok=1, intermediate_size=12)),
+    "qwen2_moe-window": ("qwen2_moe", dict(
+        MOE, num_experts=4, num_experts_per_tok=1, moe_intermediate_size=12, shared_expert_intermediate_size=8,
+        use_sliding_window=True, sliding_window=5, max_window_layers=1)),
+    "granite-untied": ("granite", dict(BASE, num_hidden_layers=2, mlp_bias=True, embedding_multiplier=0.5,
+                                       attention_multiplier=0.5, residual_multiplier=1.5, logits_scaling=0.5)),
+    "gpt_oss-plain": ("gpt_oss", dict(
+        MOE, num_local_experts=4, num_experts_per_tok=1, intermediate_size=12, head_dim=8, sliding_window=4,
+        attention_bias=False, tie_word_embeddings=True, rope_parameters=dict(
+            rope_type="yarn", rope_theta=150.0, factor=8.0, beta_fast=8.0, original_max_position_embeddings=32))),
+    "deepseek_v2-tied": ("deepseek_v2", dict(
+        MLA, first_k_dense_replace=0, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=1,
+        topk_method="greedy", routed_scaling_factor=1.7, norm_topk_prob=True, tie_word_embeddings=True)),
+    "deepseek_v3-bias": ("deepseek_v3", dict(
+        MLA, first_k_dense_replace=0, n_routed_experts=4, num_experts_per_tok=2, n_shared_experts=2, n_group=1,
+        topk_group=1, routed_scaling_factor=1.5, attention_bias=True, tie_word_embeddings=True)),
     # As above with the experts as they are in memory: experts.gate_up_proj [E, 2I, D], experts.down_proj [E, D, I].
     "mixtral-stacked": ("mixtral", dict(MOE, num_local_experts=4, num_experts_per_tok=2, intermediate_size=16)),
 }
+
+
+# Configs as older files have them: rope_theta and rope_scaling, no layer_types, defaults left out.
+OLDER = {"llama-yarn": [], "qwen3-tied": ["layer_types"],
+         "gpt_oss-plain": ["layer_types", "rms_norm_eps", "swiglu_alpha", "swiglu_limit"]}
+
+
+def older(config: dict, without: list[str]) -> dict:
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    if rope["rope_type"] != "default":
+        config["rope_scaling"] = {"type" if k == "rope_type" else k: v for k, v in rope.items()}
+    return {k: v for k, v in config.items() if k not in without}
+
+
+def renormalize(model) -> None:
+    """norm_topk_prob of deepseek-ai/DeepSeek-V2, modeling_deepseek.py (MoEGate): the weights that are kept sum to 1 and
+    are not scaled. transformers 5.23 does not read the key of this family."""
+    def hook(_module, _inputs, output):
+        logits, weight, index = output
+        return logits, weight / (weight.sum(-1, keepdim=True) + 1e-20), index
+    for name, module in model.named_modules():
+        if name.endswith("mlp.gate"):
+            module.register_forward_hook(hook)
 
 
 def layers_of(model) -> list:
@@ -204,6 +254,8 @@ def build(name: str) -> None:
         parameters = [(n, p) for n, p in model.named_parameters()]
         parameters += [(n, b) for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
         randomize(parameters, seed)
+        if kind == "deepseek_v2" and config.norm_topk_prob:
+            renormalize(model)
         quantized = quantize_experts(model, seed) if name.endswith("-mxfp4") else None
         ids = input_ids(VOCAB, LENGTH, seed + 1000)
         margin = smallest_margin(model, ids)
@@ -216,6 +268,11 @@ def build(name: str) -> None:
     stacked = dict(model.state_dict()) if name.endswith("-stacked") else quantized
     if stacked is not None and config.get("tie_word_embeddings"):
         del stacked["lm_head.weight"]
+    if name in OLDER:
+        config = older(config, OLDER[name])
+    if name.endswith("-bare"):  # as saved without a head
+        (folder / "model.safetensors").unlink()
+        stacked = {k.removeprefix("transformer."): v for k, v in model.state_dict().items() if k != "lm_head.weight"}
     if quantized is not None:
         config["quantization_config"] = {"quant_method": "mxfp4"}
     source = (f"# {name}\nOur own random weights (seed {seed}), run by huggingface/transformers "

@@ -1,0 +1,55 @@
+// Compares the traces of one set of sequences with the tensors that a folder stores under one
+// prefix.
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "tests/golden/golden_check.h"
+
+namespace sluice {
+
+// What may differ from the reference, by family; the empty name is every other family.
+struct FamilyTolerance {
+  const char* family;
+  Tolerance values;
+  float experts = 0.0f;  // share of the expert choices
+  float rows = 0.0f;     // share of the rows that stop elsewhere
+};
+
+// A tensor of this name in front of another one's says which of its rows are compared (not 0).
+inline constexpr char kRowsOf[] = "rows of ";
+
+class Comparison {
+ public:
+  Comparison(const ExpectedTensors& expected,
+             std::string prefix,
+             const FamilyTolerance& tolerance,
+             GoldenReport& report)
+      : expected_(expected), prefix_(std::move(prefix)), tolerance_(tolerance), report_(report) {}
+
+  void Compare(const std::vector<SequenceTrace>& traces, const ModelSpec& spec);
+
+  const std::set<std::string>& compared() const { return compared_; }
+
+ private:
+  const ExpectedTensor* Expected(const std::string& name);
+  // Whatever the traces hold under the name that the folder has for it.
+  void CompareValues(const std::vector<SequenceTrace>& traces);
+  template <typename Part>
+  void Floats(const std::string& name, const std::vector<SequenceTrace>& traces, Part part);
+  template <typename Part>
+  void Decisions(const std::string& name,
+                 const std::vector<SequenceTrace>& traces,
+                 Part part,
+                 int32_t experts_per_head);
+
+  const ExpectedTensors& expected_;
+  std::string prefix_;
+  FamilyTolerance tolerance_;
+  GoldenReport& report_;
+  std::set<std::string> compared_;
+};
+
+}  // namespace sluice
