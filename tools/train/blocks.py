@@ -20,8 +20,9 @@ class Routing:
 @dataclass
 class Route:
     """What one routed layer decided."""
-    logits: Tensor  # [batch, length], of what decides by threshold
-    chosen: Tensor  # bool [batch, length]
+    logits: Tensor    # [batch, length], of the router
+    deciding: Tensor  # [batch, length], of what decides by threshold: the router or the predictor
+    chosen: Tensor    # bool [batch, length]
 
 
 @dataclass

@@ -50,7 +50,7 @@ class Depth:
         best = logits.detach().topk(self.rows_of(x.shape[1]), dim=1).indices
         target = torch.zeros_like(logits).scatter(1, best, 1.0)
         notes.aux.append((MEMBERSHIP_WEIGHT, F.binary_cross_entropy_with_logits(predicted, target)))
-        notes.routes[index] = Route(deciding, chosen)
+        notes.routes[index] = Route(logits, deciding, chosen)
         return out
 
     def has_predictor(self) -> bool:

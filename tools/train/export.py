@@ -42,29 +42,30 @@ def load(config: Path, checkpoints: list[Path]) -> LanguageModel:
 
 
 @torch.no_grad()
-def router_logits(model: LanguageModel, batches: list) -> dict[int, torch.Tensor]:
-    """All logits that decide under the threshold rule, by layer."""
+def route_values(model: LanguageModel, batches: list, field: str) -> dict[int, torch.Tensor]:
+    """All of that field's values of the routed layers under the threshold rule, by layer."""
     found: dict[int, list] = {i: [] for i in model.depths()}
     for batch in batches:
         _, notes = model(batch[:, :-1], Routing("threshold"))
         for i, route in notes.routes.items():
-            found[i].append(route.logits.flatten())
+            found[i].append(getattr(route, field).flatten())
     return {i: torch.cat(values) for i, values in found.items()}
 
 
 def calibrate(model: LanguageModel, batches: list) -> None:
     """Sets the biases from the first routed layer to the last: a layer's input depends on those before it."""
     for i, depth in model.depths().items():
-        values = router_logits(model, batches)[i]
+        values = route_values(model, batches, "deciding")[i]
         bias = depth.deciding_bias()
         bias.data = (bias.data - torch.quantile(values, 1 - model.shape.capacity)).bfloat16().float()
 
 
 def score_quantiles(model: LanguageModel, batches: list) -> list[list[float]]:
-    """Per routed layer the 0th to 100th percentile of the logit that decides."""
+    """Per routed layer the 0th to 100th percentile of the router logit, also where a predictor decides:
+    the capacity knob is the router's."""
     points = torch.linspace(0, 1, 101)
     return [[round(q, 5) for q in torch.quantile(values, points).tolist()]
-            for values in router_logits(model, batches).values()]
+            for values in route_values(model, batches, "logits").values()]
 
 
 def write(model: LanguageModel, config: dict, recipe: Path, tokenizer: Path, out: Path) -> None:

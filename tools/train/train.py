@@ -81,7 +81,7 @@ class Run:
         """(loss to descend, cross-entropy, deciding logits of routed layers, recursions chosen)."""
         logits, notes = self.model(ids, routing)
         entropy = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-        return entropy + notes.aux_loss(), entropy, [route.logits for route in notes.routes.values()], notes.depth
+        return entropy + notes.aux_loss(), entropy, [route.deciding for route in notes.routes.values()], notes.depth
 
     def train_step(self, batch, schedule: Schedule) -> torch.Tensor:
         routing = Routing()
@@ -92,13 +92,13 @@ class Run:
             optimiser.param_groups[0]["lr"] = peak * rate
         batch = batch.to(self.device)
         with self.arithmetic():
-            loss, entropy, logits, depth = self.objective(batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), routing)
+            loss, entropy, deciding, depth = self.objective(batch[:, :-1].contiguous(), batch[:, 1:].contiguous(), routing)
         loss.backward()
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        for routed, values in zip(self.model.depths().values(), logits):
-            routed.hold_share(values.detach())
+        for routed, values in zip(self.model.depths().values(), deciding):
+            routed.hold_share(values)
         if depth is not None:
             self.model.model.mor_router.hold_balance(depth)
         self.step += 1
