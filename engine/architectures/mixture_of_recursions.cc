@@ -108,6 +108,7 @@ LayerGroupSpec RecursiveGroup(const DecoderShape& shape, const RecursionConfig& 
   group.name = "recursion";
   group.repeat.times = recursion.num_recursion;
   group.repeat.halting = HaltingKind::kChosenDepth;
+  group.repeat.adjustable = true;
   if (recursion.shares_kv) group.repeat.kv = RepeatKv::kFirst;
   const std::string router = name + ".mor_router.router";
   group.repeat.depth_router = RouterSpec{.score = recursion.score,

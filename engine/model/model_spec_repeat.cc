@@ -94,7 +94,7 @@ absl::Status CheckTogether(const std::string& path, const LayerGroupSpec& group)
   if (repeat.injection.has_value() && kind != HaltingKind::kNone &&
       kind != HaltingKind::kConvergence && kind != HaltingKind::kExitGate)
     return NotRun(path + ".injection", "an injection with this halting");
-  if (repeat.adjustable && kind != HaltingKind::kNone && !IsExit(kind))
+  if (repeat.adjustable && kind == HaltingKind::kStickBreaking)
     return NotRun(path + ".adjustable", "a request's depth with this halting");
   for (const LayerSpec& layer : group.layers) {
     if (!layer.depth.has_value()) continue;

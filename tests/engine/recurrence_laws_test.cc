@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <string>
 #include <vector>
 
 #include "tests/support/model_harness.h"
@@ -117,6 +118,42 @@ TEST_P(RecurrenceLaws, ARouterOfOneDepthIsOnePassWithItsWeight) {
   for (size_t t = 0; t < with.size(); ++t) {
     for (size_t v = 0; v < with[t].size(); ++v)
       ASSERT_NEAR(with[t][v], without[t][v] + input[t][v], 2e-4f) << t << " " << v;
+  }
+}
+
+// A group whose router, all scores being alike, chooses its last repeat with weight 1/2.
+ModelSpec DeepestChosen(int32_t times, MemoryWeightStore& weights) {
+  ModelSpec spec = PlainSpec(2);
+  RepeatSpec& repeat = spec.stacks[0].groups[0].repeat;
+  const std::string name = "depth_router" + std::to_string(times);
+  repeat.times = times;
+  repeat.halting = HaltingKind::kChosenDepth;
+  repeat.adjustable = true;
+  repeat.depth_router = RouterSpec{.score = ScoreFunction::kSigmoid,
+                                   .num_experts = times,
+                                   .top_k = 1,
+                                   .weight = name,
+                                   .selection_bias = name + ".bias"};
+  std::vector<float> bias(static_cast<size_t>(times), 0.0f);
+  bias.back() = 1.0f;
+  weights.Add(name, {times, 48}, std::vector<float>(bias.size() * 48, 0.0f));
+  weights.Add(name + ".bias", {times}, bias);
+  return spec;
+}
+
+TEST_P(RecurrenceLaws, ARequestCapsAChosenDepth) {
+  MemoryWeightStore weights;
+  FillWeights(DeepestChosen(3, weights), 11, weights);
+  const auto deep = ModelHarness::Create(DeepestChosen(3, weights), weights, Options());
+  ASSERT_TRUE(deep.ok()) << deep.status();
+  const auto tokens = RandomTokens(3, 19, kPlainVocabulary);
+  for (int32_t depth = 1; depth <= 3; ++depth) {
+    const auto shallow = ModelHarness::Create(DeepestChosen(depth, weights), weights, Options());
+    ASSERT_TRUE(shallow.ok()) << shallow.status();
+    const Logits expected = (*shallow)->Run(tokens, 64);
+    EXPECT_EQ((*deep)->Run(tokens, 5, {.max_depth = depth}), expected) << depth;
+    EXPECT_EQ((*deep)->stats().depth()[0], 2 * depth) << "layers executed";
+    EXPECT_EQ((*deep)->Run(tokens, 64), (*deep)->Run(tokens, 64, {.max_depth = 3}));
   }
 }
 

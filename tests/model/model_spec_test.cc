@@ -91,11 +91,7 @@ const BadSpec kBadSpecs[] = {
        RepeatOf(s).depth_router->top_k = 2;
      },
      "depth_router: top_k"},
-    {"AdjustableChosenDepth",
-     [](auto& s) {
-       ChooseDepth(s);
-       RepeatOf(s).adjustable = true;
-     },
+    {"AdjustableStickBreaking", [](auto& s) { Halting(s).repeat.adjustable = true; },
      "repeat.adjustable", kNotRun},
     {"RoutedLayerWhereRowsMayStop",
      [](auto& s) {

@@ -176,6 +176,7 @@ RepeatSpec MakeRepeat(const std::string& name, int64_t dim, Draw& draw) {
                    .weight = name + ".depth_router.weight"};
     if (draw.Chance(0.3)) repeat.depth_router->input_scale = 0.6f;
     if (draw.Chance(0.3)) repeat.kv = RepeatKv::kFirst;
+    repeat.adjustable = draw.Chance(0.5);
     return repeat;
   }
   repeat.adjustable = draw.Chance(0.5);

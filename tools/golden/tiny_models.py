@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools" / "train"))
 
+from blocks import Routing  # noqa: E402
 from evaluate import open_model  # noqa: E402
-from model import Routing  # noqa: E402
 
 PROMPTS = [
     "Once upon a time there was a little girl who lived with her mother in a small house near the forest. "
@@ -35,10 +35,10 @@ def expected(directory: Path) -> dict[str, torch.Tensor]:
     found = {}
     for n, prompt in enumerate(PROMPTS):
         ids = torch.tensor([tokenizer.encode(prompt).ids])
-        logits, routes = model(ids, Routing("threshold"))
+        logits, notes = model(ids, Routing("threshold"))
         found[f"input_ids.{n}"] = ids[0].contiguous()
         found[f"logits.{n}"] = logits[0, -LAST:].contiguous()
-        for i, route in routes.items():
+        for i, route in notes.routes.items():
             found[f"mask.{n}.layer{i}"] = route.chosen[0].long()
             found[f"router_logits.{n}.layer{i}"] = route.logits[0].contiguous()
     return found

@@ -13,24 +13,21 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+from blocks import Routing
 from data import Windows
-from model import LanguageModel, Routing, Shape
+from export import RECIPE
+from layouts import state_of
+from model import LanguageModel
+from shape import Shape
 from train import validate
 
 PROMPTS = ["Once upon a time there was a little", "The old man looked at the sea and", '"Mother," said the boy,']
 
 
 def open_model(directory: Path) -> LanguageModel:
-    config = json.loads((directory / "config.json").read_text())
-    mod = config.get("mod", {"layers": [], "capacity": 0.125})
-    model = LanguageModel(Shape(
-        vocab_size=config["vocab_size"], hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"], num_layers=config["num_hidden_layers"],
-        num_heads=config["num_attention_heads"], num_kv_heads=config["num_key_value_heads"],
-        head_dim=config["head_dim"], max_positions=config["max_position_embeddings"],
-        rope_theta=config["rope_theta"], norm_eps=config["rms_norm_eps"],
-        routed_layers=mod["layers"], capacity=mod["capacity"]))
-    model.load_state_dict({name: t.float() for name, t in load_file(directory / "model.safetensors").items()})
+    model = LanguageModel(Shape(**json.loads((directory / RECIPE).read_text())["shape"]))
+    tensors = {name: t.float() for name, t in load_file(directory / "model.safetensors").items()}
+    model.load_state_dict(state_of(model.shape, list(model.state_dict()), tensors))
     return model.eval()
 
 
@@ -69,10 +66,12 @@ def main() -> None:
     bytes_per_token = int(args.valid.with_suffix(".bytes").read_text()) / len(tokens)
     print(f"{args.model}: {sum(p.numel() for p in model.parameters())} parameters; "
           f"{count * args.rows * args.length} validation tokens, {bytes_per_token:.4f} bytes per token")
-    for rule in ["threshold", "topk"] if model.shape.routed_layers else ["topk"]:
-        loss, shares = validate(model, windows, count, rule)
-        note = f" {rule}, shares " + " ".join(f"{share:.4f}" for share in shares) if shares else ""
-        print(f"loss {loss:.4f} nats per token, {loss / math.log(2) / bytes_per_token:.4f} bits per byte{note}", flush=True)
+    for rule in ["threshold", "topk"] if model.shape.routed_layers else ["threshold"]:
+        found = validate(model, windows, count, rule)
+        note = f" {rule}, shares " + " ".join(f"{share:.4f}" for share in found.shares) if found.shares else ""
+        note += f", least expert load {found.least_load:.3f} of fair" if model.shape.experts else ""
+        print(f"loss {found.loss:.4f} nats per token, {found.loss / math.log(2) / bytes_per_token:.4f} bits per byte{note}",
+              flush=True)
     if args.samples:
         tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
         for prompt in PROMPTS:
