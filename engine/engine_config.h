@@ -8,6 +8,10 @@
 
 #include "kernels/packed_matrix.h"
 
+namespace sluice::kernels {
+class OpProfile;
+}
+
 namespace sluice {
 
 // Beyond so many decoding sequences nothing is drafted: the machine has no idle arithmetic left to
@@ -34,6 +38,9 @@ struct EngineConfig {
   int32_t draft_exit_layer = 0;
   int32_t draft_tokens = 4;  // guessed at a time
   bool require_manifest = false;
+  // Every op is timed and counted there (`sluice bench profile`); null: none is. Outlives the
+  // engine.
+  kernels::OpProfile* op_profile = nullptr;
 };
 
 }  // namespace sluice

@@ -8,6 +8,7 @@
 #include "engine/model/model_builder.h"
 #include "engine/status_macros.h"
 #include "kernels/backend_factory.h"
+#include "kernels/op_profile.h"
 
 namespace sluice {
 namespace {
@@ -39,6 +40,8 @@ absl::Status RealModelRunner::Load(const EngineConfig& config,
                                                      .threads = config.threads,
                                                      .isa = config.isa,
                                                      .gemm = config.gemm}));
+  if (config.op_profile != nullptr)
+    backend_ = kernels::WithProfile(std::move(backend_), config.op_profile);
   BuildOptions options{.max_rows = config.max_batch_tokens, .weight_format = config.weights};
   options.exit_layer = config.draft_exit_layer;
   options.progress = progress;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kernels/buffer.h"
@@ -28,6 +29,7 @@ struct PackedMatrix {
   int64_t k_padded = 0;
   const void* data = nullptr;  // inside `storage`, or inside a PackedExperts
   Buffer storage;
+  std::string label;  // for profiles: the names of its tensors without their place in the model
 
   int64_t bytes() const { return n_padded * k_padded * (format == WeightFormat::kF32 ? 4 : 2); }
 };
@@ -51,6 +53,7 @@ struct PackedExperts {
   bool gated = true;
   std::vector<Slice> slices;  // [num_experts * slices_per_expert]
   Buffer storage;
+  std::string label;  // as of a PackedMatrix
 
   const Slice& At(int32_t expert, int32_t slice) const {
     return slices[static_cast<size_t>(int64_t{expert} * slices_per_expert + slice)];

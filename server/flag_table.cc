@@ -90,8 +90,8 @@ const std::array kFlags = {
 
     FlagRow{"device", kMachine, kOnEngine, kChoice, "cpu|reference", "where the model runs",
             FLAG_TARGET(engine.device)},
-    FlagRow{"threads", kMachine, kOnEngine, kInteger, "N", "compute threads; 0: one per core",
-            FLAG_TARGET(engine.threads), 0, 1024},
+    FlagRow{"threads", kMachine, kOnEngine | kOnBenchMachine, kInteger, "N",
+            "compute threads; 0: one per core", FLAG_TARGET(engine.threads), 0, 1024},
     FlagRow{"isa", kMachine, kOnEngine, kChoice, "auto|scalar|avx2|avx512|amx",
             "highest instruction set to use", FLAG_TARGET(engine.isa)},
     FlagRow{"gemm", kMachine, kOnEngine, kChoice, "auto|onednn", "matrix kernels; auto: our own",
@@ -136,17 +136,22 @@ const std::array kFlags = {
             "a dense twin to compare with, in the same run", FLAG_TARGET(bench.baseline)},
     FlagRow{"batch-sizes", kBench, kOnBench, kText, "LIST", "sequences decoded together",
             FLAG_TARGET(bench.batch_sizes)},
-    FlagRow{"prompt-tokens", kBench, kOnBench, kInteger, "N", "tokens per prompt",
+    FlagRow{"prompt-tokens", kBench, kOnBench | kOnBenchProfile, kInteger, "N", "tokens per prompt",
             FLAG_TARGET(bench.prompt_tokens), 1, 1e6},
     FlagRow{"output-tokens", kBench, kOnBench, kInteger, "N", "tokens per answer",
             FLAG_TARGET(bench.output_tokens), 2, 1e6},
-    FlagRow{"rounds", kBench, kOnBench, kInteger, "N", "interleaved rounds; medians are shown",
-            FLAG_TARGET(bench.rounds), 1, 1000},
+    FlagRow{"rounds", kBench, kOnBench | kOnBenchProfile, kInteger, "N",
+            "interleaved rounds; medians are shown", FLAG_TARGET(bench.rounds), 1, 1000},
     FlagRow{"json-file", kBench, kOnBench, kText, "FILE", "write the results as JSON",
             FLAG_TARGET(bench.json_file)},
 
-    FlagRow{"json", kOther, kOnInspect, kSwitch, "", "print the whole specification as JSON",
-            FLAG_TARGET(inspect_json)},
+    FlagRow{"batch", kBench, kOnBenchProfile, kInteger, "N", "sequences decoded together",
+            FLAG_TARGET(profile.batch), 1, 4096},
+    FlagRow{"context", kBench, kOnBenchProfile, kInteger, "N",
+            "tokens of each sequence before the decode step", FLAG_TARGET(profile.context), 1, 1e6},
+
+    FlagRow{"json", kOther, kOnInspect | kOnBenchMachine | kOnBenchProfile, kSwitch, "",
+            "print everything as JSON", FLAG_TARGET(print_json)},
 };
 
 #undef FLAG_TARGET

@@ -20,6 +20,10 @@ CommandResult Run(const ServerConfig& config) {
       return {.exit_code = RunGenerate(config)};
     case Command::kBench:
       return {.exit_code = RunBench(config)};
+    case Command::kBenchMachine:
+      return {.exit_code = RunBenchMachine(config)};
+    case Command::kBenchProfile:
+      return {.exit_code = RunBenchProfile(config)};
     case Command::kInspect:
       return {.exit_code = RunInspect(config)};
     case Command::kVersion:

@@ -30,6 +30,10 @@ constexpr CommandRow kCommands[] = {
     {Command::kServe, "serve", kOnServe, "serve a model over HTTP and gRPC"},
     {Command::kGenerate, "generate", kOnGenerate, "run one prompt, print text and routing summary"},
     {Command::kBench, "bench", kOnBench, "measure speed, sparse against dense"},
+    {Command::kBenchMachine, "bench machine", kOnBenchMachine,
+     "measure what this machine can do: reading, arithmetic, hand-over"},
+    {Command::kBenchProfile, "bench profile", kOnBenchProfile,
+     "account one decode step and one prefill chunk by op"},
     {Command::kInspect, "inspect", kOnInspect, "print what a model directory holds"},
     {Command::kVersion, "version", 0, "print the version"},
 };
@@ -178,7 +182,8 @@ void CollectEnvironment(const Environment& environment, uint8_t command_bit, Fla
 }
 
 absl::Status CheckCombinations(ServerConfig& config) {
-  if (config.command == Command::kVersion) return absl::OkStatus();
+  if (config.command == Command::kVersion || config.command == Command::kBenchMachine)
+    return absl::OkStatus();
   if (config.engine.model_directory.empty()) {
     return absl::InvalidArgumentError("--model is required (or SLUICE_MODEL)");
   }
@@ -228,12 +233,18 @@ absl::StatusOr<ServerConfig> ParseServerConfig(const std::vector<std::string>& a
     config.help = true;
     return config;
   }
-  const bool is_version = arguments[0] == "--version";
-  ASSIGN_OR_RETURN(const CommandRow* command, FindCommand(is_version ? "version" : arguments[0]));
+  std::string command_name = arguments[0] == "--version" ? "version" : arguments[0];
+  size_t words = 1;
+  if (command_name == "bench" && arguments.size() > 1 && !arguments[1].starts_with("-")) {
+    absl::StrAppend(&command_name, " ", arguments[1]);
+    words = 2;
+  }
+  ASSIGN_OR_RETURN(const CommandRow* command, FindCommand(command_name));
   config.command = command->command;
   FlagValues values;
-  RETURN_IF_ERROR(CollectArguments({arguments.begin() + 1, arguments.end()}, command->bit, values,
-                                   config.help));
+  RETURN_IF_ERROR(
+      CollectArguments({arguments.begin() + static_cast<std::ptrdiff_t>(words), arguments.end()},
+                       command->bit, values, config.help));
   if (config.help) return config;
   CollectEnvironment(environment, command->bit, values);
 
@@ -260,7 +271,7 @@ std::string HelpText(Command command) {
   if (row == nullptr) {
     text = "usage: sluice COMMAND [--flag=value ...]\n\n";
     for (const CommandRow& each : kCommands) {
-      absl::StrAppendFormat(&text, "  %-9s %s\n", View(each.name), View(each.help));
+      absl::StrAppendFormat(&text, "  %-13s %s\n", View(each.name), View(each.help));
     }
     return text + "\n`sluice COMMAND --help` lists its flags.\n";
   }

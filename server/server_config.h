@@ -15,7 +15,16 @@
 
 namespace sluice::server {
 
-enum class Command : uint8_t { kNone, kServe, kGenerate, kBench, kInspect, kVersion };
+enum class Command : uint8_t {
+  kNone,
+  kServe,
+  kGenerate,
+  kBench,
+  kBenchMachine,
+  kBenchProfile,
+  kInspect,
+  kVersion
+};
 
 // Process exit codes (sysexits where one fits).
 inline constexpr int kExitOk = 0;
@@ -78,6 +87,12 @@ struct BenchConfig {
   std::string json_file;
 };
 
+// `sluice bench profile`, which also reads the prompt tokens and rounds of BenchConfig.
+struct ProfileConfig {
+  int32_t batch = 1;
+  int32_t context = 128;  // tokens in the cache when the step begins
+};
+
 struct ServerConfig {
   Command command = Command::kNone;
   bool help = false;
@@ -90,7 +105,8 @@ struct ServerConfig {
   double drain_timeout_seconds = 25.0;
   GenerateConfig generate;
   BenchConfig bench;
-  bool inspect_json = false;
+  ProfileConfig profile;
+  bool print_json = false;  // instead of text
 };
 
 using Environment = std::function<std::optional<std::string>(const std::string& name)>;

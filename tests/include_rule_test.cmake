@@ -5,7 +5,7 @@ cmake_minimum_required(VERSION 3.25)
 
 set(vocabulary "engine/(status_macros|json_reader|request|request_error|metrics|engine_config|clock|log)\\.h")
 set(kernel_views "kernels/(tensor_view|dtype|buffer|kv_span|packed_matrix|check|host_memory)\\.h")
-set(kernel_ops "kernels/(backend|backend_factory|step_program)\\.h|${kernel_views}")
+set(kernel_ops "kernels/(backend|backend_factory|op_profile|step_program)\\.h|${kernel_views}")
 set(spec "engine/model/(model_spec[a-z_]*|block_spec)\\.h")
 
 # One row: files that match the first regex may include project headers that match the second. A file must have
@@ -35,6 +35,9 @@ allow("engine/engine_client\\..*" "engine/text/(tokenizer|chat_template)\\.h|${v
 allow("engine/[a-z_]+\\.(h|cc)" "engine/.*|${kernel_ops}")
 set(engine_public
   "${vocabulary}|engine/(engine|engine_thread|engine_client)\\.h|engine/text/(tokenizer|chat_template)\\.h")
+# The measuring commands divide by what the machine can do, and time ops.
+allow("server/commands/bench_(machine|profile)[a-z_]*\\..*"
+  "server/.*|${engine_public}|engine/model_runner\\.h|kernels/(machine_limits|op_profile)\\.h")
 # The offline commands look at a checkpoint without starting an engine.
 allow("server/commands/.*|server/[a-z_]*(inspect|generate|bench)[a-z_]*\\..*"
   "server/.*|${engine_public}|${spec}|engine/model_files\\.h")

@@ -4,9 +4,11 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "engine/status_macros.h"
 #include "engine/weights/mxfp4.h"
 
@@ -47,6 +49,17 @@ struct FusedHalves {
     return out;
   }
 };
+
+// What a tensor is, without its place: "model.layers.3.self_attn.q_proj.weight" is "q_proj".
+std::string LabelOf(absl::string_view name) {
+  absl::ConsumeSuffix(&name, ".weight");
+  return std::string(name.substr(name.rfind('.') + 1));
+}
+
+absl::StatusOr<PackedMatrix> Labelled(absl::StatusOr<PackedMatrix> matrix, absl::string_view name) {
+  if (matrix.ok()) matrix->label = LabelOf(name);
+  return matrix;
+}
 
 }  // namespace
 
@@ -160,7 +173,11 @@ absl::StatusOr<PackedMatrix> WeightLoader::Matrix(const std::vector<ProjectionSp
     sources.push_back(
         {raws.back().bytes.data(), raws.back().dtype, part.out, part.in, part.transposed});
   }
-  return backend_.Pack(sources, format);
+  ASSIGN_OR_RETURN(PackedMatrix matrix, backend_.Pack(sources, format));
+  for (const ProjectionSpec& part : parts) {
+    absl::StrAppend(&matrix.label, matrix.label.empty() ? "" : "+", LabelOf(part.weight));
+  }
+  return matrix;
 }
 
 absl::StatusOr<FloatVector> WeightLoader::ToDevice(const std::vector<float>& values) {
@@ -214,7 +231,8 @@ absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::Stacked(const Projection
   for (int32_t i = 0; i < count; ++i) {
     ASSIGN_OR_RETURN(const Raw raw, ReadRaw(part.weight, count * elements, i * elements, elements));
     const WeightSource source{raw.bytes.data(), raw.dtype, part.out, part.in, part.transposed};
-    ASSIGN_OR_RETURN(PackedMatrix matrix, backend_.Pack({&source, 1}, format));
+    ASSIGN_OR_RETURN(PackedMatrix matrix,
+                     Labelled(backend_.Pack({&source, 1}, format), part.weight));
     matrices.push_back(std::move(matrix));
   }
   return matrices;
@@ -232,7 +250,7 @@ absl::StatusOr<PackedMatrix> WeightLoader::Joined(const ProjectionSpec& part,
     const std::byte* first = raw.bytes.data() + i * elements * kernels::SizeOf(raw.dtype);
     sources.push_back({first, raw.dtype, part.out, part.in, part.transposed});
   }
-  return backend_.Pack(sources, format);
+  return Labelled(backend_.Pack(sources, format), part.weight);
 }
 
 absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::SplitColumns(const ProjectionSpec& part,
@@ -250,7 +268,8 @@ absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::SplitColumns(const Proje
       std::memcpy(slice.data() + row * row_bytes, whole.bytes.data() + from, row_bytes);
     }
     const WeightSource source{slice.data(), whole.dtype, part.out, part.in, false};
-    ASSIGN_OR_RETURN(PackedMatrix matrix, backend_.Pack({&source, 1}, format_));
+    ASSIGN_OR_RETURN(PackedMatrix matrix,
+                     Labelled(backend_.Pack({&source, 1}, format_), part.weight));
     matrices.push_back(std::move(matrix));
   }
   return matrices;
@@ -259,7 +278,7 @@ absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::SplitColumns(const Proje
 absl::StatusOr<PackedMatrix> WeightLoader::Turned(const ProjectionSpec& part) {
   ASSIGN_OR_RETURN(const Raw raw, ReadProjection(part));
   const WeightSource source{raw.bytes.data(), raw.dtype, part.in, part.out, /*transposed=*/true};
-  return backend_.Pack({&source, 1}, format_);
+  return Labelled(backend_.Pack({&source, 1}, format_), part.weight);
 }
 
 absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadMxfp4(const std::string& name,
@@ -330,6 +349,7 @@ absl::StatusOr<PackedExperts> WeightLoader::Experts(const MoeFfnSpec& spec, int6
   const int32_t num_experts = spec.router.num_experts;
   ASSIGN_OR_RETURN(PackedExperts experts,
                    backend_.AllocateExperts(num_experts, dim, spec.hidden, spec.gated, format_));
+  experts.label = "experts";
   for (int32_t expert = 0; expert < num_experts; ++expert) {
     RETURN_IF_ERROR(FillExpert(spec, expert, experts));
   }

@@ -162,10 +162,11 @@ void CpuBackend::PagedAttention(const AttentionArgs& args) {
   for (int32_t i = 0; i < args.rows.count; ++i) visible += args.rows.end[i] - args.rows.begin[i];
   const int64_t work = visible * args.num_heads * shape.key_dim;
   const int64_t scratch = kMaxQueries * RoundUp(shape.value_dim, kVector);
-  // The longest rows of a prompt are its last ones: begin with them, so that threads end together.
+  // Tasks that follow each other share the keys and values of one head. The longest rows of a
+  // prompt are its last ones: begin with them, so that threads end together.
   For(units * shape.num_kv_heads, work, [&](int64_t task, int worker) {
-    const int64_t unit = units - 1 - task / shape.num_kv_heads;
-    const auto kv_head = static_cast<int32_t>(task % shape.num_kv_heads);
+    const int64_t unit = units - 1 - task % units;
+    const auto kv_head = static_cast<int32_t>(task / units);
     const auto first = static_cast<int32_t>(unit * rows_per_unit);
     const int32_t last = std::min(args.rows.count, first + rows_per_unit);
     float* memory = worker_[static_cast<size_t>(worker)].Get<float>(scratch);

@@ -78,12 +78,33 @@ SLUICE_INLINE void StorePartial(F16 value, float* to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = lanes[i];
 }
 
+// Sixteen-bit lanes to 32 and back. Said outright: GCC 12 builds these conversions of wide vectors
+// out of halves.
+SLUICE_INLINE VecI WidenHalves(VecH half) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<VecI>(
+      _mm512_maskz_cvtepu16_epi32(0xFFFF, reinterpret_cast<__m256i>(half)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<VecI>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(half)));
+#else
+  return __builtin_convertvector(half, VecI);
+#endif
+}
+SLUICE_INLINE VecH LowHalves(VecI wide) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<VecH>(
+      _mm512_maskz_cvtepi32_epi16(0xFFFF, reinterpret_cast<__m512i>(wide)));
+#else
+  return __builtin_convertvector(wide, VecH);
+#endif
+}
+
 // Sixteen bf16 values, widened.
 SLUICE_INLINE F16 LoadBf16(const uint16_t* from) {
   F16 out;
   for (int p = 0; p < kParts; ++p) {
     const VecH half = *reinterpret_cast<const VecHUnaligned*>(from + p * kNativeLanes);
-    const VecI wide = __builtin_convertvector(half, VecI) << 16;
+    const VecI wide = WidenHalves(half) << 16;
     out.part[p] = reinterpret_cast<VecF>(wide);
   }
   return out;
@@ -98,7 +119,7 @@ SLUICE_INLINE void StoreBf16(F16 value, uint16_t* to) {
     const VecI nan = (bits & 0x7FFFFFFF) > 0x7F800000;
     const VecI chosen = (nan & (bits | 0x400000)) | (~nan & rounded);
     const VecI high = (chosen >> 16) & 0xFFFF;
-    *reinterpret_cast<VecHUnaligned*>(to + p * kNativeLanes) = __builtin_convertvector(high, VecH);
+    *reinterpret_cast<VecHUnaligned*>(to + p * kNativeLanes) = LowHalves(high);
   }
 }
 
@@ -164,24 +185,47 @@ SLUICE_INLINE F16 Select(I16 mask, F16 yes, F16 no) {
 SLUICE_INLINE F16 Max(F16 a, F16 b) { return Select(Less(a, b), b, a); }
 SLUICE_INLINE F16 Min(F16 a, F16 b) { return Select(Less(b, a), b, a); }
 
-// Sum and maximum over the lanes by halving: one fixed order for every instruction set.
-SLUICE_INLINE float Sum(F16 value) {
-  alignas(64) float lanes[kLanes];
-  Store(value, lanes);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
+// Sum and maximum over the lanes by halving: one fixed order for every instruction set. Lane i
+// meets lane i + 8 of 16, then i + 4, i + 2, i + 1.
+typedef float VecF4 __attribute__((vector_size(16)));
+typedef float VecF8 __attribute__((vector_size(32)));
+
+template <typename Combine>
+SLUICE_INLINE float Halve(F16 value, const Combine& combine) {
+#if defined(__AVX512F__)
+  const VecF all = value.part[0];
+  const VecF8 eight = combine(__builtin_shufflevector(all, all, 0, 1, 2, 3, 4, 5, 6, 7),
+                              __builtin_shufflevector(all, all, 8, 9, 10, 11, 12, 13, 14, 15));
+  VecF4 four = combine(__builtin_shufflevector(eight, eight, 0, 1, 2, 3),
+                       __builtin_shufflevector(eight, eight, 4, 5, 6, 7));
+#elif defined(__AVX2__)
+  const VecF8 eight = combine(value.part[0], value.part[1]);
+  VecF4 four = combine(__builtin_shufflevector(eight, eight, 0, 1, 2, 3),
+                       __builtin_shufflevector(eight, eight, 4, 5, 6, 7));
+#else
+  VecF4 four =
+      combine(combine(value.part[0], value.part[2]), combine(value.part[1], value.part[3]));
+#endif
+  four = combine(four, __builtin_shufflevector(four, four, 2, 3, 2, 3));
+  four = combine(four, __builtin_shufflevector(four, four, 1, 1, 1, 1));
+  return four[0];
 }
-SLUICE_INLINE float MaxLane(F16 value) {
-  alignas(64) float lanes[kLanes];
-  Store(value, lanes);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i)
-      lanes[i] = lanes[i] < lanes[i + half] ? lanes[i + half] : lanes[i];
+
+struct AddLanes {
+  template <typename V>
+  SLUICE_INLINE V operator()(V a, V b) const {
+    return a + b;
   }
-  return lanes[0];
-}
+};
+struct LargerLanes {
+  template <typename V>
+  SLUICE_INLINE V operator()(V a, V b) const {
+    return a < b ? b : a;
+  }
+};
+
+SLUICE_INLINE float Sum(F16 value) { return Halve(value, AddLanes()); }
+SLUICE_INLINE float MaxLane(F16 value) { return Halve(value, LargerLanes()); }
 
 SLUICE_INLINE I16 LaneIndex() {
   alignas(64) constexpr int32_t kIndex[kLanes] = {0, 1, 2,  3,  4,  5,  6,  7,

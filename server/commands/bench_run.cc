@@ -34,6 +34,18 @@ Mark TakeMark(Engine& engine, const Clock& clock) {
 
 }  // namespace
 
+Request BenchRequest(const ModelCard& card, const BenchLoad& load, int32_t index) {
+  Request request;
+  uint64_t state = 88172645463325252u + static_cast<uint64_t>(index);
+  for (int32_t i = 0; i < load.prompt_tokens; ++i) {
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    request.prompt.push_back(static_cast<int32_t>(state % static_cast<uint64_t>(card.vocab_size)));
+  }
+  request.stop = {.max_tokens = load.output_tokens, .ignore_eos = true};
+  request.sampling.temperature = 0.0f;
+  return request;
+}
+
 absl::StatusOr<std::unique_ptr<BenchSubject>> BenchSubject::Load(const EngineConfig& config,
                                                                  std::string label,
                                                                  const Clock& clock) {
@@ -55,16 +67,7 @@ absl::StatusOr<std::unique_ptr<BenchSubject>> BenchSubject::Load(const EngineCon
 absl::StatusOr<BenchResult> BenchSubject::Measure(const BenchLoad& load, bool forced_dense) {
   std::vector<std::shared_ptr<DiscardSink>> sinks;
   for (int32_t s = 0; s < load.batch; ++s) {
-    Request request;
-    // Fixed pseudo-random prompts, different per sequence, the same for every subject.
-    uint64_t state = 88172645463325252u + static_cast<uint64_t>(s);
-    for (int32_t i = 0; i < load.prompt_tokens; ++i) {
-      state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-      request.prompt.push_back(
-          static_cast<int32_t>(state % static_cast<uint64_t>(card_.vocab_size)));
-    }
-    request.stop = {.max_tokens = load.output_tokens, .ignore_eos = true};
-    request.sampling.temperature = 0.0f;
+    Request request = BenchRequest(card_, load, s);
     if (forced_dense) request.routing.capacity = 1.0;
     sinks.push_back(std::make_shared<DiscardSink>());
     RETURN_IF_ERROR(engine_->Submit(RequestId{next_id_++}, request, sinks.back()));

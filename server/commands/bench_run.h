@@ -28,6 +28,10 @@ struct BenchResult {
   double skipped_ratio = 0.0;             // of all layers, decode steps
 };
 
+// Sequence `index` of a load: a fixed pseudo-random prompt, different per sequence, the same for
+// every subject; greedy, and it does not stop before its length.
+Request BenchRequest(const ModelCard& card, const BenchLoad& load, int32_t index);
+
 // A loaded model and how to route it.
 class BenchSubject {
  public:

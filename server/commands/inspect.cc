@@ -95,7 +95,7 @@ int RunInspect(const ServerConfig& config) {
     std::fprintf(stderr, "sluice: %s\n", std::string(inspection.status().message()).c_str());
     return ExitCodeOfLoadError(inspection.status());
   }
-  if (config.inspect_json) {
+  if (config.print_json) {
     PrintJson(*inspection);
   } else {
     PrintText(*inspection);

@@ -179,6 +179,11 @@ TEST(ServerConfigTest, OpenAddressesNeedKeysOrConsent) {
 TEST(ServerConfigTest, BenchOfAnotherServerNeedsNoModel) {
   EXPECT_TRUE(Parse({"bench", "--model=m", "--baseline=d"}).ok());
   EXPECT_FALSE(Parse({"bench"}).ok());
+  EXPECT_TRUE(Parse({"bench", "machine", "--threads=1", "--json"}).ok());
+  EXPECT_FALSE(Parse({"bench", "machine", "--batch=1"}).ok());
+  EXPECT_TRUE(Parse({"bench", "profile", "--model=m", "--batch=8", "--context=64"}).ok());
+  EXPECT_FALSE(Parse({"bench", "profile"}).ok());
+  EXPECT_FALSE(Parse({"bench", "machines"}).ok());
 }
 
 TEST(ServerConfigTest, HelpIsGroupedAndNamesEveryFlagOfTheCommand) {

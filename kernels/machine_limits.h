@@ -1,0 +1,50 @@
+// What this machine can do at best, measured now: the denominators of every share that a report
+// prints. Upper limits of what these loops reach, not data-sheet numbers.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace sluice::kernels {
+
+// Memory summed by plain loads, each thread its own part of `bytes`.
+struct ReadRate {
+  int64_t bytes = 0;  // the whole buffer, all threads together
+  int threads = 0;
+  double bytes_per_second = 0.0;
+};
+
+// Multiply-adds on registers only, an addition and a multiplication counted as two operations.
+struct PeakRate {
+  std::string unit;  // "f32 FMA, avx512"
+  int threads = 0;
+  double operations_per_second = 0.0;  // 0: this processor does not have it
+};
+
+struct MachineLimits {
+  int threads = 0;
+  int64_t l2_bytes = 0, l3_bytes = 0;  // as the system reports them; 0: unknown
+  std::vector<ReadRate> reads;         // ascending sizes, one thread and all
+  std::vector<PeakRate> peaks;
+  double handover_seconds = 0.0;  // an empty ParallelFor on waiting workers, median
+
+  // Of the largest buffer with all threads: reading from memory.
+  double memory_bytes_per_second() const;
+  // The best of the units whose name begins with `kind` ("f32", "bf16"), all threads; 0: none.
+  double operations_per_second(const std::string& kind) const;
+};
+
+struct MachineOptions {
+  int threads = 0;  // 0: one per core
+  // Only what a profile divides by: memory, and peaks of all threads.
+  bool brief = false;
+  int64_t largest_read_bytes = 0;  // 0: well beyond the last-level cache. For tests
+};
+
+// InvalidArgument for a bad number of threads, ResourceExhausted without memory for the buffer.
+absl::StatusOr<MachineLimits> MeasureMachine(const MachineOptions& options);
+
+}  // namespace sluice::kernels
