@@ -158,6 +158,14 @@ class ModelBuilder {
     return attention == nullptr ? 0 : int64_t{2} * attention->num_kv_heads * attention->head_dim;
   }
 
+  // Of the projections that every row takes where a router skips no key.
+  static double KeyParameters(const SublayerSpec& sublayer) {
+    const auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
+    if (attention == nullptr || attention->v.experts.has_value()) return 0.0;
+    const ProjectionSpec &k = attention->k, &v = attention->v;
+    return static_cast<double>(k.in * k.out + v.in * v.out);
+  }
+
   absl::StatusOr<Model::Layer> MakeLayer(const LayerSpec& spec,
                                          const Model::Group& group,
                                          int32_t index,
@@ -182,6 +190,7 @@ class ModelBuilder {
       const bool query_apart = group.repeat.kv == RepeatKv::kFirst || (routed && !skips_keys);
       ASSIGN_OR_RETURN(Model::Sublayer sublayer,
                        MakeSublayer(sublayer_spec, routed ? share : 1.0, query_apart));
+      if (routed && !skips_keys) active_parameters_ += (1.0 - share) * KeyParameters(sublayer_spec);
       const std::optional<KvNeed> need =
           KvNeedOf(sublayer_spec.block, skips_keys ? &*spec.depth : nullptr, kv_dtype_);
       for (int32_t step = 0; need.has_value() && step < times; ++step) {

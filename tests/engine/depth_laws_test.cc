@@ -148,6 +148,22 @@ TEST_P(DepthLaws, WhereNoKeyIsSkippedARowPaysForItsKeyAndValueOnly) {
   EXPECT_EQ(cheap, 40 - taken);
 }
 
+// Of a layer that half of the rows take, half of the weights are active, but those of the keys.
+TEST_P(DepthLaws, WhereNoKeyIsSkippedItsWeightsAreActive) {
+  int64_t active[2];
+  for (const bool half : {false, true}) {
+    ModelSpec spec = PlainSpec(2);
+    spec.stacks[0].groups[0].layers[1].depth = DepthRouterSpec{
+        .weight = "router.weight", .kv = DepthKv::kAllTokens, .capacity = half ? 0.5 : 1.0};
+    MemoryWeightStore weights;
+    FillWeights(spec, 3, weights);
+    auto harness = ModelHarness::Create(spec, weights, Options());
+    ASSERT_TRUE(harness.ok()) << harness.status();
+    active[half ? 1 : 0] = (*harness)->model().num_active_parameters();
+  }
+  EXPECT_EQ(active[0] - active[1], (2 * 48 + 2 * 48 * 48 + 3 * 48 * 80) / 2);
+}
+
 // A layer that nobody takes still leaves its keys: what follows sees them.
 TEST_P(DepthLaws, KeysOfALayerThatNobodyTookAreSeenLater) {
   ModelSpec spec = PlainSpec(2);
