@@ -6,7 +6,7 @@ cmake_minimum_required(VERSION 3.25)
 set(vocabulary "engine/(status_macros|json_reader|request|request_error|metrics|engine_config|clock|log)\\.h")
 set(kernel_views "kernels/(tensor_view|dtype|buffer|kv_span|packed_matrix|check|host_memory)\\.h")
 set(kernel_ops "kernels/(backend|backend_factory|op_profile|step_program)\\.h|${kernel_views}")
-set(spec "engine/model/(model_spec[a-z_]*|block_spec)\\.h")
+set(spec "engine/model/(model_spec[a-z_]*|block_spec|sparse_limits)\\.h")
 
 # One row: files that match the first regex may include project headers that match the second. A file must have
 # a row; the first that matches counts.
