@@ -1,10 +1,11 @@
 # Front door only: every line calls a script or a CMake preset. `make help` lists the targets.
 MODEL ?= tiny-mod
 ARGS ?=
+PYTHON ?= python3
 SLUICE := build/release/sluice
 
 .DEFAULT_GOAL := help
-.PHONY: serve build test bench format lint clean help
+.PHONY: serve build test bench models-report format lint clean help
 
 serve: build  ## Serve models/$(MODEL) on 127.0.0.1:8080 (MODEL=..., ARGS="--port 8000 ...")
 	$(SLUICE) serve --model models/$(MODEL) $(ARGS)
@@ -20,6 +21,9 @@ test:  ## Build and run everything: unit, golden, black-box, deployment, 10 s of
 bench: build  ## Compare the shipped sparse model with its dense twin, and both with the machine
 	tools/bench.sh $(ARGS)
 
+models-report: build  ## Measure every model of models/ with the server: ARGS="--valid valid.npy [--eval FOLDER]" (tools/train)
+	$(PYTHON) tools/train/report.py $(ARGS)
+
 format:  ## Rewrite the C++ sources with clang-format
 	tools/setup.sh lint
 	tools/lint.sh --fix
@@ -32,5 +36,5 @@ clean:  ## Remove build/
 	rm -rf build
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2> /dev/null \
-	  || sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1  \2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2> /dev/null \
+	  || sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1  \2/p' $(MAKEFILE_LIST)
