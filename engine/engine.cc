@@ -12,6 +12,12 @@
 namespace sluice {
 namespace {
 
+// The card knows the rows of a step that was left to the model.
+EngineConfig Resolved(EngineConfig config, const ModelCard& card) {
+  if (config.max_batch_tokens == 0) config.max_batch_tokens = card.max_batch_tokens;
+  return config;
+}
+
 SchedulerLimits Limits(const EngineConfig& config, const ModelCard& card) {
   return {.max_batch_tokens = config.max_batch_tokens,
           .max_sequences = config.max_sequences,
@@ -25,7 +31,7 @@ SchedulerLimits Limits(const EngineConfig& config, const ModelCard& card) {
 }  // namespace
 
 Engine::Engine(Parts parts)
-    : config_(std::move(parts.config)),
+    : config_(Resolved(std::move(parts.config), parts.card)),
       card_(std::move(parts.card)),
       runner_(std::move(parts.runner)),
       tokenizer_(*parts.tokenizer),

@@ -5,6 +5,7 @@
 #include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/chunk_rows.h"
 #include "engine/engine_thread.h"
 #include "engine/model/model_spec_json.h"
 #include "engine/model_files.h"
@@ -152,7 +153,7 @@ ModelCard MakeCard(const EngineConfig& config,
   card.max_context_tokens = config.max_context_tokens > 0
                                 ? std::min(config.max_context_tokens, spec.max_positions)
                                 : spec.max_positions;
-  card.max_batch_tokens = config.max_batch_tokens;
+  card.max_batch_tokens = ChunkRows(config, spec, facts.kernels);
   card.kv_capacity_tokens = KvCapacityTokens(pages, card.max_context_tokens);
   if (spec.encoder() != nullptr) {  // the decoder's start token takes a place
     card.decoder_start_token = spec.decoder_start_token_id;
@@ -170,7 +171,7 @@ ModelCard MakeCard(const EngineConfig& config,
   if (spec.is_encoder()) card.embedding_size = static_cast<int32_t>(spec.decoder().embedding.dim);
   DescribeRouting(spec, &card);
   // A cohort takes a row of each member in every step.
-  card.cohort_size = std::min({card.cohort_size, config.max_sequences, config.max_batch_tokens});
+  card.cohort_size = std::min({card.cohort_size, config.max_sequences, card.max_batch_tokens});
   card.spec = SpecToJson(spec);
   std::string identity =
       absl::StrCat(card.spec.dump(), " ", weights.total_bytes(), " ", facts.weight_bytes);

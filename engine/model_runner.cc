@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/chunk_rows.h"
 #include "engine/model/model_builder.h"
 #include "engine/status_macros.h"
 #include "kernels/backend_factory.h"
@@ -42,11 +43,12 @@ absl::Status RealModelRunner::Load(const EngineConfig& config,
                                                      .gemm = config.gemm}));
   if (config.op_profile != nullptr)
     backend_ = kernels::WithProfile(std::move(backend_), config.op_profile);
-  BuildOptions options{.max_rows = config.max_batch_tokens, .weight_format = config.weights};
+  const int32_t max_rows = ChunkRows(config, spec, backend_->Kernels());
+  BuildOptions options{.max_rows = max_rows, .weight_format = config.weights};
   options.exit_layer = config.draft_exit_layer;
   options.progress = progress;
   ASSIGN_OR_RETURN(model_, BuildModel(spec, weights, *backend_, options));
-  backend_->ReserveScratch(config.max_batch_tokens);
+  backend_->ReserveScratch(max_rows);
   ASSIGN_OR_RETURN(Workspace workspace, Workspace::Create(*backend_, model_->WorkspaceBytes()));
   workspace_ = std::make_unique<Workspace>(std::move(workspace));
   if (config.draft_exit_layer > 0) {
@@ -56,9 +58,9 @@ absl::Status RealModelRunner::Load(const EngineConfig& config,
                      backend_->Allocate(static_cast<size_t>(slots * dim) * sizeof(float)));
     draft_states_ = {.data = draft_memory_.data(), .rows = slots, .cols = dim, .row_stride = dim};
   }
-  placements_ = std::make_unique<KvPlacements>(model_->kv_rules(), config.max_batch_tokens);
-  stats_.Reserve(config.max_batch_tokens, static_cast<int32_t>(model_->instances().size()),
-                 model_->max_expert_ids_per_row() * config.max_batch_tokens);
+  placements_ = std::make_unique<KvPlacements>(model_->kv_rules(), max_rows);
+  stats_.Reserve(max_rows, static_cast<int32_t>(model_->instances().size()),
+                 model_->max_expert_ids_per_row() * max_rows);
   return absl::OkStatus();
 }
 

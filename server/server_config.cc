@@ -213,6 +213,13 @@ absl::Status CheckCombinations(ServerConfig& config) {
   return absl::OkStatus();
 }
 
+// What holds without a flag. A program that makes an engine itself says how many rows it wants.
+ServerConfig Defaults() {
+  ServerConfig config;
+  config.engine.max_batch_tokens = 0;
+  return config;
+}
+
 absl::StatusOr<const CommandRow*> FindCommand(const std::string& name) {
   std::vector<std::string_view> names;
   for (const CommandRow& row : kCommands) {
@@ -227,7 +234,7 @@ absl::StatusOr<const CommandRow*> FindCommand(const std::string& name) {
 
 absl::StatusOr<ServerConfig> ParseServerConfig(const std::vector<std::string>& arguments,
                                                const Environment& environment) {
-  ServerConfig config;
+  ServerConfig config = Defaults();
   if (arguments.empty()) return absl::InvalidArgumentError("a command is missing");
   if (arguments[0] == "--help" || arguments[0] == "-h" || arguments[0] == "help") {
     config.help = true;
@@ -279,7 +286,7 @@ std::string HelpText(Command command) {
                   View(row->help),
                   ". Every flag can also be set as SLUICE_<NAME>\nor in --flagfile=FILE; ",
                   "precedence: flag, environment, file.\n");
-  ServerConfig defaults;
+  ServerConfig defaults = Defaults();
   for (int group = 0; group < kNumFlagGroups; ++group) {
     bool has_title = false;
     for (const FlagRow& flag : FlagTable()) {
