@@ -23,6 +23,7 @@ namespace sluice {
 struct EngineReport {
   std::string spec_line;  // "mod: 8 layers (4 routed at 12.5 %), dim 256, ..."
   std::vector<kernels::KernelChoice> kernels;
+  std::string weights;  // format of the projections: "bf16"
   int threads = 0;
   int64_t weight_bytes = 0, kv_bytes = 0, arena_bytes = 0, kv_tokens = 0;
 };

@@ -175,6 +175,7 @@ ModelCard MakeCard(const EngineConfig& config,
   card.spec = SpecToJson(spec);
   std::string identity =
       absl::StrCat(card.spec.dump(), " ", weights.total_bytes(), " ", facts.weight_bytes);
+  absl::StrAppend(&identity, " weights=", kernels::Name(facts.weights));
   for (const auto& kernel : facts.kernels)
     absl::StrAppend(&identity, " ", kernel.op, "=", kernel.kernel);
   card.fingerprint = absl::StrFormat("fp_%016x", Fingerprint(identity));
@@ -214,6 +215,7 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineConfig& config, const LoadProg
   model.card = MakeCard(config, spec, facts, runner->pages(), *files.weights);
   model.report = {.spec_line = SpecLine(spec, model.card),
                   .kernels = facts.kernels,
+                  .weights = kernels::Name(facts.weights),
                   .threads = facts.threads,
                   .weight_bytes = facts.weight_bytes,
                   .kv_bytes = facts.kv_bytes,

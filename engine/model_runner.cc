@@ -87,6 +87,7 @@ absl::Status RealModelRunner::MakeCache(const EngineConfig& config) {
             .kv_tokens = per_token > 0 ? cache_->bytes() / per_token : 0,
             .parameters_total = model_->num_parameters(),
             .parameters_active = model_->num_active_parameters(),
+            .weights = model_->weight_format(),
             .kernels = backend_->Kernels(),
             .threads = backend_->num_threads()};
   return absl::OkStatus();

@@ -26,6 +26,7 @@ struct RunnerFacts {
   int64_t weight_bytes = 0, kv_bytes = 0, arena_bytes = 0;
   int64_t kv_tokens = 0;  // worst-case tokens that fit the cache
   int64_t parameters_total = 0, parameters_active = 0;
+  kernels::WeightFormat weights = kernels::WeightFormat::kF32;  // of the projections
   std::vector<kernels::KernelChoice> kernels;
   int threads = 0;
 };

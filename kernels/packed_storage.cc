@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/int8.h"
 
 namespace sluice::kernels {
 namespace {
@@ -20,6 +23,12 @@ PackedMatrix Shape(int64_t n, int64_t k, WeightFormat format) {
   matrix.n_padded = Padded(n);
   matrix.k_padded = Padded(k);
   return matrix;
+}
+
+absl::Status CheckDepth(int64_t k, WeightFormat format) {
+  if (format != WeightFormat::kInt8 || k <= kMaxInt8Depth) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "int8 weights of ", k, " inputs: int32 sums hold at most ", kMaxInt8Depth, "; use bf16"));
 }
 
 // Gives `matrix` its place at `next` and moves on.
@@ -39,6 +48,7 @@ absl::StatusOr<PackedMatrix> AllocatePacked(Backend& backend,
     SLUICE_CHECK(part.k == parts[0].k) << part.k << " " << parts[0].k;
     n += part.n;
   }
+  if (absl::Status status = CheckDepth(parts[0].k, format); !status.ok()) return status;
   PackedMatrix matrix = Shape(n, parts[0].k, format);
   absl::StatusOr<Buffer> storage = backend.Allocate(static_cast<size_t>(matrix.bytes()));
   if (!storage.ok()) return storage.status();
@@ -48,6 +58,7 @@ absl::StatusOr<PackedMatrix> AllocatePacked(Backend& backend,
 }
 
 absl::StatusOr<PackedExperts> AllocatePacked(Backend& backend, const ExpertShape& shape) {
+  if (absl::Status status = CheckDepth(shape.dim, shape.format); !status.ok()) return status;
   PackedExperts experts;
   experts.format = shape.format;
   experts.num_experts = shape.num_experts;

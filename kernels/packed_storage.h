@@ -11,7 +11,7 @@
 namespace sluice::kernels {
 
 // A matrix of `parts` stacked along n, without values. All parts have the same k (CHECK). Errors of
-// Backend::Allocate.
+// Backend::Allocate and, for int8 that is too deep, InvalidArgument.
 absl::StatusOr<PackedMatrix> AllocatePacked(Backend& backend,
                                             std::span<const WeightSource> parts,
                                             WeightFormat format);
@@ -24,7 +24,7 @@ struct ExpertShape {
   bool gated = true;
   WeightFormat format = WeightFormat::kF32;
 };
-// Experts in slices, without values. Errors of Backend::Allocate.
+// Experts in slices, without values. Errors as above.
 absl::StatusOr<PackedExperts> AllocatePacked(Backend& backend, const ExpertShape& shape);
 
 }  // namespace sluice::kernels

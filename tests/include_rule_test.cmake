@@ -15,11 +15,11 @@ function(allow from to)
   list(APPEND rules "${from}=>${to}")
   set(rules "${rules}" PARENT_SCOPE)
 endfunction()
-allow("kernels/reference/.*" "kernels/[a-z_]+\\.h|kernels/reference/.*")
-allow("kernels/cpu/.*" "kernels/[a-z_]+\\.h|kernels/cpu/.*")
+allow("kernels/reference/.*" "kernels/[a-z0-9_]+\\.h|kernels/reference/.*")
+allow("kernels/cpu/.*" "kernels/[a-z0-9_]+\\.h|kernels/cpu/.*")
 allow("kernels/cuda/.*" "kernels/[a-z_]+\\.h|kernels/cuda/.*")
 allow("kernels/backend_factory\\.cc" "kernels/.*")
-allow("kernels/[a-z_]+\\.(h|cc)" "kernels/[a-z_]+\\.h")
+allow("kernels/[a-z0-9_]+\\.(h|cc)" "kernels/[a-z0-9_]+\\.h")
 allow("engine/(text|weights)/.*" "engine/(text|weights)/.*|${vocabulary}|${kernel_views}")
 allow("engine/sampling/.*" "engine/sampling/.*|${vocabulary}|${kernel_views}")
 allow("engine/architectures/.*" "engine/(architectures|weights)/.*|${spec}|${vocabulary}|${kernel_views}")
@@ -38,6 +38,8 @@ set(engine_public
 # The measuring commands divide by what the machine can do, and time ops.
 allow("server/commands/bench_(machine|profile)[a-z_]*\\..*"
   "server/.*|${engine_public}|engine/model_runner\\.h|kernels/(machine_limits|op_profile)\\.h")
+# Next-token distributions of a whole text, which the engine gives nobody.
+allow("server/commands/bench_quality\\.cc" "server/.*|${engine_public}|engine/model_runner\\.h")
 # The offline commands look at a checkpoint without starting an engine.
 allow("server/commands/.*|server/[a-z_]*(inspect|generate|bench)[a-z_]*\\..*"
   "server/.*|${engine_public}|${spec}|engine/model_files\\.h")

@@ -1,6 +1,7 @@
 // Reads tensors of a WeightStore and packs them for a backend, one tensor at a time, so that raw
 // and packed copies of the model never coexist. Shapes are checked against what the spec expects.
-// Load time only.
+// Load time only. Projections and experts get the loader's format; what decides (routers, gates,
+// halting, predictors), positions, vectors and low-rank adapters is asked for as f32 by its owner.
 #pragma once
 
 #include <cstddef>

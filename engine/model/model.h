@@ -48,6 +48,7 @@ class Model {
   const std::vector<KvRule>& kv_rules() const { return kv_rules_; }
   int64_t WorkspaceBytes() const { return workspace_bytes_; }
   int64_t weight_bytes() const { return weight_bytes_; }
+  kernels::WeightFormat weight_format() const { return weight_format_; }
   int64_t num_parameters() const { return num_parameters_; }
   // Read by an average row: chosen experts and the trained share of depth-routed layers.
   int64_t num_active_parameters() const { return num_active_parameters_; }
@@ -148,6 +149,7 @@ class Model {
   int32_t max_rows_ = 0;
   int32_t exit_instance_ = 0;
   int32_t num_encoder_instances_ = 0;
+  kernels::WeightFormat weight_format_ = kernels::WeightFormat::kF32;  // of the projections
   kernels::PackedMatrix embedding_;
   std::optional<kernels::PackedMatrix> positions_, token_type_;
   std::optional<Norm> embedding_norm_;

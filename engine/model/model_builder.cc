@@ -24,14 +24,16 @@ class ModelBuilder {
                WeightStore& weights,
                kernels::Backend& backend,
                const BuildOptions& options,
-               kernels::WeightFormat format)
+               kernels::WeightFormat stored)
       : backend_(backend),
         options_(options),
-        loader_(weights, backend, format, options.progress),
-        kv_dtype_(options.kv_dtype.value_or(format == kernels::WeightFormat::kBF16
-                                                ? kernels::DType::kBF16
-                                                : kernels::DType::kF32)) {
+        stored_(stored),
+        loader_(weights, backend, options.weight_format.value_or(stored), options.progress),
+        kv_dtype_(options.kv_dtype.value_or(loader_.format() == kernels::WeightFormat::kF32
+                                                ? kernels::DType::kF32
+                                                : kernels::DType::kBF16)) {
     model_->spec_ = spec;
+    model_->weight_format_ = loader_.format();
     model_->max_rows_ = options.max_rows;
   }
 
@@ -58,11 +60,19 @@ class ModelBuilder {
  private:
   const StackSpec& stack() const { return model_->spec_.decoder(); }
 
+  // A table that is only looked up costs one row a token, so int8 would save no time there: it
+  // stays as stored. One that is the head too is read whole in every step.
+  kernels::WeightFormat EmbeddingFormat() const {
+    const bool is_head = model_->spec_.head.weight.empty() && !model_->spec_.is_encoder();
+    return loader_.format() == kernels::WeightFormat::kInt8 && !is_head ? stored_
+                                                                        : loader_.format();
+  }
+
   absl::Status LoadEmbeddingAndHead() {
     const EmbeddingSpec& embedding = stack().embedding;
     const ProjectionSpec table{
         .in = embedding.dim, .out = embedding.vocab_size, .weight = embedding.weight};
-    ASSIGN_OR_RETURN(model_->embedding_, loader_.Matrix(table));
+    ASSIGN_OR_RETURN(model_->embedding_, loader_.Matrix({table}, EmbeddingFormat()));
     Count(model_->embedding_.n * model_->embedding_.k, 1.0);
     model_->weight_bytes_ += model_->embedding_.bytes();
     if (!embedding.position_weight.empty()) {
@@ -372,6 +382,7 @@ class ModelBuilder {
 
   kernels::Backend& backend_;
   const BuildOptions& options_;
+  const kernels::WeightFormat stored_;  // what the file's numbers are, f32 or bf16
   WeightLoader loader_;
   kernels::DType kv_dtype_;
   std::unique_ptr<Model> model_ = std::make_unique<Model>();
@@ -391,8 +402,7 @@ absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec,
   const kernels::WeightFormat stored = embedding.dtype == kernels::DType::kF32
                                            ? kernels::WeightFormat::kF32
                                            : kernels::WeightFormat::kBF16;
-  return ModelBuilder(spec, weights, backend, options, options.weight_format.value_or(stored))
-      .Build();
+  return ModelBuilder(spec, weights, backend, options, stored).Build();
 }
 
 }  // namespace sluice

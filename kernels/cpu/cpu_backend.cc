@@ -59,6 +59,9 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const DeviceSpec& sp
   absl::StatusOr<GemmChoice> bf16 = SelectGemm(WeightFormat::kBF16, *features, spec.gemm);
   if (!bf16.ok()) return bf16.status();
   selection.bf16 = *bf16;
+  absl::StatusOr<GemmChoice> int8 = SelectGemm(WeightFormat::kInt8, *features, spec.gemm);
+  if (!int8.ok()) return int8.status();
+  selection.int8 = *int8;
   const int threads = spec.threads == 0 ? std::max(1, AvailableProcessors()) : spec.threads;
   return std::unique_ptr<Backend>(new CpuBackend(threads, *features, selection));
 }
@@ -72,6 +75,7 @@ CpuBackend::CpuBackend(int threads, const CpuFeatures& features, const Selection
 std::vector<KernelChoice> CpuBackend::Kernels() const {
   return {{"linear f32", selection_.f32.family.name, selection_.f32.reason},
           {"linear bf16", selection_.bf16.family.name, selection_.bf16.reason},
+          {"linear int8", selection_.int8.family.name, selection_.int8.reason},
           {"attention, norm, activation", selection_.vector->name, features_.reason}};
 }
 
@@ -80,10 +84,6 @@ absl::StatusOr<Buffer> CpuBackend::Allocate(size_t bytes) { return AllocateHost(
 void CpuBackend::ReserveScratch(int32_t max_rows) {
   input_.Get<float>(std::max(max_rows, kExpertChunk) * max_k_);
   partial_.Get<float>(kExpertChunk * max_n_);
-}
-
-const GemmFamily& CpuBackend::Family(WeightFormat format) const {
-  return format == WeightFormat::kF32 ? selection_.f32.family : selection_.bf16.family;
 }
 
 void CpuBackend::CopyToHost(const void* device, void* host, size_t bytes) {

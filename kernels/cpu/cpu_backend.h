@@ -19,7 +19,8 @@ namespace sluice::kernels::cpu {
 // Rows of a GEMM as its family reads them.
 struct GemmInput {
   const void* data = nullptr;
-  int64_t stride = 0;  // elements
+  int64_t stride = 0;             // elements
+  const float* scales = nullptr;  // int8: of each row
 };
 
 // Where one product goes.
@@ -123,11 +124,15 @@ class CpuBackend final : public Backend {
     const VectorKernels* vector = nullptr;
     GemmChoice f32;
     GemmChoice bf16;
+    GemmChoice int8;
   };
 
   CpuBackend(int threads, const CpuFeatures& features, const Selection& selection);
 
-  const GemmFamily& Family(WeightFormat format) const;
+  const GemmFamily& Family(WeightFormat format) const {
+    if (format == WeightFormat::kInt8) return selection_.int8.family;
+    return format == WeightFormat::kF32 ? selection_.f32.family : selection_.bf16.family;
+  }
 
   // Runs task(i, worker) for all i, on the calling thread alone when `work` (a rough count of
   // elements) is too small to be worth waking anybody.
@@ -153,9 +158,17 @@ class CpuBackend final : public Backend {
   // Rows of x in the element type of `weight`, gathered and padded as its family wants them. Valid
   // until the next call.
   GemmInput PrepareInput(TensorView x, const RowSet& rows, const PackedMatrix& weight);
-  void PrepareRow(const float* x, WeightFormat format, int64_t columns, void* out) const;
+  // `scale` is set by int8 only.
+  void PrepareRow(
+      const float* x, WeightFormat format, int64_t columns, void* out, float* scale) const;
   // Bytes of one input element.
   int64_t InputBytes(WeightFormat format) const;
+  // The product of the input rows from `row` on and the block of outputs that starts at `column`;
+  // how many rows, and where to, is the caller's.
+  GemmTile TileAt(const GemmInput& input,
+                  int64_t row,
+                  const PackedMatrix& weight,
+                  int64_t column) const;
   void RunGemm(const GemmInput& input, const PackedMatrix& weight, const GemmOutput& output);
   // Output block `block` (64 columns) for the rows [begin, end).
   void RunBlock(const GemmInput& input,

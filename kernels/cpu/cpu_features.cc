@@ -72,6 +72,7 @@ CpuFeatures DetectMachine(Isa wanted) {
   out.isa = Isa::kAvx512;
   out.avx512_bf16 = Bit(CpuId(7, 1).eax, 5);
   out.fast_avx512_bf16 = out.avx512_bf16 && IsAmd();
+  out.avx512_vnni = Bit(extended.ecx, 11);
   const bool amx = Bit(extended.edx, 22) && Bit(extended.edx, 24);  // AMX-BF16, AMX-TILE
   if (!amx || !out.avx512_bf16) {
     out.reason = "no AMX-BF16";
@@ -87,6 +88,7 @@ CpuFeatures DetectMachine(Isa wanted) {
     return out;
   }
   out.isa = Isa::kAmx;
+  out.amx_int8 = Bit(extended.edx, 25);
   return out;
 }
 
@@ -120,7 +122,8 @@ absl::StatusOr<CpuFeatures> DetectCpuFeatures(std::string cap) {
   }
   if (out.isa > wanted) out.isa = wanted;
   if (!any) out.reason = absl::StrCat("asked for ", cap);
-  if (out.isa < Isa::kAvx512) out.avx512_bf16 = out.fast_avx512_bf16 = false;
+  if (out.isa < Isa::kAvx512) out.avx512_bf16 = out.fast_avx512_bf16 = out.avx512_vnni = false;
+  if (out.isa < Isa::kAmx) out.amx_int8 = false;
   return out;
 }
 

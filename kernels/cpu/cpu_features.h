@@ -31,6 +31,8 @@ struct CpuFeatures {
   // VDPBF16PS beats widening to f32 and two FMAs (AMD). On Intel it issues every other cycle, half
   // the rate.
   bool fast_avx512_bf16 = false;
+  bool avx512_vnni = false;
+  bool amx_int8 = false;
   std::string reason;  // why not more
 };
 

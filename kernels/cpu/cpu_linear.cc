@@ -39,10 +39,12 @@ Split Plan(int64_t rows, const PackedMatrix& weight, int64_t max_rows, int64_t t
 }  // namespace
 
 int64_t CpuBackend::InputBytes(WeightFormat format) const {
+  if (format == WeightFormat::kInt8) return 1;
   return Family(format).input == GemmInputType::kBf16 ? 2 : 4;
 }
 
-void CpuBackend::PrepareRow(const float* x, WeightFormat format, int64_t columns, void* out) const {
+void CpuBackend::PrepareRow(
+    const float* x, WeightFormat format, int64_t columns, void* out, float* scale) const {
   const int64_t padded = RoundUp(columns, kBlockColumns);
   switch (Family(format).input) {
     case GemmInputType::kF32:
@@ -54,6 +56,12 @@ void CpuBackend::PrepareRow(const float* x, WeightFormat format, int64_t columns
     case GemmInputType::kRounded:
       selection_.vector->round_bf16(x, columns, padded, static_cast<float*>(out));
       break;
+    case GemmInputType::kInt8:
+      selection_.vector->to_int8({x, columns, padded, 0, out, scale});
+      break;
+    case GemmInputType::kInt8Offset:
+      selection_.vector->to_int8({x, columns, padded, 128, out, scale});
+      break;
   }
 }
 
@@ -61,11 +69,33 @@ GemmInput CpuBackend::PrepareInput(TensorView x, const RowSet& rows, const Packe
   SLUICE_CHECK(x.dtype == DType::kF32 && x.cols >= weight.k) << x.cols << " " << weight.k;
   if (weight.format == WeightFormat::kF32 && rows.index == nullptr) return {x.data, x.row_stride};
   const int64_t row_bytes = weight.k_padded * InputBytes(weight.format);
-  char* out = input_.Get<char>(rows.count * row_bytes);
+  const bool scaled = weight.format == WeightFormat::kInt8;
+  const int64_t bytes = rows.count * row_bytes;
+  char* out = input_.Get<char>(bytes + (scaled ? rows.count * 4 : 0));
+  auto* scales = static_cast<float*>(static_cast<void*>(out + bytes));
   ForRows(rows.count, weight.k, [&](int64_t i) {
-    PrepareRow(x.Row(rows[static_cast<int32_t>(i)]), weight.format, weight.k, out + i * row_bytes);
+    const float* row = x.Row(rows[static_cast<int32_t>(i)]);
+    PrepareRow(row, weight.format, weight.k, out + i * row_bytes, scales + i);
   });
-  return {out, weight.k_padded};
+  return {out, weight.k_padded, scaled ? scales : nullptr};
+}
+
+GemmTile CpuBackend::TileAt(const GemmInput& input,
+                            int64_t row,
+                            const PackedMatrix& weight,
+                            int64_t column) const {
+  GemmTile tile;
+  tile.a = static_cast<const char*>(input.data) + row * input.stride * InputBytes(weight.format);
+  tile.a_stride = input.stride;
+  tile.b = static_cast<const char*>(weight.data) +
+           column * weight.k_padded * ElementBytes(weight.format);
+  tile.k = weight.format == WeightFormat::kF32 ? weight.k : weight.k_padded;
+  if (weight.format == WeightFormat::kInt8) {
+    tile.a_scale = input.scales + row;
+    tile.b_scale = weight.scales() + column;
+    tile.b_sum = weight.sums() + column;
+  }
+  return tile;
 }
 
 void CpuBackend::RunBlock(const GemmInput& input,
@@ -73,23 +103,16 @@ void CpuBackend::RunBlock(const GemmInput& input,
                           const GemmOutput& output,
                           const BlockRange& range) const {
   const GemmFamily& family = Family(weight.format);
-  const bool f32 = weight.format == WeightFormat::kF32;
-  const int64_t weight_bytes = f32 ? 4 : 2;
-  const int64_t input_row_bytes = input.stride * InputBytes(weight.format);
   const int64_t column = range.block * kBlockColumns;
   alignas(64) float c[kMaxTileRows * kBlockColumns];
-  GemmTile tile;
-  tile.a_stride = input.stride;
-  tile.b = static_cast<const char*>(weight.data) + column * weight.k_padded * weight_bytes;
-  tile.k = f32 ? weight.k : weight.k_padded;
-  tile.c = c;
   EpilogueRow row;
   row.columns = std::min(kBlockColumns, weight.n - column);
   row.bias = output.bias == nullptr ? nullptr : output.bias + column;
   row.activation = output.activation;
   row.accumulate = output.accumulate;
   for (int64_t begin = range.begin; begin < range.end; begin += family.max_rows) {
-    tile.a = static_cast<const char*>(input.data) + begin * input_row_bytes;
+    GemmTile tile = TileAt(input, begin, weight, column);
+    tile.c = c;
     tile.rows = static_cast<int32_t>(std::min<int64_t>(family.max_rows, range.end - begin));
     family.tile(tile);
     for (int32_t r = 0; r < tile.rows; ++r) {

@@ -32,8 +32,11 @@ struct MoeRows {
   int32_t expert = 0;
   int64_t first_hidden = 0;  // of the slice
   GemmInput input;           // [rows, dim]
-  char* hidden = nullptr;    // [rows, slice_hidden padded]
-  TensorView partial;        // rows by assignment
+  char* hidden = nullptr;    // [rows, slice_hidden padded], as the second product reads them
+  // int8 only: the same before rounding, whose scale needs the whole slice, and the scales.
+  float* values = nullptr;
+  float* hidden_scales = nullptr;
+  TensorView partial;  // rows by assignment
   RowSet assignments;
 };
 
@@ -106,9 +109,12 @@ int64_t HiddenStride(const PackedExperts& experts) {
   return RoundUp(experts.slice_hidden, kBlockColumns);
 }
 
-// Per worker: the gathered input rows, then the hidden rows. Elements are at most four bytes.
+// Per worker: the gathered input rows, then the hidden rows, of at most four bytes an element; then
+// what int8 needs beside them: hidden values and two scales of every row.
 int64_t WorkerBytes(const PackedExperts& experts) {
-  return 4 * (InputElements(experts) + kMoeRows * HiddenStride(experts));
+  const int64_t hidden = kMoeRows * HiddenStride(experts);
+  const bool int8 = experts.format == WeightFormat::kInt8;
+  return 4 * (InputElements(experts) + hidden + (int8 ? hidden + 2 * kMoeRows : 0));
 }
 
 }  // namespace
@@ -136,38 +142,38 @@ void CpuBackend::RunMoeUp(const MoeFfnArgs& args,
                           int64_t column) const {
   const int64_t stride = HiddenStride(*args.experts);
   const int64_t input_bytes = InputBytes(slice.w1.format);
-  const int64_t weight_bytes = slice.w1.format == WeightFormat::kF32 ? 4 : 2;
   const GemmFamily& family = Family(slice.w1.format);
   alignas(64) float gate[kMaxTileRows * kBlockColumns];
   alignas(64) float up[kMaxTileRows * kBlockColumns];
-  GemmTile tile;
-  tile.a_stride = rows.input.stride;
-  tile.k = slice.w1.format == WeightFormat::kF32 ? slice.w1.k : slice.w1.k_padded;
-  const int64_t offset = column * slice.w1.k_padded * weight_bytes;
   const int64_t columns = std::min(kBlockColumns, slice.w1.n - column);
   const int64_t unit = rows.expert * args.experts->hidden + rows.first_hidden + column;
   const float* gate_bias = args.biases.gate == nullptr ? nullptr : args.biases.gate + unit;
   const float* up_bias = args.biases.up == nullptr ? nullptr : args.biases.up + unit;
   for (int32_t begin = 0; begin < rows.assignments.count; begin += family.max_rows) {
-    tile.a = static_cast<const char*>(rows.input.data) + begin * tile.a_stride * input_bytes;
-    tile.rows = std::min(family.max_rows, rows.assignments.count - begin);
-    tile.b = static_cast<const char*>(slice.w1.data) + offset;
+    const int32_t count = std::min(family.max_rows, rows.assignments.count - begin);
+    GemmTile tile = TileAt(rows.input, begin, slice.w1, column);
+    tile.rows = count;
     tile.c = gate;
     family.tile(tile);
     if (args.experts->gated) {
-      tile.b = static_cast<const char*>(slice.w3.data) + offset;
+      tile = TileAt(rows.input, begin, slice.w3, column);
+      tile.rows = count;
       tile.c = up;
       family.tile(tile);
     }
-    for (int32_t r = 0; r < tile.rows; ++r) {
+    for (int32_t r = 0; r < count; ++r) {
       float* values = gate + r * kBlockColumns;
       float* factor = args.experts->gated ? up + r * kBlockColumns : nullptr;
       if (gate_bias != nullptr) selection_.vector->add_scaled(gate_bias, 1.0f, columns, values);
       if (up_bias != nullptr) selection_.vector->add_scaled(up_bias, 1.0f, columns, factor);
       selection_.vector->activate({static_cast<VectorActivation>(args.activation), values, factor,
                                    values, kBlockColumns, args.clamp.alpha, args.clamp.limit});
-      char* out = rows.hidden + ((begin + r) * stride + column) * input_bytes;
-      PrepareRow(values, slice.w1.format, kBlockColumns, out);
+      const int64_t at = (begin + r) * stride + column;
+      if (slice.w1.format == WeightFormat::kInt8) {
+        std::memcpy(rows.values + at, values, kBlockColumns * sizeof(float));
+      } else {
+        PrepareRow(values, slice.w1.format, kBlockColumns, rows.hidden + at * input_bytes, nullptr);
+      }
     }
   }
 }
@@ -182,11 +188,16 @@ void CpuBackend::RunMoeSlice(const MoeFfnArgs& args,
   for (int64_t column = 0; column < slice.w1.n; column += kBlockColumns) {
     RunMoeUp(args, rows, slice, column);
   }
+  const int64_t stride = HiddenStride(*args.experts);
+  for (int32_t r = 0; r < rows.assignments.count && rows.values != nullptr; ++r) {
+    PrepareRow(rows.values + r * stride, slice.w2.format, slice.w2.k, rows.hidden + r * stride,
+               rows.hidden_scales + r);
+  }
   GemmOutput output;
   output.out = rows.partial;
   output.rows = rows.assignments;
   output.accumulate = accumulate;
-  const GemmInput hidden{rows.hidden, HiddenStride(*args.experts)};
+  const GemmInput hidden{rows.hidden, stride, rows.hidden_scales};
   for (int64_t block = 0; block < slice.w2.n_padded / kBlockColumns; ++block) {
     RunBlock(hidden, slice.w2, output, {block, 0, rows.assignments.count});
   }
@@ -206,14 +217,21 @@ void CpuBackend::RunMoeTask(const MoeFfnArgs& args, const MoePlan& plan, int64_t
   rows.hidden = memory + 4 * InputElements(experts);
   const PackedMatrix& shape = experts.At(rows.expert, 0).w1;
   const int64_t row_bytes = shape.k_padded * InputBytes(experts.format);
-  rows.input = {memory, shape.k_padded};
+  float* input_scales = nullptr;
+  if (experts.format == WeightFormat::kInt8) {
+    const int64_t hidden = kMoeRows * HiddenStride(experts);
+    rows.values = static_cast<float*>(static_cast<void*>(rows.hidden + 4 * hidden));
+    rows.hidden_scales = rows.values + hidden;
+    input_scales = rows.hidden_scales + kMoeRows;
+  }
+  rows.input = {memory, shape.k_padded, input_scales};
   // A slice task takes all rows of its expert, in runs that fit the scratch.
   for (; begin < last; begin += run) {
     const int32_t count = std::min(run, last - begin);
     rows.assignments = {plan.order + begin, count, nullptr};
     for (int32_t r = 0; r < count; ++r) {
       const int32_t row = args.x_rows[plan.order[begin + r] / args.top_k];
-      PrepareRow(args.x.Row(row), shape.format, shape.k, memory + r * row_bytes);
+      PrepareRow(args.x.Row(row), shape.format, shape.k, memory + r * row_bytes, input_scales + r);
     }
     const int64_t assignments = static_cast<int64_t>(args.x_rows.count) * args.top_k;
     float* partial = plan.partial + (by_slice ? part * experts.dim : 0);

@@ -6,13 +6,14 @@
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/packed_layout.h"
+#include "kernels/int8.h"
 #include "kernels/packed_storage.h"
 
 namespace sluice::kernels::cpu {
 namespace {
 
 // Hidden width of an expert slice: 3 * 256 * dim weights are one task.
-constexpr int64_t kSliceHidden = 256;
+constexpr int64_t kSliceHidden = kInt8SliceHidden;
 
 // Part of a source that goes to rows [target_row, target_row + rows) of a packed matrix.
 struct SourcePart {
@@ -30,7 +31,25 @@ struct Half {
 float Value(Half value) { return HalfToFloat(value.bits); }
 
 template <typename Element>
+void QuantizeRow(const Element* from, int64_t step, int64_t row, const PackedMatrix& matrix) {
+  float largest = 0.0f;
+  for (int64_t k = 0; k < matrix.k; ++k) largest = LargerMagnitude(largest, Value(from[k * step]));
+  const Int8Scale scale = ScaleForInt8(largest);
+  auto* to = static_cast<int8_t*>(const_cast<void*>(matrix.data)) +
+             PackedOffsetInt8(row, 0, matrix.k_padded);
+  int32_t sum = 0;
+  for (int64_t k = 0; k < matrix.k; ++k) {
+    const int8_t q = ToInt8(Value(from[k * step]), scale);
+    to[PackedOffsetInt8(0, k, matrix.k_padded)] = q;
+    sum += q;
+  }
+  matrix.scales()[row] = scale.scale;
+  matrix.sums()[row] = 128 * sum;
+}
+
+template <typename Element>
 void PackRow(const Element* from, int64_t step, int64_t row, const PackedMatrix& matrix) {
+  if (matrix.format == WeightFormat::kInt8) return QuantizeRow(from, step, row, matrix);
   void* data = const_cast<void*>(matrix.data);
   if (matrix.format == WeightFormat::kF32) {
     float* to = static_cast<float*>(data) + PackedOffsetF32(row, 0, matrix.k_padded);
@@ -138,6 +157,16 @@ void CpuBackend::Embed(const PackedMatrix& table,
       const auto* from =
           static_cast<const float*>(table.data) + PackedOffsetF32(id, 0, table.k_padded);
       for (int64_t k = 0; k < table.k; ++k) row[k] = scale * from[k * kBlockColumns];
+      return;
+    }
+    if (table.format == WeightFormat::kInt8) {
+      const auto* from =
+          static_cast<const int8_t*>(table.data) + PackedOffsetInt8(id, 0, table.k_padded);
+      const float row_scale = table.scales()[id];
+      for (int64_t k = 0; k < table.k; ++k) {
+        const auto q = static_cast<float>(from[PackedOffsetInt8(0, k, table.k_padded)]);
+        row[k] = scale * (q * row_scale);
+      }
       return;
     }
     const auto* from =

@@ -13,18 +13,24 @@ constexpr int kMaxTileRows = 32;
 
 // How a family wants the rows of its left operand.
 enum class GemmInputType : uint8_t {
-  kF32,      // as they are
-  kBf16,     // rounded to bf16, padded with zeros to 64
-  kRounded,  // f32 values rounded to bf16, padded with zeros to 64
+  kF32,         // as they are
+  kBf16,        // rounded to bf16, padded with zeros to 64
+  kRounded,     // f32 values rounded to bf16, padded with zeros to 64
+  kInt8,        // rounded to int8 with a scale of the row, padded to 64
+  kInt8Offset,  // the same plus 128, as bytes without sign
 };
 
 struct GemmTile {
   const void* a = nullptr;  // [rows, a_stride], see GemmInputType
   int64_t a_stride = 0;     // elements
   const void* b = nullptr;  // one packed block of 64 outputs
-  int64_t k = 0;            // f32: inputs; bf16: inputs, padded to a multiple of 64
+  int64_t k = 0;            // f32: inputs; bf16, int8: inputs, padded to a multiple of 64
   int32_t rows = 0;         // 1..max_rows of the family
   float* c = nullptr;       // out: [rows, 64], 64-byte aligned
+  // int8 only: c = (f32(exact sum) * a_scale) * b_scale, the same bits from every family.
+  const float* a_scale = nullptr;  // [rows]
+  const float* b_scale = nullptr;  // [64]
+  const int32_t* b_sum = nullptr;  // [64] 128 times the sum of the weights of an output
 };
 
 using GemmTileFunction = void (*)(const GemmTile& tile);
@@ -47,6 +53,12 @@ extern const GemmFamily kGemmF32Avx512;
 extern const GemmFamily kGemmBf16Avx512;        // bf16 widened to f32, FMA
 extern const GemmFamily kGemmBf16Avx512Native;  // VDPBF16PS
 extern const GemmFamily kGemmBf16Amx;
+extern const GemmFamily kGemmInt8Scalar;
+extern const GemmFamily kGemmInt8Avx2;
+extern const GemmFamily kGemmInt8Avx512;      // s16 products, as AVX2
+extern const GemmFamily kGemmInt8Avx512Vnni;  // VPDPBUSD
+extern const GemmFamily kGemmInt8Amx;
+extern const GemmFamily kGemmInt8TileEmulation;
 extern const GemmFamily kGemmBf16TileEmulation;  // the AMX loop on emulated tiles, for tests
 
 }  // namespace sluice::kernels::cpu

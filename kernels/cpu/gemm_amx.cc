@@ -1,4 +1,4 @@
-// The AMX bf16 family on real tile registers. Used only where CPUID and the system permit it.
+// The AMX families on real tile registers. Used only where CPUID and the system permit it.
 #include <immintrin.h>
 
 #include "kernels/cpu/gemm.h"
@@ -18,6 +18,15 @@ namespace {
   if constexpr (kTile == 6) intrinsic(6 __VA_OPT__(, ) __VA_ARGS__); \
   if constexpr (kTile == 7) intrinsic(7 __VA_OPT__(, ) __VA_ARGS__);
 
+#define SLUICE_TILE_DOT(sum, a, b)                 \
+  if constexpr (kCode == 100 * sum + 10 * a + b) { \
+    if constexpr (kInt8) {                         \
+      _tile_dpbssd(sum, a, b);                     \
+    } else {                                       \
+      _tile_dpbf16ps(sum, a, b);                   \
+    }                                              \
+  }
+
 // Intel SDM vol. 2, LDTILECFG: palette 1, 64 bytes per row everywhere.
 struct alignas(64) TileConfiguration {
   uint8_t palette = 1;
@@ -28,7 +37,9 @@ struct alignas(64) TileConfiguration {
 };
 static_assert(sizeof(TileConfiguration) == 64);
 
+template <bool kInt8>
 struct HardwareTiles {
+  static constexpr int64_t kElementBytes = kInt8 ? 1 : 2;
   void Configure(const TileShape& shape) {
     TileConfiguration configuration;
     for (int t = 0; t < 8; ++t) configuration.rows[t] = shape.rows[t];
@@ -39,7 +50,7 @@ struct HardwareTiles {
     SLUICE_EACH_TILE(_tile_zero)
   }
   template <int kTile>
-  void Load(const uint16_t* from, int64_t stride_bytes) {
+  void Load(const char* from, int64_t stride_bytes) {
     SLUICE_EACH_TILE(_tile_loadd, from, stride_bytes)
   }
   template <int kTile>
@@ -52,14 +63,14 @@ struct HardwareTiles {
     constexpr int kCode = 100 * kSum + 10 * kA + kB;
     static_assert(kCode == 45 || kCode == 46 || kCode == 146 || kCode == 147 || kCode == 247 ||
                   kCode == 256 || kCode == 345 || kCode == 357);
-    if constexpr (kCode == 45) _tile_dpbf16ps(0, 4, 5);
-    if constexpr (kCode == 46) _tile_dpbf16ps(0, 4, 6);
-    if constexpr (kCode == 146) _tile_dpbf16ps(1, 4, 6);
-    if constexpr (kCode == 147) _tile_dpbf16ps(1, 4, 7);
-    if constexpr (kCode == 247) _tile_dpbf16ps(2, 4, 7);
-    if constexpr (kCode == 256) _tile_dpbf16ps(2, 5, 6);
-    if constexpr (kCode == 345) _tile_dpbf16ps(3, 4, 5);
-    if constexpr (kCode == 357) _tile_dpbf16ps(3, 5, 7);
+    SLUICE_TILE_DOT(0, 4, 5)
+    SLUICE_TILE_DOT(0, 4, 6)
+    SLUICE_TILE_DOT(1, 4, 6)
+    SLUICE_TILE_DOT(1, 4, 7)
+    SLUICE_TILE_DOT(2, 4, 7)
+    SLUICE_TILE_DOT(2, 5, 6)
+    SLUICE_TILE_DOT(3, 4, 5)
+    SLUICE_TILE_DOT(3, 5, 7)
   }
 };
 
@@ -67,7 +78,9 @@ void ReleaseTiles() { _tile_release(); }
 
 }  // namespace
 
-const GemmFamily kGemmBf16Amx{"amx",   GemmInputType::kBf16, 32, &RunAmxTile<HardwareTiles>,
+const GemmFamily kGemmBf16Amx{"amx",   GemmInputType::kBf16, 32, &RunAmxTile<HardwareTiles<false>>,
+                              nullptr, &ReleaseTiles};
+const GemmFamily kGemmInt8Amx{"amx",   GemmInputType::kInt8, 32, &RunAmxTile<HardwareTiles<true>>,
                               nullptr, &ReleaseTiles};
 
 }  // namespace sluice::kernels::cpu

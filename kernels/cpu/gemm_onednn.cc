@@ -15,6 +15,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/packed_layout.h"
+#include "kernels/int8.h"
 
 namespace sluice::kernels::cpu {
 namespace {
@@ -44,18 +45,22 @@ struct Product {
   dnnl::matmul primitive;
 };
 
-template <bool kF32>
+template <WeightFormat kFormat>
 const Product& ProductFor(int64_t depth) {
   static std::mutex mutex;
   static std::map<int64_t, Product> products;
   const std::lock_guard<std::mutex> lock(mutex);
   auto found = products.find(depth);
   if (found != products.end()) return found->second;
-  const auto type = kF32 ? memory::data_type::f32 : memory::data_type::bf16;
-  const auto tag = kF32 ? memory::format_tag::BA16a64b : memory::format_tag::BA16a64b2a;
-  const memory::desc a({kRows, depth}, type, memory::format_tag::ab);
+  using Type = memory::data_type;
+  using Tag = memory::format_tag;
+  constexpr bool kInt8 = kFormat == WeightFormat::kInt8;
+  constexpr bool kF32 = kFormat == WeightFormat::kF32;
+  const auto type = kInt8 ? Type::s8 : (kF32 ? Type::f32 : Type::bf16);
+  const auto tag = kInt8 ? Tag::BA16a64b4a : (kF32 ? Tag::BA16a64b : Tag::BA16a64b2a);
+  const memory::desc a({kRows, depth}, kInt8 ? Type::u8 : type, Tag::ab);
   const memory::desc b({depth, kBlockColumns}, type, tag);
-  const memory::desc c({kRows, kBlockColumns}, memory::data_type::f32, memory::format_tag::ab);
+  const memory::desc c({kRows, kBlockColumns}, kInt8 ? Type::s32 : Type::f32, Tag::ab);
   const dnnl::matmul::desc operation(a, b, c);
   // A primitive's own scratchpad must not be used by two threads; each brings its own.
   dnnl::primitive_attr attributes;
@@ -64,11 +69,22 @@ const Product& ProductFor(int64_t depth) {
   return products.emplace(depth, Product{description, dnnl::matmul(description)}).first->second;
 }
 
-template <bool kF32>
+// The int32 sums in `c`, of inputs plus 128, become f32, see GemmTile.
+void FinishInt8(const GemmTile& tile, const float* c) {
+  for (int64_t i = 0; i < tile.rows * kBlockColumns; ++i) {
+    int32_t sum = 0;
+    std::memcpy(&sum, c + i, sizeof(sum));
+    const int64_t column = i % kBlockColumns;
+    tile.c[i] = Int8Product(sum - tile.b_sum[column], tile.a_scale[i / kBlockColumns],
+                            tile.b_scale[column]);
+  }
+}
+
+template <WeightFormat kFormat>
 void OneDnnTile(const GemmTile& tile) {
   UseOneThread();
   const int64_t depth = RoundUp(tile.k, kBlockColumns);
-  const int64_t size = kF32 ? 4 : 2;
+  const int64_t size = ElementBytes(kFormat);
   thread_local std::vector<float> a;
   thread_local std::vector<float> c(static_cast<size_t>(kRows * kBlockColumns));
   a.assign(static_cast<size_t>(kRows * depth), 0.0f);
@@ -78,7 +94,7 @@ void OneDnnTile(const GemmTile& tile) {
                 static_cast<size_t>(tile.k * size));
   }
   try {
-    const Product& product = ProductFor<kF32>(depth);
+    const Product& product = ProductFor<kFormat>(depth);
     dnnl::stream stream(CpuEngine());
     memory source(product.description.src_desc(), CpuEngine(), a.data());
     memory weights(product.description.weights_desc(), CpuEngine(), const_cast<void*>(tile.b));
@@ -95,15 +111,22 @@ void OneDnnTile(const GemmTile& tile) {
   } catch (const dnnl::error& error) {
     SLUICE_CHECK(false) << "oneDNN: " << error.message;
   }
+  if (kFormat == WeightFormat::kInt8) return FinishInt8(tile, c.data());
   std::memcpy(tile.c, c.data(), static_cast<size_t>(tile.rows * kBlockColumns) * sizeof(float));
 }
 
 }  // namespace
 
 absl::StatusOr<GemmFamily> OneDnnGemm(WeightFormat format) {
-  if (format == WeightFormat::kF32)
-    return GemmFamily{"onednn", GemmInputType::kF32, kRows, &OneDnnTile<true>};
-  return GemmFamily{"onednn", GemmInputType::kBf16, kRows, &OneDnnTile<false>};
+  switch (format) {
+    case WeightFormat::kF32:
+      return GemmFamily{"onednn", GemmInputType::kF32, kRows, &OneDnnTile<WeightFormat::kF32>};
+    case WeightFormat::kBF16:
+      return GemmFamily{"onednn", GemmInputType::kBf16, kRows, &OneDnnTile<WeightFormat::kBF16>};
+    case WeightFormat::kInt8:
+      break;
+  }
+  return GemmFamily{"onednn", GemmInputType::kInt8Offset, kRows, &OneDnnTile<WeightFormat::kInt8>};
 }
 
 }  // namespace sluice::kernels::cpu

@@ -12,70 +12,130 @@
 namespace sluice::kernels::cpu {
 namespace {
 
-constexpr float kSelfTestTolerance = 1e-4f;
+// Sums of floats in another order; int8 families give the same bits.
+float SelfTestTolerance(WeightFormat format) {
+  return format == WeightFormat::kInt8 ? 0.0f : 1e-4f;
+}
 
 struct Candidate {
   const GemmFamily* family = nullptr;
   Isa isa = Isa::kScalar;
-  bool needs_bf16 = false;
-  bool needs_fast_bf16 = false;
+  bool CpuFeatures::*needs = nullptr;
 };
+
+const GemmFamily& ScalarFamily(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kF32:
+      return kGemmF32Scalar;
+    case WeightFormat::kBF16:
+      return kGemmBf16Scalar;
+    case WeightFormat::kInt8:
+      break;
+  }
+  return kGemmInt8Scalar;
+}
 
 // Best first.
 std::vector<Candidate> Candidates(WeightFormat format) {
+  std::vector<Candidate> out;
 #if defined(__x86_64__)
-  if (format == WeightFormat::kF32) {
-    return {{&kGemmF32Avx512, Isa::kAvx512}, {&kGemmF32Avx2, Isa::kAvx2}, {&kGemmF32Scalar}};
+  switch (format) {
+    case WeightFormat::kF32:
+      out = {{&kGemmF32Avx512, Isa::kAvx512}, {&kGemmF32Avx2, Isa::kAvx2}};
+      break;
+    case WeightFormat::kBF16:
+      out = {{&kGemmBf16Amx, Isa::kAmx, &CpuFeatures::avx512_bf16},
+             {&kGemmBf16Avx512Native, Isa::kAvx512, &CpuFeatures::fast_avx512_bf16},
+             {&kGemmBf16Avx512, Isa::kAvx512},
+             {&kGemmBf16Avx2, Isa::kAvx2}};
+      break;
+    case WeightFormat::kInt8:
+      out = {{&kGemmInt8Amx, Isa::kAmx, &CpuFeatures::amx_int8},
+             {&kGemmInt8Avx512Vnni, Isa::kAvx512, &CpuFeatures::avx512_vnni},
+             {&kGemmInt8Avx512, Isa::kAvx512},
+             {&kGemmInt8Avx2, Isa::kAvx2}};
+      break;
   }
-  return {{&kGemmBf16Amx, Isa::kAmx, true},
-          {&kGemmBf16Avx512Native, Isa::kAvx512, true, true},
-          {&kGemmBf16Avx512, Isa::kAvx512},
-          {&kGemmBf16Avx2, Isa::kAvx2},
-          {&kGemmBf16Scalar}};
-#else
-  return {{format == WeightFormat::kF32 ? &kGemmF32Scalar : &kGemmBf16Scalar}};
 #endif
+  out.push_back({&ScalarFamily(format)});
+  return out;
 }
 
-// A small linear congruential sequence of multiples of 1/16 in [-8, 8), exact in bf16.
-float NextValue(uint32_t& state) {
-  state = state * 1664525u + 1013904223u;
-  return static_cast<float>(static_cast<int32_t>(state >> 24) - 128) / 16.0f;
-}
+// Small numbers in every form that a family reads: multiples of 1/16 in [-8, 8), exact in bf16, and
+// sixteen times those as int8.
+struct Operand {
+  std::vector<float> f32;
+  std::vector<uint16_t> bf16;
+  std::vector<int8_t> int8;
+  std::vector<uint8_t> offset;  // int8 + 128
 
-void Fill(std::vector<float>& f32, std::vector<uint16_t>& bf16, uint32_t seed) {
-  for (size_t i = 0; i < f32.size(); ++i) {
-    f32[i] = NextValue(seed);
-    bf16[i] = ToBF16(f32[i]).bits;
+  Operand(size_t count, uint32_t state) {
+    for (size_t i = 0; i < count; ++i) {
+      state = state * 1664525u + 1013904223u;  // a small linear congruential sequence
+      const int32_t value = static_cast<int32_t>(state >> 24) - 128;
+      f32.push_back(static_cast<float>(value) / 16.0f);
+      bf16.push_back(ToBF16(f32.back()).bits);
+      int8.push_back(static_cast<int8_t>(value));
+      offset.push_back(static_cast<uint8_t>(value + 128));
+    }
   }
-}
+
+  const void* As(GemmInputType type) const {
+    switch (type) {
+      case GemmInputType::kF32:
+      case GemmInputType::kRounded:
+        return f32.data();
+      case GemmInputType::kBf16:
+        return bf16.data();
+      case GemmInputType::kInt8:
+        return int8.data();
+      case GemmInputType::kInt8Offset:
+        break;
+    }
+    return offset.data();
+  }
+  const void* As(WeightFormat format) const {
+    if (format == WeightFormat::kInt8) return int8.data();
+    return format == WeightFormat::kF32 ? static_cast<const void*>(f32.data()) : bf16.data();
+  }
+};
+
+// What an int8 tile needs beside its operands: scales of three, and the sums of the weights.
+struct Int8Parts {
+  std::vector<float> scales = std::vector<float>(kBlockColumns, 3.0f);
+  std::vector<int32_t> sums = std::vector<int32_t>(kBlockColumns, 0);
+
+  explicit Int8Parts(const std::vector<int8_t>& weights) {
+    for (size_t i = 0; i < weights.size(); ++i) {
+      sums[i % (4 * kBlockColumns) / 4] += 128 * weights[i];
+    }
+  }
+};
 
 }  // namespace
 
 float SelfTestError(const GemmFamily& family, WeightFormat format) {
   constexpr int64_t kDepth = 192;
-  const bool f32 = format == WeightFormat::kF32;
-  const auto rows = static_cast<size_t>(family.max_rows);
-  std::vector<float> a(rows * kDepth);
-  std::vector<uint16_t> a_bf16(a.size());  // the same values, which bf16 holds exactly
-  std::vector<float> b(kDepth * kBlockColumns);
-  std::vector<uint16_t> b_bf16(b.size());
-  Fill(a, a_bf16, 1);
-  Fill(b, b_bf16, 2);
+  const GemmFamily& scalar = ScalarFamily(format);
+  const Operand a(static_cast<size_t>(family.max_rows * kDepth), 1);
+  const Operand b(kDepth * kBlockColumns, 2);
+  const Int8Parts parts(b.int8);
   alignas(64) float wanted[kMaxTileRows * kBlockColumns];
   alignas(64) float got[kMaxTileRows * kBlockColumns];
   GemmTile tile;
   tile.a_stride = kDepth;
-  tile.b = f32 ? static_cast<const void*>(b.data()) : b_bf16.data();
+  tile.b = b.As(format);
   tile.k = kDepth;
+  tile.a_scale = tile.b_scale = parts.scales.data();
+  tile.b_sum = parts.sums.data();
   float worst = 0.0f;
   float largest = 1.0f;
   for (int32_t count = 1; count <= family.max_rows; ++count) {
     tile.rows = count;
-    tile.a = a.data();  // what the scalar families read
+    tile.a = a.As(scalar.input);
     tile.c = wanted;
-    (f32 ? kGemmF32Scalar : kGemmBf16Scalar).tile(tile);
-    if (family.input == GemmInputType::kBf16) tile.a = a_bf16.data();
+    scalar.tile(tile);
+    tile.a = a.As(family.input);
     tile.c = got;
     family.tile(tile);
     for (int64_t i = 0; i < count * kBlockColumns; ++i) {
@@ -100,10 +160,9 @@ absl::StatusOr<GemmChoice> SelectGemm(WeightFormat format,
   std::string reason = features.reason;
   for (const Candidate& candidate : Candidates(format)) {
     if (candidate.isa > features.isa) continue;
-    if (candidate.needs_bf16 && !features.avx512_bf16) continue;
-    if (candidate.needs_fast_bf16 && !features.fast_avx512_bf16) continue;
+    if (candidate.needs != nullptr && !(features.*candidate.needs)) continue;
     const float error = SelfTestError(*candidate.family, format);
-    if (error <= kSelfTestTolerance) return GemmChoice{*candidate.family, reason};
+    if (error <= SelfTestTolerance(format)) return GemmChoice{*candidate.family, reason};
     absl::StrAppend(&reason, reason.empty() ? "" : "; ", candidate.family->name,
                     " failed its self-test (error ", error, ")");
   }

@@ -1,4 +1,4 @@
-// The AMX loop on emulated tile registers: slow, for tests on machines without AMX.
+// The AMX loops on emulated tile registers: slow, for tests on machines without AMX.
 #include <cstring>
 
 #include "kernels/cpu/gemm.h"
@@ -14,8 +14,10 @@ float Widen(uint16_t bits) {
   return out;
 }
 
+template <bool kInt8>
 class EmulatedTiles {
  public:
+  static constexpr int64_t kElementBytes = kInt8 ? 1 : 2;
   void Configure(const TileShape& shape) {
     shape_ = shape;
     std::memset(tiles_, 0, sizeof(tiles_));
@@ -25,15 +27,33 @@ class EmulatedTiles {
     std::memset(tiles_[kTile], 0, sizeof(tiles_[kTile]));
   }
   template <int kTile>
-  void Load(const uint16_t* from, int64_t stride_bytes) {
+  void Load(const char* from, int64_t stride_bytes) {
     std::memset(tiles_[kTile], 0, sizeof(tiles_[kTile]));
     for (int r = 0; r < shape_.rows[kTile]; ++r) {
-      std::memcpy(tiles_[kTile][r], from + r * (stride_bytes / 2), kRowBytes);
+      std::memcpy(tiles_[kTile][r], from + r * stride_bytes, kRowBytes);
     }
   }
-  // TDPBF16PS (Intel SDM vol. 2), without its treatment of denormals.
   template <int kSum, int kA, int kB>
   void Dot() {
+    if constexpr (kInt8) {
+      DotInt8<kSum, kA, kB>();
+    } else {
+      DotBf16<kSum, kA, kB>();
+    }
+  }
+  template <int kTile>
+  void Store(float* to, int64_t stride_bytes) {
+    for (int r = 0; r < shape_.rows[kTile]; ++r) {
+      std::memcpy(to + r * (stride_bytes / 4), tiles_[kTile][r], kRowBytes);
+    }
+  }
+
+ private:
+  static constexpr int kRowBytes = 64;
+
+  // TDPBF16PS (Intel SDM vol. 2), without its treatment of denormals.
+  template <int kSum, int kA, int kB>
+  void DotBf16() {
     for (int m = 0; m < shape_.rows[kSum]; ++m) {
       float sum[16];
       std::memcpy(sum, tiles_[kSum][m], kRowBytes);
@@ -47,15 +67,21 @@ class EmulatedTiles {
       std::memcpy(tiles_[kSum][m], sum, kRowBytes);
     }
   }
-  template <int kTile>
-  void Store(float* to, int64_t stride_bytes) {
-    for (int r = 0; r < shape_.rows[kTile]; ++r) {
-      std::memcpy(to + r * (stride_bytes / 4), tiles_[kTile][r], kRowBytes);
+
+  // TDPBSSD.
+  template <int kSum, int kA, int kB>
+  void DotInt8() {
+    for (int m = 0; m < shape_.rows[kSum]; ++m) {
+      int32_t sum[16];
+      std::memcpy(sum, tiles_[kSum][m], kRowBytes);
+      for (int k = 0; k < kRowBytes; ++k) {
+        const int32_t a = static_cast<int8_t>(tiles_[kA][m][k]);
+        for (int n = 0; n < 16; ++n)
+          sum[n] += a * static_cast<int8_t>(tiles_[kB][k / 4][4 * n + k % 4]);
+      }
+      std::memcpy(tiles_[kSum][m], sum, kRowBytes);
     }
   }
-
- private:
-  static constexpr int kRowBytes = 64;
 
   template <int kTile>
   uint16_t Half(int row, int column) const {
@@ -71,6 +97,8 @@ class EmulatedTiles {
 }  // namespace
 
 const GemmFamily kGemmBf16TileEmulation{"tile-emulation", GemmInputType::kBf16, 32,
-                                        &RunAmxTile<EmulatedTiles>};
+                                        &RunAmxTile<EmulatedTiles<false>>};
+const GemmFamily kGemmInt8TileEmulation{"tile-emulation", GemmInputType::kInt8, 32,
+                                        &RunAmxTile<EmulatedTiles<true>>};
 
 }  // namespace sluice::kernels::cpu

@@ -28,9 +28,13 @@ constexpr int kParts = kLanes / kNativeLanes;
 typedef float VecF __attribute__((vector_size(kNativeLanes * 4)));
 typedef int32_t VecI __attribute__((vector_size(kNativeLanes * 4)));
 typedef uint16_t VecH __attribute__((vector_size(kNativeLanes * 2)));
+typedef uint8_t VecB __attribute__((vector_size(kNativeLanes)));
+typedef int16_t VecS __attribute__((vector_size(kNativeLanes * 4)));
 typedef float VecFUnaligned __attribute__((vector_size(kNativeLanes * 4), aligned(4), may_alias));
 typedef uint16_t VecHUnaligned
     __attribute__((vector_size(kNativeLanes * 2), aligned(2), may_alias));
+typedef int32_t VecIUnaligned __attribute__((vector_size(kNativeLanes * 4), aligned(1), may_alias));
+typedef uint8_t VecBUnaligned __attribute__((vector_size(kNativeLanes), aligned(1), may_alias));
 
 struct F16 {
   VecF part[kParts];
@@ -57,6 +61,28 @@ SLUICE_INLINE F16 Load(const float* from) {
     out.part[p] = *reinterpret_cast<const VecFUnaligned*>(from + p * kNativeLanes);
   }
   return out;
+}
+
+// Sixteen ints from anywhere.
+SLUICE_INLINE I16 LoadInt(const void* from) {
+  I16 out;
+  for (int p = 0; p < kParts; ++p) {
+    out.part[p] = static_cast<const VecIUnaligned*>(from)[p];
+  }
+  return out;
+}
+
+SLUICE_INLINE F16 ToFloat(I16 value) {
+  F16 out;
+  for (int p = 0; p < kParts; ++p) out.part[p] = __builtin_convertvector(value.part[p], VecF);
+  return out;
+}
+
+// The low bytes of the lanes.
+SLUICE_INLINE void StoreBytes(I16 value, void* to) {
+  for (int p = 0; p < kParts; ++p) {
+    static_cast<VecBUnaligned*>(to)[p] = __builtin_convertvector(value.part[p], VecB);
+  }
 }
 
 SLUICE_INLINE void Store(F16 value, float* to) {
@@ -170,6 +196,30 @@ SLUICE_INLINE I16 LessInt(I16 a, I16 b) {
   for (int p = 0; p < kParts; ++p) out.part[p] = a.part[p] < b.part[p];
   return out;
 }
+SLUICE_INLINE I16 MaxInt(I16 a, I16 b) {
+  for (int p = 0; p < kParts; ++p) {
+    const VecI less = a.part[p] < b.part[p];
+    a.part[p] = (less & b.part[p]) | (~less & a.part[p]);
+  }
+  return a;
+}
+
+// In each lane the products of the low and of the high halves, which are s16, added.
+SLUICE_INLINE VecI PairDot(VecI a, VecI b) {
+#if defined(__AVX512BW__)
+  return reinterpret_cast<VecI>(
+      _mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<VecI>(
+      _mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#elif defined(__SSE2__)
+  return reinterpret_cast<VecI>(
+      _mm_madd_epi16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#else
+  return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
 SLUICE_INLINE I16 operator&(I16 a, I16 b) {
   for (int p = 0; p < kParts; ++p) a.part[p] &= b.part[p];
   return a;

@@ -52,6 +52,16 @@ struct ActivateRow {
   float limit = 0.0f;
 };
 
+// A row rounded to int8, as kernels/int8.h says, plus `offset` (0 or 128).
+struct Int8Row {
+  const float* x = nullptr;
+  int64_t columns = 0;
+  int64_t padded = 0;  // a multiple of 16; what lies behind `columns` is never read with a weight
+  int32_t offset = 0;
+  void* out = nullptr;     // [padded] bytes
+  float* scale = nullptr;  // [1]
+};
+
 // Query heads are attended in groups of at most this many, all of one sequence and one KV head.
 constexpr int kMaxQueries = 8;
 
@@ -96,6 +106,7 @@ struct VectorKernels {
   void (*to_bf16)(const float* x, int64_t columns, int64_t padded, uint16_t* out) = nullptr;
   // The same as f32 values.
   void (*round_bf16)(const float* x, int64_t columns, int64_t padded, float* out) = nullptr;
+  void (*to_int8)(const Int8Row& row) = nullptr;
   void (*norm)(const NormRow& row) = nullptr;
   void (*activate)(const ActivateRow& row) = nullptr;
   void (*add_scaled)(const float* y, float scale, int64_t columns, float* x) = nullptr;

@@ -3,6 +3,6 @@
 #include "kernels/cpu/vector_rows.inc"
 
 namespace sluice::kernels::cpu {
-const VectorKernels kVectorScalar{"scalar",  &Epilogue,  &RoundToBf16, &RoundInF32, &Norm,
+const VectorKernels kVectorScalar{"scalar",  &Epilogue,  &RoundToBf16, &RoundInF32, &ToInt8, &Norm,
                                   &Activate, &AddScaled, &Softmax,     &SigmoidRow, &Attend};
 }  // namespace sluice::kernels::cpu

@@ -8,7 +8,7 @@
 
 namespace sluice::kernels {
 
-using reference::Dot;
+using reference::InputRow;
 using reference::Sigmoid;
 using reference::WeightElement;
 
@@ -31,10 +31,10 @@ void ReferenceBackend::Linear(const LinearArgs& args) {
   const PackedMatrix& weight = *args.weight;
   SLUICE_CHECK(args.x_rows.count == args.out_rows.count);
   for (int32_t i = 0; i < args.x_rows.count; ++i) {
-    const float* x = args.x.Row(args.x_rows[i]);
+    const InputRow x(weight, args.x.Row(args.x_rows[i]));
     float* out = args.out.Row(args.out_rows[i]);
     for (int64_t n = 0; n < weight.n; ++n) {
-      double y = Dot(weight, x, n);
+      double y = x.Dot(n);
       if (args.bias != nullptr) y += static_cast<double>(args.bias[n]);
       y = reference::Activate(args.activation, y);
       if (!args.accumulate) {
@@ -53,10 +53,10 @@ void ReferenceBackend::ExpertLinear(const ExpertLinearArgs& args) {
     SLUICE_CHECK(expert >= 0 && static_cast<size_t>(expert) < args.weights.size()) << expert;
     const PackedMatrix& weight = args.weights[static_cast<size_t>(expert)];
     const double scale = args.scale == nullptr ? 1.0 : static_cast<double>(args.scale[a]);
-    const float* x = args.x.Row(args.x_row[a]);
+    const InputRow x(weight, args.x.Row(args.x_row[a]));
     float* out = args.out.Row(args.out_row[a]);
     for (int64_t n = 0; n < weight.n; ++n) {
-      out[n] = static_cast<float>(static_cast<double>(out[n]) + scale * Dot(weight, x, n));
+      out[n] = static_cast<float>(static_cast<double>(out[n]) + scale * x.Dot(n));
     }
   }
 }

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/int8.h"
 
 namespace sluice::kernels::reference {
 
@@ -54,23 +56,52 @@ inline void WriteElement(void* data, DType dtype, int64_t index, float value) {
 
 // Element [row, column] of a row-major packed weight.
 inline float WeightElement(const PackedMatrix& matrix, int64_t row, int64_t column) {
-  const DType dtype = matrix.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
-  return ReadElement(matrix.data, dtype, row * matrix.k_padded + column);
-}
-
-// The value of an activation as a GEMM of this format sees it: bf16 weights round their inputs to
-// bf16.
-inline float InputElement(const PackedMatrix& matrix, float value) {
-  return matrix.format == WeightFormat::kF32 ? value : ToFloat(ToBF16(value));
-}
-
-inline double Dot(const PackedMatrix& matrix, const float* x, int64_t row) {
-  double sum = 0.0;
-  for (int64_t i = 0; i < matrix.k; ++i) {
-    sum += static_cast<double>(InputElement(matrix, x[i])) *
-           static_cast<double>(WeightElement(matrix, row, i));
+  const int64_t index = row * matrix.k_padded + column;
+  if (matrix.format == WeightFormat::kInt8) {
+    return static_cast<float>(static_cast<const int8_t*>(matrix.data)[index]) *
+           matrix.scales()[row];
   }
-  return sum;
+  const DType dtype = matrix.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
+  return ReadElement(matrix.data, dtype, index);
 }
+
+// One row of inputs as a GEMM of this format sees it: bf16 weights round their inputs to bf16, int8
+// weights to int8 with a scale of the row (kernels/int8.h).
+class InputRow {
+ public:
+  InputRow(const PackedMatrix& matrix, const float* x) : matrix_(matrix) {
+    if (matrix.format == WeightFormat::kInt8) {
+      float largest = 0.0f;
+      for (int64_t i = 0; i < matrix.k; ++i) largest = LargerMagnitude(largest, x[i]);
+      scale_ = ScaleForInt8(largest);
+      for (int64_t i = 0; i < matrix.k; ++i) int8_.push_back(ToInt8(x[i], scale_));
+      return;
+    }
+    const bool f32 = matrix.format == WeightFormat::kF32;
+    for (int64_t i = 0; i < matrix.k; ++i) x_.push_back(f32 ? x[i] : ToFloat(ToBF16(x[i])));
+  }
+
+  // The product with row `row` of the weights.
+  double Dot(int64_t row) const {
+    if (matrix_.format == WeightFormat::kInt8) {
+      const auto* weight = static_cast<const int8_t*>(matrix_.data) + row * matrix_.k_padded;
+      int32_t sum = 0;
+      for (size_t i = 0; i < int8_.size(); ++i) sum += int32_t{int8_[i]} * int32_t{weight[i]};
+      return static_cast<double>(Int8Product(sum, scale_.scale, matrix_.scales()[row]));
+    }
+    double sum = 0.0;
+    for (size_t i = 0; i < x_.size(); ++i) {
+      sum += static_cast<double>(x_[i]) *
+             static_cast<double>(WeightElement(matrix_, row, static_cast<int64_t>(i)));
+    }
+    return sum;
+  }
+
+ private:
+  const PackedMatrix& matrix_;
+  std::vector<float> x_;
+  std::vector<int8_t> int8_;
+  Int8Scale scale_;
+};
 
 }  // namespace sluice::kernels::reference

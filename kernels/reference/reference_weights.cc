@@ -1,6 +1,9 @@
 // Packing of the reference backend: row-major, padded like every packed matrix.
+#include <algorithm>
+
 #include "absl/status/status.h"
 #include "kernels/host_memory.h"
+#include "kernels/int8.h"
 #include "kernels/packed_storage.h"
 #include "kernels/reference/reference_backend.h"
 #include "kernels/reference/reference_math.h"
@@ -21,7 +24,27 @@ struct SourceBlock {
   int64_t rows = 0;
 };
 
+void QuantizeBlock(const WeightSource& source,
+                   const SourceBlock& block,
+                   const PackedMatrix& matrix) {
+  auto* data = static_cast<int8_t*>(const_cast<void*>(matrix.data));
+  for (int64_t row = 0; row < block.rows; ++row) {
+    const auto value = [&](int64_t column) {
+      return SourceElement(source, block.row0 + row, block.column0 + column);
+    };
+    float largest = 0.0f;
+    for (int64_t k = 0; k < matrix.k; ++k) largest = LargerMagnitude(largest, value(k));
+    const Int8Scale scale = ScaleForInt8(largest);
+    const int64_t target = block.first_row + row;
+    matrix.scales()[target] = scale.scale;
+    for (int64_t k = 0; k < matrix.k; ++k) {
+      data[target * matrix.k_padded + k] = ToInt8(value(k), scale);
+    }
+  }
+}
+
 void CopyBlock(const WeightSource& source, const SourceBlock& block, const PackedMatrix& matrix) {
+  if (matrix.format == WeightFormat::kInt8) return QuantizeBlock(source, block, matrix);
   const DType dtype = matrix.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
   void* data = const_cast<void*>(matrix.data);
   for (int64_t row = 0; row < block.rows; ++row) {
@@ -51,21 +74,26 @@ absl::StatusOr<PackedMatrix> ReferenceBackend::Pack(std::span<const WeightSource
 
 absl::StatusOr<PackedExperts> ReferenceBackend::AllocateExperts(
     int32_t num_experts, int64_t dim, int64_t hidden, bool gated, WeightFormat format) {
-  return AllocatePacked(*this, {.num_experts = num_experts,
-                                .dim = dim,
-                                .hidden = hidden,
-                                .slice_hidden = hidden,
-                                .gated = gated,
-                                .format = format});
+  return AllocatePacked(
+      *this,
+      {.num_experts = num_experts,
+       .dim = dim,
+       .hidden = hidden,
+       .slice_hidden = format == WeightFormat::kInt8 ? std::min(hidden, kInt8SliceHidden) : hidden,
+       .gated = gated,
+       .format = format});
 }
 
 void ReferenceBackend::PackExpert(const ExpertSource& source,
                                   int32_t expert,
                                   PackedExperts& experts) {
-  const PackedExperts::Slice& slice = experts.At(expert, 0);
-  CopyBlock(source.w1, {.rows = slice.w1.n}, slice.w1);
-  if (experts.gated) CopyBlock(source.w3, {.rows = slice.w3.n}, slice.w3);
-  CopyBlock(source.w2, {.rows = slice.w2.n}, slice.w2);
+  for (int32_t s = 0; s < experts.slices_per_expert; ++s) {
+    const PackedExperts::Slice& slice = experts.At(expert, s);
+    const int64_t first = s * experts.slice_hidden;
+    CopyBlock(source.w1, {.row0 = first, .rows = slice.w1.n}, slice.w1);
+    if (experts.gated) CopyBlock(source.w3, {.row0 = first, .rows = slice.w3.n}, slice.w3);
+    CopyBlock(source.w2, {.column0 = first, .rows = slice.w2.n}, slice.w2);
+  }
 }
 
 }  // namespace sluice::kernels

@@ -55,7 +55,7 @@ void BM_Linear(benchmark::State& state) {
   std::vector<float> weight = Random(n * k);
   const WeightSource source{weight.data(), DType::kF32, n, k, false};
   std::vector<PackedMatrix> matrices;
-  const int64_t bytes = n * k * (format == WeightFormat::kF32 ? 4 : 2);
+  const int64_t bytes = n * k * ElementBytes(format);
   const int64_t copies = rows <= 16 ? kWorkingSetBytes / bytes : 4;
   for (int64_t i = 0; i < copies; ++i) {
     matrices.push_back(std::move(*backend.Pack({&source, 1}, format)));
@@ -76,12 +76,12 @@ void BM_Linear(benchmark::State& state) {
 }
 
 void LinearSizes(benchmark::internal::Benchmark* bench) {
-  for (int format : {1, 0}) {
+  for (int format : {1, 2, 0}) {  // bf16, int8, f32
     for (int rows : {1, 2, 4, 8, 16, 64, 512}) bench->Args({rows, format, 2048, 2048});
   }
   bench->Args({1, 1, 412, 412})->Args({1, 1, 82, 412});
 }
-BENCHMARK(BM_Linear)->Apply(LinearSizes)->ArgNames({"rows", "bf16", "n", "k"})->UseRealTime();
+BENCHMARK(BM_Linear)->Apply(LinearSizes)->ArgNames({"rows", "format", "n", "k"})->UseRealTime();
 
 void Sum(const uint64_t* begin, int64_t words) {
   uint64_t sums[32] = {};
@@ -108,16 +108,17 @@ void BM_PlainRead(benchmark::State& state) {
 }
 BENCHMARK(BM_PlainRead)->UseRealTime();
 
-// OLMoE-shaped: 64 experts, 8 active, bf16.
+// OLMoE-shaped: 64 experts, 8 active.
 void BM_Moe(benchmark::State& state) {
   constexpr int64_t kDim = 2048;
   constexpr int64_t kHidden = 1024;
   constexpr int32_t kExperts = 64;
   constexpr int32_t kTopK = 8;
   const auto rows = static_cast<int32_t>(state.range(0));
+  const auto format = static_cast<WeightFormat>(state.range(1));
   Backend& backend = SharedBackend();
   PackedExperts experts =
-      std::move(*backend.AllocateExperts(kExperts, kDim, kHidden, true, WeightFormat::kBF16));
+      std::move(*backend.AllocateExperts(kExperts, kDim, kHidden, true, format));
   std::vector<float> weight = Random(kDim * kHidden);
   const WeightSource up{weight.data(), DType::kF32, kHidden, kDim, false};
   const WeightSource down{weight.data(), DType::kF32, kDim, kHidden, false};
@@ -148,11 +149,14 @@ void BM_Moe(benchmark::State& state) {
     touched += static_cast<double>(std::count(seen.begin(), seen.end(), true));
     backend.MoeFfn(args);
   }
-  const double expert_bytes = 3.0 * kDim * kHidden * 2.0;
+  const double expert_bytes = 3.0 * kDim * kHidden * static_cast<double>(ElementBytes(format));
   const double mean_touched = touched / static_cast<double>(state.iterations());
   SetRates(state, mean_touched * expert_bytes, 2.0 * 3.0 * kDim * kHidden * kTopK * rows);
 }
-BENCHMARK(BM_Moe)->Arg(1)->Arg(8)->Arg(32)->Arg(512)->ArgName("rows")->UseRealTime();
+BENCHMARK(BM_Moe)
+    ->ArgsProduct({{1, 8, 32, 512}, {1, 2}})
+    ->ArgNames({"rows", "format"})
+    ->UseRealTime();
 
 // One decode row, or a prompt, over `slots` cached tokens.
 void BM_Attention(benchmark::State& state) {

@@ -38,12 +38,13 @@ namespace sluice::testing {
 namespace {
 
 // Steps of one sequence through everything Model::Forward touches, with buffers prepared outside.
-int64_t AllocationsOfSteps(uint32_t seed) {
+int64_t AllocationsOfSteps(uint32_t seed, kernels::WeightFormat format) {
   const ModelSpec spec = RandomSpec(seed);
   MemoryWeightStore weights;
   FillWeights(spec, seed, weights);
   auto backend = kernels::CreateBackend({.device = "cpu", .threads = 2}).value();
-  auto model = BuildModel(spec, weights, *backend, {.max_rows = 64}).value();
+  auto model =
+      BuildModel(spec, weights, *backend, {.max_rows = 64, .weight_format = format}).value();
   auto cache =
       KvCache::Create(*backend, model->kv_classes(),
                       {.memory_bytes = int64_t{1} << 24, .max_sequences = 4, .max_tokens = 64})
@@ -88,8 +89,10 @@ TEST(AllocationTest, TheCounterCounts) {
 }
 
 TEST(AllocationTest, AStepAllocatesNothing) {
-  for (uint32_t seed = 0; seed < 25; ++seed)
-    EXPECT_EQ(AllocationsOfSteps(seed), 0) << "seed " << seed;
+  for (const auto format : {kernels::WeightFormat::kF32, kernels::WeightFormat::kInt8}) {
+    for (uint32_t seed = 0; seed < 25; ++seed)
+      EXPECT_EQ(AllocationsOfSteps(seed, format), 0) << kernels::Name(format) << " seed " << seed;
+  }
 }
 
 }  // namespace

@@ -115,7 +115,8 @@ INSTANTIATE_TEST_SUITE_P(
     Crowd,
     ::testing::Combine(::testing::Values(Family::kDense, Family::kMoe, Family::kMod, Family::kMot),
                        ::testing::Values(kernels::WeightFormat::kF32,
-                                         kernels::WeightFormat::kBF16)),
+                                         kernels::WeightFormat::kBF16,
+                                         kernels::WeightFormat::kInt8)),
     [](const auto& setting) {
       return Name(std::get<0>(setting.param)) + "_" + kernels::Name(std::get<1>(setting.param));
     });

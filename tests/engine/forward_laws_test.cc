@@ -57,6 +57,10 @@ std::vector<Setting> Settings() {
   return {{"reference_f32", {.device = {.device = "reference"}, .format = f32}},
           {"cpu_f32", {.device = {.device = "cpu", .threads = 2}, .format = f32}},
           {"cpu_bf16", {.device = {.device = "cpu", .threads = 2}, .format = bf16}},
+          {"cpu_int8",
+           {.device = {.device = "cpu", .threads = 2}, .format = kernels::WeightFormat::kInt8}},
+          {"reference_int8",
+           {.device = {.device = "reference"}, .format = kernels::WeightFormat::kInt8}},
           {"cpu_scalar_bf16",
            {.device = {.device = "cpu", .threads = 1, .isa = "scalar"}, .format = bf16}}};
 }

@@ -158,7 +158,8 @@ TEST(Encoders, NeighboursChangeNoBit) {
     const ModelSpec spec = RandomSpec(seed, kEncoder);
     MemoryWeightStore weights;
     FillWeights(spec, seed + 1, weights);
-    for (const auto format : {kernels::WeightFormat::kF32, kernels::WeightFormat::kBF16}) {
+    for (const auto format : {kernels::WeightFormat::kF32, kernels::WeightFormat::kBF16,
+                              kernels::WeightFormat::kInt8}) {
       auto harness = ModelHarness::Create(
           spec, weights, {.device = {.device = "cpu", .threads = 2}, .format = format});
       ASSERT_TRUE(harness.ok()) << harness.status();
@@ -238,7 +239,8 @@ TEST(EncoderDecoders, ChunksAndNeighboursChangeNoBit) {
     const ModelSpec spec = RandomSpec(seed, kTwoStacks);
     MemoryWeightStore weights;
     FillWeights(spec, seed + 1, weights);
-    for (const auto format : {kernels::WeightFormat::kF32, kernels::WeightFormat::kBF16}) {
+    for (const auto format : {kernels::WeightFormat::kF32, kernels::WeightFormat::kBF16,
+                              kernels::WeightFormat::kInt8}) {
       auto harness = ModelHarness::Create(
           spec, weights, {.device = {.device = "cpu", .threads = 2}, .format = format});
       ASSERT_TRUE(harness.ok()) << harness.status();

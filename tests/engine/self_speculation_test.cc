@@ -104,7 +104,8 @@ INSTANTIATE_TEST_SUITE_P(
     SelfSpeculationTest,
     ::testing::Combine(::testing::Values(Family::kDense, Family::kMoe, Family::kMod),
                        ::testing::Values(kernels::WeightFormat::kF32,
-                                         kernels::WeightFormat::kBF16)));
+                                         kernels::WeightFormat::kBF16,
+                                         kernels::WeightFormat::kInt8)));
 
 // Usage is that of the answer's own rows; only the FLOPs also count what was guessed in vain.
 TEST(SelfSpeculationUsage, CountsEveryTokenOnceAndAllWork) {

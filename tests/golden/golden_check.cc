@@ -37,10 +37,29 @@ constexpr FamilyTolerance kSharedF32[] = {{"mod", {2e-5f, 1e-6f}},
 constexpr FamilyTolerance kBf16[] = {
     {"moeut", {8e-2f, 8e-2f}, 0.05f}, {"sut", {4e-2f, 4e-2f}, 0.03f, 0.03f}, {"", {4e-2f, 4e-2f}}};
 
+// Weights and the inputs of each product rounded to 8 bits with one scale a row. Measured on the
+// cpu device, as a part of 1 + max|x|: 0.049 where nothing is chosen (gpt_oss-mxfp4), up to 0.12
+// where the same layers run again and again (huginn, ouro). The routers of these fixtures choose
+// among nearly equal scores, so some choices fall the other way and their rows become other rows:
+// what is left to see there is that the rest is still near (mod 0.44, expert_choice 0.38, jetmoe
+// 0.31, olmoe 0.25, sut 0.19, deepseek_v3 0.17, sparsely_gated 0.12, moeut 0.11).
+constexpr FamilyTolerance kInt8[] = {{"mod", {5e-1f, 5e-1f}, 0.1f, 0.1f},
+                                     {"expert_choice", {45e-2f, 45e-2f}, 0.1f},
+                                     {"jetmoe", {4e-1f, 4e-1f}},
+                                     {"olmoe", {3e-1f, 3e-1f}},
+                                     {"sut", {25e-2f, 25e-2f}, 0.1f, 0.1f},
+                                     {"deepseek_v3", {2e-1f, 2e-1f}},
+                                     {"sparsely_gated", {15e-2f, 15e-2f}, 0.1f},
+                                     {"moeut", {15e-2f, 15e-2f}, 0.1f},
+                                     {"huginn", {15e-2f, 15e-2f}},
+                                     {"ouro", {1e-1f, 1e-1f}},
+                                     {"", {6e-2f, 6e-2f}}};
+
 FamilyTolerance ToleranceOf(const OpenGolden& golden, const CheckOptions& options) {
   std::span<const FamilyTolerance> table = kOwnF32;
   if (golden.scratch != nullptr) table = kSharedF32;
   if (options.weights == kernels::WeightFormat::kBF16) table = kBf16;
+  if (options.weights == kernels::WeightFormat::kInt8) table = kInt8;
   const std::string& family = golden.run->spec().family;
   return *std::find_if(table.begin(), table.end() - 1,
                        [&family](const FamilyTolerance& entry) { return family == entry.family; });

@@ -14,7 +14,7 @@ namespace sluice {
 namespace {
 
 constexpr char kHelp[] =
-    "usage: sluice-golden [--device reference|cpu] [--weights f32|bf16] FOLDER...\n"
+    "usage: sluice-golden [--device reference|cpu] [--weights f32|bf16|int8] FOLDER...\n"
     "Runs the model of each folder (of tests/golden or shared/goldens) and compares every layer "
     "with\n"
     "expected.safetensors; models that are causal per token also in chunks, token by token and\n"
@@ -82,8 +82,10 @@ int Main(const std::vector<std::string>& arguments) {
       options.device = value;
       ++i;
     } else if (argument == "--weights") {
-      if (value != "f32" && value != "bf16") return Usage("--weights takes f32 or bf16");
+      if (value != "f32" && value != "bf16" && value != "int8")
+        return Usage("--weights takes f32, bf16 or int8");
       options.weights = value == "f32" ? kernels::WeightFormat::kF32 : kernels::WeightFormat::kBF16;
+      if (value == "int8") options.weights = kernels::WeightFormat::kInt8;
       ++i;
     } else if (argument.rfind("--", 0) == 0) {
       return Usage("unknown option " + argument);

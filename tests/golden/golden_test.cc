@@ -21,6 +21,7 @@ const Variant kVariants[] = {
     {"reference", {"reference", kernels::WeightFormat::kF32}},
     {"cpu", {"cpu", kernels::WeightFormat::kF32}},
     {"cpu_bf16", {"cpu", kernels::WeightFormat::kBF16}},
+    {"cpu_int8", {"cpu", kernels::WeightFormat::kInt8}},
 };
 
 struct Folder {

@@ -22,6 +22,12 @@ using nlohmann::json;
 
 constexpr Tolerance kF32 = {1e-5f, 1e-6f};  // of the README of the shared fixtures
 constexpr Tolerance kBf16 = {4e-2f, 4e-2f};
+constexpr Tolerance kInt8 = {6e-2f, 6e-2f};
+
+const Tolerance& ToleranceOf(kernels::WeightFormat format) {
+  if (format == kernels::WeightFormat::kInt8) return kInt8;
+  return format == kernels::WeightFormat::kBF16 ? kBf16 : kF32;
+}
 
 absl::StatusOr<MixtureFfnSpec> ReadSpec(const json& config) {
   MixtureFfnSpec spec;
@@ -212,7 +218,7 @@ absl::StatusOr<GoldenReport> CheckLayerGolden(const std::string& folder,
   GoldenReport report;
   report.family = "mot";
   report.layer_alone = true;
-  const Tolerance& tolerance = options.weights == kernels::WeightFormat::kBF16 ? kBf16 : kF32;
+  const Tolerance& tolerance = ToleranceOf(options.weights);
   for (const auto& [name, y] : expected) {
     if (!absl::EndsWith(name, ".y")) continue;
     const auto x = expected.find(name.substr(0, name.size() - 1) + "x");

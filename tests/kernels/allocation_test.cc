@@ -41,13 +41,14 @@ namespace {
 constexpr int32_t kRows = 40;
 constexpr int64_t kDim = 96;
 
-TEST(AllocationTest, OpsDoNotAllocate) {
+class AllocationTest : public testing::TestWithParam<WeightFormat> {};
+
+TEST_P(AllocationTest, OpsDoNotAllocate) {
   std::unique_ptr<Backend> backend = std::move(*CreateBackend({.device = "cpu", .threads = 2}));
   Matrix weight = RandomMatrix(kDim, kDim, 1);
   const WeightSource source = SourceOf(weight);
-  const PackedMatrix packed = std::move(*backend->Pack({&source, 1}, WeightFormat::kBF16));
-  PackedExperts experts =
-      std::move(*backend->AllocateExperts(4, kDim, kDim, true, WeightFormat::kBF16));
+  const PackedMatrix packed = std::move(*backend->Pack({&source, 1}, GetParam()));
+  PackedExperts experts = std::move(*backend->AllocateExperts(4, kDim, kDim, true, GetParam()));
   for (int32_t e = 0; e < 4; ++e) backend->PackExpert({source, source, source}, e, experts);
   backend->ReserveScratch(kRows);
   const KvGeometry geometry{2, 48, 48, DType::kBF16, 16};
@@ -102,6 +103,11 @@ TEST(AllocationTest, OpsDoNotAllocate) {
   EXPECT_EQ(allocations.load() - before, 0);
   for (float value : y.values) ASSERT_TRUE(std::isfinite(value));
 }
+
+INSTANTIATE_TEST_SUITE_P(Formats,
+                         AllocationTest,
+                         testing::ValuesIn(kFormats),
+                         [](const auto& param) { return std::string(Name(param.param)); });
 
 }  // namespace
 }  // namespace sluice::kernels

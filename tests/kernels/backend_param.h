@@ -101,6 +101,6 @@ class BackendTest : public testing::TestWithParam<BackendParam> {
   std::unique_ptr<Backend> reference_;
 };
 
-constexpr WeightFormat kFormats[] = {WeightFormat::kF32, WeightFormat::kBF16};
+constexpr WeightFormat kFormats[] = {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt8};
 
 }  // namespace sluice::kernels

@@ -1,5 +1,6 @@
 // GEMM families on tiles, without a backend: the AMX loop on emulated tiles, and the choice of a
 // family.
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -42,6 +43,36 @@ TEST(AmxLoopTest, BitsOfARowDoNotDependOnTheRowsBesideIt) {
   }
 }
 
+// int8 sums are exact, so every family gives the bits of the scalar one.
+TEST(Int8FamilyTest, EveryFamilyGivesTheSameBits) {
+  EXPECT_EQ(SelfTestError(kGemmInt8TileEmulation, WeightFormat::kInt8), 0.0f);
+#if defined(__x86_64__)
+  const CpuFeatures features = *DetectCpuFeatures("auto");
+  if (features.isa >= Isa::kAvx2) {
+    EXPECT_EQ(SelfTestError(kGemmInt8Avx2, WeightFormat::kInt8), 0.0f);
+  }
+  if (features.isa >= Isa::kAvx512) {
+    EXPECT_EQ(SelfTestError(kGemmInt8Avx512, WeightFormat::kInt8), 0.0f);
+  }
+  if (features.avx512_vnni) {
+    EXPECT_EQ(SelfTestError(kGemmInt8Avx512Vnni, WeightFormat::kInt8), 0.0f);
+  }
+  if (features.amx_int8) {
+    EXPECT_EQ(SelfTestError(kGemmInt8Amx, WeightFormat::kInt8), 0.0f);
+  }
+#endif
+}
+
+void WrongInt8Tile(const GemmTile& tile) {
+  kGemmInt8Scalar.tile(tile);
+  tile.c[0] = std::nextafter(tile.c[0], 1e9f);
+}
+
+TEST(Int8FamilyTest, SelfTestFindsTheLastBit) {
+  const GemmFamily wrong{"wrong", GemmInputType::kInt8, 8, &WrongInt8Tile};
+  EXPECT_GT(SelfTestError(wrong, WeightFormat::kInt8), 0.0f);
+}
+
 void WrongTile(const GemmTile& tile) {
   kGemmBf16Scalar.tile(tile);
   tile.c[tile.rows * kBlockColumns - 1] += 1000.0f;
@@ -55,7 +86,7 @@ TEST(GemmSelectTest, SelfTestFindsAWrongElement) {
 TEST(GemmSelectTest, FallsBackToWhatTheMachineHas) {
   CpuFeatures features;
   features.reason = "a test";
-  for (WeightFormat format : {WeightFormat::kF32, WeightFormat::kBF16}) {
+  for (WeightFormat format : {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt8}) {
     absl::StatusOr<GemmChoice> choice = SelectGemm(format, features, "auto");
     ASSERT_TRUE(choice.ok());
     EXPECT_STREQ(choice->family.name, "scalar");

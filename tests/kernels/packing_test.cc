@@ -46,6 +46,38 @@ TEST(PackingTest, EqualsTheOneDnnReorder) {
 }
 #endif
 
+#if defined(SLUICE_WITH_ONEDNN)
+TEST(PackingTest, Int8EqualsTheOneDnnReorder) {
+  using dnnl::memory;
+  std::unique_ptr<Backend> backend = std::move(*CreateBackend({.device = "cpu", .threads = 1}));
+  std::unique_ptr<Backend> reference = std::move(*CreateBackend({.device = "reference"}));
+  dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  dnnl::stream stream(engine);
+  for (auto [n, k] : {std::pair<int64_t, int64_t>{64, 64}, {82, 412}, {200, 130}, {1, 1}}) {
+    Matrix weight = RandomMatrix(n, k, 1);
+    const WeightSource source = SourceOf(weight);
+    const PackedMatrix packed = std::move(*backend->Pack({&source, 1}, WeightFormat::kInt8));
+    const PackedMatrix rows = std::move(*reference->Pack({&source, 1}, WeightFormat::kInt8));
+    const memory::dims dims = {packed.k_padded, packed.n_padded};  // row-major [n, k] is "ba"
+    memory from({dims, memory::data_type::s8, memory::format_tag::ba}, engine,
+                const_cast<void*>(rows.data));
+    memory to({dims, memory::data_type::s8, memory::format_tag::BA16a64b4a}, engine);
+    dnnl::reorder(from, to).execute(stream, from, to);
+    stream.wait();
+    ASSERT_EQ(to.get_desc().get_size(), static_cast<size_t>(packed.value_bytes()));
+    EXPECT_EQ(0, std::memcmp(to.get_data_handle(), packed.data, to.get_desc().get_size()))
+        << n << "x" << k;
+    for (int64_t row = 0; row < packed.n_padded; ++row) {
+      EXPECT_EQ(packed.scales()[row], rows.scales()[row]) << row;
+      int32_t sum = 0;
+      const auto* values = static_cast<const int8_t*>(rows.data) + row * rows.k_padded;
+      for (int64_t i = 0; i < rows.k_padded; ++i) sum += 128 * values[i];
+      EXPECT_EQ(packed.sums()[row], sum) << row;
+    }
+  }
+}
+#endif
+
 TEST(PackingTest, AllocationsAreAlignedAndZeroed) {
   std::unique_ptr<Backend> backend = std::move(*CreateBackend({.device = "cpu", .threads = 1}));
   for (size_t bytes : {size_t{1}, size_t{100}, size_t{3} << 20}) {
@@ -71,7 +103,7 @@ TEST(BackendFactoryTest, ReportsItsKernels) {
   std::unique_ptr<Backend> backend =
       std::move(*CreateBackend({.device = "cpu", .threads = 1, .isa = "scalar"}));
   const std::vector<KernelChoice> kernels = backend->Kernels();
-  ASSERT_EQ(kernels.size(), 3u);
+  ASSERT_EQ(kernels.size(), 4u);
   for (const KernelChoice& kernel : kernels) {
     EXPECT_EQ(kernel.kernel, "scalar");
     EXPECT_EQ(kernel.reason, "asked for scalar");
