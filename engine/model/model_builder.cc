@@ -13,6 +13,7 @@
 #include "engine/blocks/mixture_ffn.h"
 #include "engine/blocks/moe_ffn.h"
 #include "engine/model/exit_layer.h"
+#include "engine/model/kv_need.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -175,7 +176,7 @@ class ModelBuilder {
     }
     for (const SublayerSpec& sublayer_spec : spec.sublayers) {
       ASSIGN_OR_RETURN(Model::Sublayer sublayer, MakeSublayer(sublayer_spec, group.repeat, share));
-      const std::optional<KvNeed> need = KvNeedOf(sublayer_spec.block, spec.depth);
+      const std::optional<KvNeed> need = KvNeedOf(sublayer_spec.block, spec.depth, kv_dtype_);
       for (int32_t step = 0; need.has_value() && step < times; ++step) {
         if (step > 0 && group.repeat.kv == RepeatKv::kFirst) {
           sublayer.kv.push_back(sublayer.kv[0]);
@@ -263,42 +264,6 @@ class ModelBuilder {
     if (const auto* mixture = std::get_if<MixtureFfnSpec>(&spec))
       return MixtureFfn::Load(*mixture, dim, loader_);
     return DenseFfn::Load(std::get<DenseFfnSpec>(spec), loader_);
-  }
-
-  // What one execution of a block stores.
-  struct KvNeed {
-    kernels::KvGeometry geometry;
-    KvRule rule;
-    bool second_stream = false;
-    bool from_encoder = false;
-  };
-  std::optional<KvNeed> KvNeedOf(const BlockSpec& block,
-                                 const std::optional<DepthRouterSpec>& depth) const {
-    if (const auto* attention = std::get_if<AttentionSpec>(&block)) {
-      return KvNeed{{.num_kv_heads = attention->num_kv_heads,
-                     .key_dim = attention->head_dim,
-                     .value_dim = attention->head_dim,
-                     .dtype = kv_dtype_},
-                    RuleOf(*attention, depth),
-                    attention->kv_source == KvSource::kSecondStream,
-                    attention->kv_source == KvSource::kEncoder};
-    }
-    if (const auto* latent = std::get_if<LatentAttentionSpec>(&block)) {
-      return KvNeed{{.num_kv_heads = 1,
-                     .key_dim = latent->rope_dim + latent->latent_dim,
-                     .value_dim = latent->latent_dim,
-                     .dtype = kv_dtype_,
-                     .value_in_key = true}};
-    }
-    return std::nullopt;
-  }
-  static KvRule RuleOf(const AttentionSpec& spec, const std::optional<DepthRouterSpec>& depth) {
-    KvRule rule{.window = spec.window,
-                .full = spec.mask == MaskKind::kFull || spec.kv_source == KvSource::kEncoder};
-    if (!depth.has_value()) return rule;
-    rule.compact = depth->position == DepthPosition::kCompact;
-    rule.zero_rows = depth->kv == DepthKv::kZeroRows;
-    return rule;
   }
 
   // Always-executed layers with the same window and geometry share a class; a routed instance has
