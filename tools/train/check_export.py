@@ -61,7 +61,7 @@ def write(config_file: Path, run: Run, tokens: np.ndarray, directory: Path) -> N
     run.save(directory / "checkpoint.pt")
     np.save(directory / "tokens.npy", tokens)
     out = directory / "model"
-    argv, sys.argv = sys.argv, ["export.py", str(config_file), "--run", str(directory), "--out", str(out), "--batches", "2",
+    argv, sys.argv = sys.argv, ["export.py", str(config_file), "--run", str(directory), "--out", str(out), "--windows", "8",
                                 "--tokenizer", str(ROOT / "models" / "tiny-dense"),
                                 "--train", str(directory / "tokens.npy"), "--valid", str(directory / "tokens.npy")]
     try:

@@ -94,14 +94,14 @@ def main() -> None:
     parser.add_argument("--valid", type=Path, required=True, help="token ids (.npy) for score_quantiles")
     parser.add_argument("--average", type=Path, nargs="*", default=[],
                         help="checkpoints to average instead; for a run stopped before its cooldown")
-    parser.add_argument("--batches", type=int, default=32, help="batches read of each")
+    parser.add_argument("--windows", type=int, default=256, help="windows read of each, rounded up to whole batches")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = load(args.config, args.average or [args.run / "checkpoint.pt"])
     training = json.loads(args.config.read_text())["training"]
-    count = args.batches if model.shape.routed_layers else 0
+    count = -(-args.windows // training["rows"]) if model.shape.routed_layers else 0
     calibrate(model, batches_of(args.train, training, training["seed"], count, last=True))
     config = config_of(model.shape)
     if count:

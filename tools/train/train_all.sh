@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 scale=${SCALE:-$("$python" -c 'import torch; print("gpu" if torch.cuda.is_available() else "tiny")')}
 models=("$@")
 [[ $# -gt 0 ]] || models=(dense mod moe moeut mor mod-predictor mode dense-5)
-batches=$([[ ${STEPS:-0} -gt 0 ]] && echo 1 || echo 32)
+windows=$([[ ${STEPS:-0} -gt 0 ]] && echo 8 || echo 256)
 tokenizer=../../models/tiny-dense
 
 for split in valid train; do
@@ -30,6 +30,6 @@ for model in "${models[@]}"; do
   "$python" train.py "$config" --train "$work/train.npy" --valid "$work/valid.npy" --out "$run" \
     --steps "${STEPS:-0}" --minutes "${MINUTES:-1e9}" 2>&1 | tee -a "$run/log"
   "$python" export.py "$config" --run "$run" --tokenizer "$tokenizer" --train "$work/train.npy" --valid "$work/valid.npy" \
-    --batches "$batches" --out "$out"
+    --windows "$windows" --out "$out"
   "$python" evaluate.py "$out" --valid "$work/valid.npy" --batches 4 | tee "$run/evaluation"
 done
