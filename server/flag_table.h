@@ -30,7 +30,8 @@ const char* Name(FlagGroup group);
 
 // Bits of FlagRow::commands.
 inline constexpr uint8_t kOnServe = 1, kOnGenerate = 2, kOnBench = 4, kOnInspect = 8;
-inline constexpr uint8_t kOnEngine = kOnServe | kOnGenerate | kOnBench;
+inline constexpr uint8_t kOnBenchQuality = 64;
+inline constexpr uint8_t kOnEngine = kOnServe | kOnGenerate | kOnBench | kOnBenchQuality;
 inline constexpr uint8_t kOnAll = kOnEngine | kOnInspect;
 
 // How a value is written. kBytes takes K, M, G, KiB, MiB, GiB; kSeconds takes "25", "25s", "500ms",

@@ -20,6 +20,8 @@ CommandResult Run(const ServerConfig& config) {
       return {.exit_code = RunGenerate(config)};
     case Command::kBench:
       return {.exit_code = RunBench(config)};
+    case Command::kBenchQuality:
+      return {.exit_code = RunBenchQuality(config)};
     case Command::kInspect:
       return {.exit_code = RunInspect(config)};
     case Command::kVersion:

@@ -30,6 +30,8 @@ constexpr CommandRow kCommands[] = {
     {Command::kServe, "serve", kOnServe, "serve a model over HTTP and gRPC"},
     {Command::kGenerate, "generate", kOnGenerate, "run one prompt, print text and routing summary"},
     {Command::kBench, "bench", kOnBench, "measure speed, sparse against dense"},
+    {Command::kBenchQuality, "bench quality", kOnBenchQuality,
+     "compare what rounded weights predict with what bf16 weights do"},
     {Command::kInspect, "inspect", kOnInspect, "print what a model directory holds"},
     {Command::kVersion, "version", 0, "print the version"},
 };
@@ -182,8 +184,7 @@ absl::Status CheckCombinations(ServerConfig& config) {
   if (config.engine.model_directory.empty()) {
     return absl::InvalidArgumentError("--model is required (or SLUICE_MODEL)");
   }
-  if (config.weights == "f32") config.engine.weights = kernels::WeightFormat::kF32;
-  if (config.weights == "bf16") config.engine.weights = kernels::WeightFormat::kBF16;
+  config.engine.weights = WeightFormatOf(config.weights);
   if (config.command == Command::kGenerate && config.generate.prompt.empty()) {
     return absl::InvalidArgumentError("--prompt is required; use --prompt=- for standard input");
   }
@@ -228,12 +229,18 @@ absl::StatusOr<ServerConfig> ParseServerConfig(const std::vector<std::string>& a
     config.help = true;
     return config;
   }
-  const bool is_version = arguments[0] == "--version";
-  ASSIGN_OR_RETURN(const CommandRow* command, FindCommand(is_version ? "version" : arguments[0]));
+  std::string command_name = arguments[0] == "--version" ? "version" : arguments[0];
+  size_t words = 1;
+  if (command_name == "bench" && arguments.size() > 1 && !arguments[1].starts_with("-")) {
+    absl::StrAppend(&command_name, " ", arguments[1]);
+    words = 2;
+  }
+  ASSIGN_OR_RETURN(const CommandRow* command, FindCommand(command_name));
   config.command = command->command;
   FlagValues values;
-  RETURN_IF_ERROR(CollectArguments({arguments.begin() + 1, arguments.end()}, command->bit, values,
-                                   config.help));
+  RETURN_IF_ERROR(
+      CollectArguments({arguments.begin() + static_cast<std::ptrdiff_t>(words), arguments.end()},
+                       command->bit, values, config.help));
   if (config.help) return config;
   CollectEnvironment(environment, command->bit, values);
 
@@ -252,13 +259,21 @@ absl::StatusOr<ServerConfig> ParseServerConfig(const std::vector<std::string>& a
   return config;
 }
 
+std::optional<kernels::WeightFormat> WeightFormatOf(const std::string& choice) {
+  for (const auto format :
+       {kernels::WeightFormat::kF32, kernels::WeightFormat::kBF16, kernels::WeightFormat::kInt8}) {
+    if (choice == kernels::Name(format)) return format;
+  }
+  return std::nullopt;
+}
+
 std::string HelpText(Command command) {
   const CommandRow* row = RowOf(command);
   std::string text;
   if (row == nullptr) {
     text = "usage: sluice COMMAND [--flag=value ...]\n\n";
     for (const CommandRow& each : kCommands) {
-      absl::StrAppendFormat(&text, "  %-9s %s\n", View(each.name), View(each.help));
+      absl::StrAppendFormat(&text, "  %-13s %s\n", View(each.name), View(each.help));
     }
     return text + "\n`sluice COMMAND --help` lists its flags.\n";
   }

@@ -15,7 +15,15 @@
 
 namespace sluice::server {
 
-enum class Command : uint8_t { kNone, kServe, kGenerate, kBench, kInspect, kVersion };
+enum class Command : uint8_t {
+  kNone,
+  kServe,
+  kGenerate,
+  kBench,
+  kBenchQuality,
+  kInspect,
+  kVersion
+};
 
 // Process exit codes (sysexits where one fits).
 inline constexpr int kExitOk = 0;
@@ -71,11 +79,19 @@ struct GenerateConfig {
 // `sluice bench`.
 struct BenchConfig {
   std::string baseline;  // empty: only the same weights forced dense
+  std::string baseline_weights = "same";
   std::string batch_sizes = "1,8,32";
   int32_t prompt_tokens = 128;
   int32_t output_tokens = 64;
   int32_t rounds = 5;
   std::string json_file;
+};
+
+// `sluice bench quality`.
+struct QualityConfig {
+  std::string text_file;  // empty: the built-in text
+  int32_t tokens = 4096;
+  int32_t window = 0;
 };
 
 struct ServerConfig {
@@ -90,6 +106,7 @@ struct ServerConfig {
   double drain_timeout_seconds = 25.0;
   GenerateConfig generate;
   BenchConfig bench;
+  QualityConfig quality;
   bool inspect_json = false;
 };
 
@@ -99,6 +116,9 @@ using Environment = std::function<std::optional<std::string>(const std::string& 
 // command or flag (with the nearest name), bad value (with the range), unsafe combination.
 absl::StatusOr<ServerConfig> ParseServerConfig(const std::vector<std::string>& arguments,
                                                const Environment& environment);
+
+// Of a choice of --weights; none for auto.
+std::optional<kernels::WeightFormat> WeightFormatOf(const std::string& choice);
 
 // Grouped flags of one command; kNone: the list of commands.
 std::string HelpText(Command command);

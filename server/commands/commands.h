@@ -16,6 +16,7 @@ CommandResult RunServe(const ServerConfig& config);
 int RunGenerate(const ServerConfig& config);
 int RunInspect(const ServerConfig& config);
 int RunBench(const ServerConfig& config);
+int RunBenchQuality(const ServerConfig& config);
 int RunVersion();
 
 // "0.1.0", from CMake's project version.
