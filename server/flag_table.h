@@ -30,8 +30,9 @@ const char* Name(FlagGroup group);
 
 // Bits of FlagRow::commands.
 inline constexpr uint8_t kOnServe = 1, kOnGenerate = 2, kOnBench = 4, kOnInspect = 8;
-inline constexpr uint8_t kOnBenchMachine = 16, kOnBenchProfile = 32;
-inline constexpr uint8_t kOnEngine = kOnServe | kOnGenerate | kOnBench | kOnBenchProfile;
+inline constexpr uint8_t kOnBenchMachine = 16, kOnBenchProfile = 32, kOnBenchQuality = 64;
+inline constexpr uint8_t kOnEngine =
+    kOnServe | kOnGenerate | kOnBench | kOnBenchProfile | kOnBenchQuality;
 inline constexpr uint8_t kOnAll = kOnEngine | kOnInspect;
 
 // How a value is written. kBytes takes K, M, G, KiB, MiB, GiB; kSeconds takes "25", "25s", "500ms",

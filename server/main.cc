@@ -24,6 +24,8 @@ CommandResult Run(const ServerConfig& config) {
       return {.exit_code = RunBenchMachine(config)};
     case Command::kBenchProfile:
       return {.exit_code = RunBenchProfile(config)};
+    case Command::kBenchQuality:
+      return {.exit_code = RunBenchQuality(config)};
     case Command::kInspect:
       return {.exit_code = RunInspect(config)};
     case Command::kVersion:

@@ -34,6 +34,8 @@ constexpr CommandRow kCommands[] = {
      "measure what this machine can do: reading, arithmetic, hand-over"},
     {Command::kBenchProfile, "bench profile", kOnBenchProfile,
      "account one decode step and one prefill chunk by op"},
+    {Command::kBenchQuality, "bench quality", kOnBenchQuality,
+     "compare what rounded weights predict with what bf16 weights do"},
     {Command::kInspect, "inspect", kOnInspect, "print what a model directory holds"},
     {Command::kVersion, "version", 0, "print the version"},
 };
@@ -187,8 +189,7 @@ absl::Status CheckCombinations(ServerConfig& config) {
   if (config.engine.model_directory.empty()) {
     return absl::InvalidArgumentError("--model is required (or SLUICE_MODEL)");
   }
-  if (config.weights == "f32") config.engine.weights = kernels::WeightFormat::kF32;
-  if (config.weights == "bf16") config.engine.weights = kernels::WeightFormat::kBF16;
+  config.engine.weights = WeightFormatOf(config.weights);
   if (config.command == Command::kGenerate && config.generate.prompt.empty()) {
     return absl::InvalidArgumentError("--prompt is required; use --prompt=- for standard input");
   }
@@ -270,6 +271,14 @@ absl::StatusOr<ServerConfig> ParseServerConfig(const std::vector<std::string>& a
     return absl::InvalidArgumentError("--draft-tokens needs --draft-exit-layer above 0");
   RETURN_IF_ERROR(CheckCombinations(config));
   return config;
+}
+
+std::optional<kernels::WeightFormat> WeightFormatOf(const std::string& choice) {
+  for (const auto format :
+       {kernels::WeightFormat::kF32, kernels::WeightFormat::kBF16, kernels::WeightFormat::kInt8}) {
+    if (choice == kernels::Name(format)) return format;
+  }
+  return std::nullopt;
 }
 
 std::string HelpText(Command command) {

@@ -22,6 +22,7 @@ enum class Command : uint8_t {
   kBench,
   kBenchMachine,
   kBenchProfile,
+  kBenchQuality,
   kInspect,
   kVersion
 };
@@ -80,6 +81,7 @@ struct GenerateConfig {
 // `sluice bench`.
 struct BenchConfig {
   std::string baseline;  // empty: only the same weights forced dense
+  std::string baseline_weights = "same";
   std::string batch_sizes = "1,8,32";
   int32_t prompt_tokens = 128;
   int32_t output_tokens = 64;
@@ -91,6 +93,13 @@ struct BenchConfig {
 struct ProfileConfig {
   int32_t batch = 1;
   int32_t context = 128;  // tokens in the cache when the step begins
+};
+
+// `sluice bench quality`.
+struct QualityConfig {
+  std::string text_file;  // empty: the built-in text
+  int32_t tokens = 4096;
+  int32_t window = 0;
 };
 
 struct ServerConfig {
@@ -106,6 +115,7 @@ struct ServerConfig {
   GenerateConfig generate;
   BenchConfig bench;
   ProfileConfig profile;
+  QualityConfig quality;
   bool print_json = false;  // instead of text
 };
 
@@ -115,6 +125,9 @@ using Environment = std::function<std::optional<std::string>(const std::string& 
 // command or flag (with the nearest name), bad value (with the range), unsafe combination.
 absl::StatusOr<ServerConfig> ParseServerConfig(const std::vector<std::string>& arguments,
                                                const Environment& environment);
+
+// Of a choice of --weights; none for auto.
+std::optional<kernels::WeightFormat> WeightFormatOf(const std::string& choice);
 
 // Grouped flags of one command; kNone: the list of commands.
 std::string HelpText(Command command);

@@ -16,6 +16,11 @@ struct KvNeed {
   bool routed = false;  // rows that skip the layer are missing
 };
 
+// Of keys and values beside weights of a format, unless a flag says otherwise.
+constexpr kernels::DType KvDTypeFor(kernels::WeightFormat weights) {
+  return weights == kernels::WeightFormat::kF32 ? kernels::DType::kF32 : kernels::DType::kBF16;
+}
+
 // None: the block stores nothing. `depth`: the router whose skipped rows leave no keys; null: every
 // row leaves one.
 std::optional<KvNeed> KvNeedOf(const BlockSpec& block,

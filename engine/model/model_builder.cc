@@ -18,20 +18,19 @@
 
 namespace sluice {
 
+using kernels::WeightFormat;
 class ModelBuilder {
  public:
   ModelBuilder(const ModelSpec& spec,
                WeightStore& weights,
                kernels::Backend& backend,
                const BuildOptions& options,
-               kernels::WeightFormat stored)
+               WeightFormat stored)
       : backend_(backend),
         options_(options),
         stored_(stored),
         loader_(weights, backend, options.weight_format.value_or(stored), options.progress),
-        kv_dtype_(options.kv_dtype.value_or(loader_.format() == kernels::WeightFormat::kF32
-                                                ? kernels::DType::kF32
-                                                : kernels::DType::kBF16)) {
+        kv_dtype_(options.kv_dtype.value_or(KvDTypeFor(loader_.format()))) {
     model_->spec_ = spec;
     model_->weight_format_ = loader_.format();
     model_->max_rows_ = options.max_rows;
@@ -60,12 +59,10 @@ class ModelBuilder {
  private:
   const StackSpec& stack() const { return model_->spec_.decoder(); }
 
-  // A table that is only looked up costs one row a token, so int8 would save no time there: it
-  // stays as stored. One that is the head too is read whole in every step.
-  kernels::WeightFormat EmbeddingFormat() const {
+  // int8 saves no time where a table is only looked up, a row a token: that stays as stored.
+  WeightFormat EmbeddingFormat() const {
     const bool is_head = model_->spec_.head.weight.empty() && !model_->spec_.is_encoder();
-    return loader_.format() == kernels::WeightFormat::kInt8 && !is_head ? stored_
-                                                                        : loader_.format();
+    return is_head || loader_.format() != WeightFormat::kInt8 ? loader_.format() : stored_;
   }
 
   absl::Status LoadEmbeddingAndHead() {
@@ -79,15 +76,14 @@ class ModelBuilder {
       const ProjectionSpec positions{.in = embedding.dim,
                                      .out = model_->spec_.max_positions,
                                      .weight = embedding.position_weight};
-      ASSIGN_OR_RETURN(model_->positions_,
-                       loader_.Matrix({positions}, kernels::WeightFormat::kF32));
+      ASSIGN_OR_RETURN(model_->positions_, loader_.Matrix({positions}, WeightFormat::kF32));
       Count(model_->positions_->n * model_->positions_->k, 1.0);
       model_->weight_bytes_ += model_->positions_->bytes();
     }
     if (!embedding.token_type_weight.empty()) {
       const ProjectionSpec types{
           .in = embedding.dim, .out = 1, .weight = embedding.token_type_weight};
-      ASSIGN_OR_RETURN(model_->token_type_, loader_.Matrix({types}, kernels::WeightFormat::kF32));
+      ASSIGN_OR_RETURN(model_->token_type_, loader_.Matrix({types}, WeightFormat::kF32));
       Count(model_->token_type_->n * model_->token_type_->k, 1.0);
       model_->weight_bytes_ += model_->token_type_->bytes();
     }
@@ -382,14 +378,12 @@ class ModelBuilder {
 
   kernels::Backend& backend_;
   const BuildOptions& options_;
-  const kernels::WeightFormat stored_;  // what the file's numbers are, f32 or bf16
+  const WeightFormat stored_;  // f32 or bf16
   WeightLoader loader_;
   kernels::DType kv_dtype_;
   std::unique_ptr<Model> model_ = std::make_unique<Model>();
   Model::StackCost* cost_ = nullptr;  // of the stack that is being built
-  int64_t layer_workspace_ = 0;
-  int64_t recurrence_workspace_ = 0;
-  int64_t expert_ids_ = 0;
+  int64_t layer_workspace_ = 0, recurrence_workspace_ = 0, expert_ids_ = 0;
   double active_parameters_ = 0.0;
   std::set<std::string> counted_biases_;  // by the names of their tables
 };
@@ -398,10 +392,9 @@ absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec,
                                                   WeightStore& weights,
                                                   kernels::Backend& backend,
                                                   const BuildOptions& options) {
-  ASSIGN_OR_RETURN(const TensorRange embedding, weights.Find(spec.decoder().embedding.weight));
-  const kernels::WeightFormat stored = embedding.dtype == kernels::DType::kF32
-                                           ? kernels::WeightFormat::kF32
-                                           : kernels::WeightFormat::kBF16;
+  ASSIGN_OR_RETURN(const TensorRange table, weights.Find(spec.decoder().embedding.weight));
+  const bool f32 = table.dtype == kernels::DType::kF32;
+  const auto stored = f32 ? WeightFormat::kF32 : WeightFormat::kBF16;
   return ModelBuilder(spec, weights, backend, options, stored).Build();
 }
 

@@ -72,6 +72,7 @@ nlohmann::json Summary(const Contender& contender, const BenchLoad& load) {
           {"decode_tokens_per_second", Median(rounds, &BenchResult::decode_tokens_per_second)},
           {"flops_per_token", Median(rounds, &BenchResult::flops_per_token)},
           {"weight_bytes_per_step", Median(rounds, &BenchResult::weight_bytes_per_step)},
+          {"weight_bytes_per_second", Median(rounds, &BenchResult::weight_bytes_per_second)},
           {"skipped_ratio_all_layers", Median(rounds, &BenchResult::skipped_ratio)}};
 }
 
@@ -79,15 +80,16 @@ void PrintLoad(const BenchLoad& load, const std::vector<Contender>& contenders) 
   const auto& first = contenders.front();
   std::printf("\nbatch %d, %d prompt tokens, %d generated\n", load.batch, load.prompt_tokens,
               load.output_tokens);
-  std::printf("  %-34s %12s %12s %9s %12s %8s\n", "", "prefill tok/s", "decode tok/s", "MFLOP/tok",
-              "MB/step", "skipped");
+  std::printf("  %-34s %12s %12s %9s %12s %9s %8s\n", "", "prefill tok/s", "decode tok/s",
+              "MFLOP/tok", "MB/step", "read GB/s", "skipped");
   for (const Contender& contender : contenders) {
     const auto& rounds = contender.rounds;
-    std::printf("  %-34s %13.0f %12.0f %9.2f %12.2f %7.1f%%\n", contender.label.c_str(),
+    std::printf("  %-34s %13.0f %12.1f %9.2f %12.2f %9.2f %7.1f%%\n", contender.label.c_str(),
                 Median(rounds, &BenchResult::prefill_tokens_per_second),
                 Median(rounds, &BenchResult::decode_tokens_per_second),
                 Median(rounds, &BenchResult::flops_per_token) / 1e6,
                 Median(rounds, &BenchResult::weight_bytes_per_step) / 1e6,
+                Median(rounds, &BenchResult::weight_bytes_per_second) / 1e9,
                 100 * Median(rounds, &BenchResult::skipped_ratio));
   }
   for (size_t i = 1; i < contenders.size(); ++i) {
@@ -108,6 +110,33 @@ void PrintLoad(const BenchLoad& load, const std::vector<Contender>& contenders) 
   }
 }
 
+// Null when none is asked for.
+absl::StatusOr<std::unique_ptr<BenchSubject>> LoadBaseline(const BenchConfig& config,
+                                                           EngineConfig engine,
+                                                           const Clock& clock) {
+  const bool same_weights = config.baseline_weights == "same";
+  if (config.baseline.empty() && same_weights) return nullptr;
+  if (!config.baseline.empty()) engine.model_directory = config.baseline;
+  if (!same_weights) engine.weights = WeightFormatOf(config.baseline_weights);
+  return BenchSubject::Load(engine, "baseline", clock);
+}
+
+std::vector<Contender> ListContenders(BenchSubject* subject, BenchSubject* baseline) {
+  const bool formats_differ =
+      baseline != nullptr && baseline->report().weights != subject->report().weights;
+  const auto label = [formats_differ](const BenchSubject& of) {
+    return formats_differ ? absl::StrCat(of.card().id, " ", of.report().weights) : of.card().id;
+  };
+  std::vector<Contender> contenders = {{.label = label(*subject), .subject = subject}};
+  if (baseline != nullptr) contenders.push_back({.label = label(*baseline), .subject = baseline});
+  if (subject->can_force_dense()) {
+    contenders.push_back({.label = absl::StrCat(label(*subject), " forced dense"),
+                          .subject = subject,
+                          .forced_dense = true});
+  }
+  return contenders;
+}
+
 absl::Status Bench(const ServerConfig& config) {
   ASSIGN_OR_RETURN(const std::vector<int32_t> batch_sizes,
                    ParseBatchSizes(config.bench.batch_sizes));
@@ -119,20 +148,8 @@ absl::Status Bench(const ServerConfig& config) {
   engine.max_queued_tokens = std::max<int64_t>(
       engine.max_queued_tokens, int64_t{engine.max_sequences} * config.bench.prompt_tokens);
   ASSIGN_OR_RETURN(const auto subject, BenchSubject::Load(engine, "model", clock));
-  std::unique_ptr<BenchSubject> baseline;
-  if (!config.bench.baseline.empty()) {
-    EngineConfig other = engine;
-    other.model_directory = config.bench.baseline;
-    ASSIGN_OR_RETURN(baseline, BenchSubject::Load(other, "baseline", clock));
-  }
-  std::vector<Contender> contenders = {{.label = subject->card().id, .subject = subject.get()}};
-  if (baseline != nullptr)
-    contenders.push_back({.label = baseline->card().id, .subject = baseline.get()});
-  if (subject->can_force_dense()) {
-    contenders.push_back({.label = absl::StrCat(subject->card().id, " forced dense"),
-                          .subject = subject.get(),
-                          .forced_dense = true});
-  }
+  ASSIGN_OR_RETURN(const auto baseline, LoadBaseline(config.bench, engine, clock));
+  std::vector<Contender> contenders = ListContenders(subject.get(), baseline.get());
   for (const Contender& contender : contenders) {
     const int64_t needed = int64_t{config.bench.prompt_tokens} + config.bench.output_tokens;
     if (needed > contender.subject->card().max_context_tokens) {

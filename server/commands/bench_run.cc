@@ -92,6 +92,8 @@ absl::StatusOr<BenchResult> BenchSubject::Measure(const BenchLoad& load, bool fo
   result.decode_tokens_per_second = decoded / absl::ToDoubleSeconds(end.time - prefilled.time);
   result.flops_per_token = (end.flops - prefilled.flops) / decoded;
   result.weight_bytes_per_step = (end.weight_bytes - prefilled.weight_bytes) / steps;
+  result.weight_bytes_per_second = (end.weight_bytes - prefilled.weight_bytes) /
+                                   absl::ToDoubleSeconds(end.time - prefilled.time);
   result.skipped_ratio = static_cast<double>(end.skipped - prefilled.skipped) /
                          (decoded * static_cast<double>(card_.num_layer_instances));
   return result;

@@ -25,6 +25,7 @@ struct BenchResult {
   double decode_tokens_per_second = 0.0;  // all sequences together
   double flops_per_token = 0.0;           // executed, decode steps
   double weight_bytes_per_step = 0.0;     // made necessary by the routing, decode steps
+  double weight_bytes_per_second = 0.0;   // of those, over the whole time of the steps
   double skipped_ratio = 0.0;             // of all layers, decode steps
 };
 

@@ -72,7 +72,7 @@ void PrintText(const Inspection& inspection) {
   PrintLine("tokenizer", inspection.tokenizer);
   PrintLine("chat template", inspection.chat_template);
   PrintLine("served with", inspection.can_be_served
-                               ? "cpu (bf16, f32), reference"
+                               ? "cpu (bf16, f32, int8), reference"
                                : "nothing: the tokenizer or the chat template cannot be used");
 }
 
@@ -82,7 +82,7 @@ void PrintJson(const Inspection& inspection) {
   json["tokenizer"] = inspection.tokenizer;
   json["chat_template"] = inspection.chat_template;
   json["served_with"] = nlohmann::json::array();
-  if (inspection.can_be_served) json["served_with"] = {"cpu:bf16", "cpu:f32", "reference"};
+  if (inspection.can_be_served) json["served_with"] = {"cpu:bf16", "cpu:f32", "cpu:int8", "reference"};
   json["spec"] = SpecToJson(inspection.spec);
   std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }

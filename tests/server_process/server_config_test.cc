@@ -124,6 +124,18 @@ TEST(ServerConfigTest, WeightsBecomeAFormat) {
   const auto config = Parse({"serve", "--model=/m", "--weights=bf16"});
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->engine.weights, kernels::WeightFormat::kBF16);
+  EXPECT_EQ(Parse({"serve", "--model=/m", "--weights=int8"})->engine.weights,
+            kernels::WeightFormat::kInt8);
+  EXPECT_THAT(ErrorOf({"serve", "--model=/m", "--weights=int4"}), HasSubstr("auto, f32, bf16, int8"));
+}
+
+TEST(ServerConfigTest, BenchQualityIsACommandOfTwoWords) {
+  const auto config = Parse({"bench", "quality", "--model=/m", "--weights=int8", "--text=story"});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->command, Command::kBenchQuality);
+  EXPECT_EQ(config->quality.text_file, "story");
+  EXPECT_THAT(ErrorOf({"bench", "qualty"}), HasSubstr("did you mean bench quality?"));
+  EXPECT_THAT(ErrorOf({"bench", "--model=/m", "--text=story"}), HasSubstr("unknown flag --text"));
 }
 
 struct BadCase {
