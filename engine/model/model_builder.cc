@@ -17,8 +17,8 @@
 #include "engine/status_macros.h"
 
 namespace sluice {
-
 using kernels::WeightFormat;
+
 class ModelBuilder {
  public:
   ModelBuilder(const ModelSpec& spec,
@@ -67,8 +67,7 @@ class ModelBuilder {
 
   absl::Status LoadEmbeddingAndHead() {
     const EmbeddingSpec& embedding = stack().embedding;
-    const ProjectionSpec table{
-        .in = embedding.dim, .out = embedding.vocab_size, .weight = embedding.weight};
+    const ProjectionSpec table{embedding.dim, embedding.vocab_size, embedding.weight};
     ASSIGN_OR_RETURN(model_->embedding_, loader_.Matrix({table}, EmbeddingFormat()));
     Count(model_->embedding_.n * model_->embedding_.k, 1.0);
     model_->weight_bytes_ += model_->embedding_.bytes();
@@ -393,8 +392,8 @@ absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec,
                                                   kernels::Backend& backend,
                                                   const BuildOptions& options) {
   ASSIGN_OR_RETURN(const TensorRange table, weights.Find(spec.decoder().embedding.weight));
-  const bool f32 = table.dtype == kernels::DType::kF32;
-  const auto stored = f32 ? WeightFormat::kF32 : WeightFormat::kBF16;
+  const bool wide = table.dtype == kernels::DType::kF32;
+  const auto stored = wide ? WeightFormat::kF32 : WeightFormat::kBF16;
   return ModelBuilder(spec, weights, backend, options, stored).Build();
 }
 

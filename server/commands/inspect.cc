@@ -82,7 +82,8 @@ void PrintJson(const Inspection& inspection) {
   json["tokenizer"] = inspection.tokenizer;
   json["chat_template"] = inspection.chat_template;
   json["served_with"] = nlohmann::json::array();
-  if (inspection.can_be_served) json["served_with"] = {"cpu:bf16", "cpu:f32", "cpu:int8", "reference"};
+  if (inspection.can_be_served)
+    json["served_with"] = {"cpu:bf16", "cpu:f32", "cpu:int8", "reference"};
   json["spec"] = SpecToJson(inspection.spec);
   std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
