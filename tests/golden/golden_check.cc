@@ -37,22 +37,13 @@ constexpr FamilyTolerance kSharedF32[] = {{"mod", {2e-5f, 1e-6f}},
 constexpr FamilyTolerance kBf16[] = {
     {"moeut", {8e-2f, 8e-2f}, 0.05f}, {"sut", {4e-2f, 4e-2f}, 0.03f, 0.03f}, {"", {4e-2f, 4e-2f}}};
 
-// Weights and the inputs of each product rounded to 8 bits with one scale a row. Measured on the
-// cpu device, as a part of 1 + max|x|: 0.049 where nothing is chosen (gpt_oss-mxfp4), up to 0.12
-// where the same layers run again and again (huginn, ouro). The routers of these fixtures choose
-// among nearly equal scores, so some choices fall the other way and their rows become other rows:
-// what is left to see there is that the rest is still near (mod 0.44, expert_choice 0.38, jetmoe
-// 0.31, olmoe 0.25, sut 0.19, deepseek_v3 0.17, sparsely_gated 0.12, moeut 0.11).
-constexpr FamilyTolerance kInt8[] = {{"mod", {5e-1f, 5e-1f}, 0.1f, 0.1f},
-                                     {"expert_choice", {45e-2f, 45e-2f}, 0.1f},
-                                     {"jetmoe", {4e-1f, 4e-1f}},
-                                     {"olmoe", {3e-1f, 3e-1f}},
-                                     {"sut", {25e-2f, 25e-2f}, 0.1f, 0.1f},
-                                     {"deepseek_v3", {2e-1f, 2e-1f}},
-                                     {"sparsely_gated", {15e-2f, 15e-2f}, 0.1f},
-                                     {"moeut", {15e-2f, 15e-2f}, 0.1f},
-                                     {"huginn", {15e-2f, 15e-2f}},
+// Weights and the inputs of each product rounded to 8 bits with one scale a row. Where a choice
+// falls the other way its rows become other rows: compared is what stands in front of the first.
+// Measured on the cpu device, as a part of 1 + max|x|: 0.057, and where the same layers run again
+// and again 0.074 (huginn, ouro), in a predictor of mod 0.092.
+constexpr FamilyTolerance kInt8[] = {{"huginn", {12e-2f, 12e-2f}},
                                      {"ouro", {1e-1f, 1e-1f}},
+                                     {"mod", {1e-1f, 1e-1f}},
                                      {"", {6e-2f, 6e-2f}}};
 
 FamilyTolerance ToleranceOf(const OpenGolden& golden, const CheckOptions& options) {
@@ -297,6 +288,14 @@ absl::StatusOr<OpenGolden> OpenGoldenFolder(const std::string& folder,
   return golden;
 }
 
+absl::StatusOr<std::vector<SequenceTrace>> RunOnce(const std::vector<std::vector<int32_t>>& tokens,
+                                                   const GoldenCase& which,
+                                                   GoldenRun& run) {
+  const std::vector<int32_t> lengths = Lengths(tokens);
+  if (which.cohort) return run.Run(tokens, Together(lengths, lengths.front()), {}, tokens.size());
+  return run.Run(tokens, OneShot(lengths), which.routing);
+}
+
 absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckOptions& options) {
   if (IsLayerFolder(folder)) return CheckLayerGolden(folder, options);
   ASSIGN_OR_RETURN(OpenGolden golden, OpenGoldenFolder(folder, options));
@@ -307,6 +306,15 @@ absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckO
     run.set_encoder_tokens(ids->second.integers);
   report.whole_prompt = RoutesWholePrompt(run.spec());
   report.unused_weights = run.unused_weights();
+  OpenGolden precise;
+  if (options.weights == kernels::WeightFormat::kInt8) {
+    CheckOptions unrounded = options;
+    unrounded.weights = kernels::WeightFormat::kF32;
+    ASSIGN_OR_RETURN(precise, OpenGoldenFolder(folder, unrounded));
+    if (const auto ids = golden.expected.find("encoder_ids"); ids != golden.expected.end())
+      precise.run->set_encoder_tokens(ids->second.integers);
+  }
+  int32_t first_other_choice = kNoLayer;
   std::set<std::string> compared = {"input_ids", "encoder_ids"};
   for (const GoldenCase& which : GoldenCases(golden.expected)) {
     const auto tokens = GoldenTokens(golden.expected, which);
@@ -316,14 +324,17 @@ absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckO
           return absl::InvalidArgumentError(folder + ": input_ids outside the vocabulary");
       }
     }
-    const std::vector<int32_t> lengths = Lengths(tokens);
-    ASSIGN_OR_RETURN(const auto once,
-                     which.cohort
-                         ? run.Run(tokens, Together(lengths, lengths.front()), {}, tokens.size())
-                         : run.Run(tokens, OneShot(lengths), which.routing));
+    ASSIGN_OR_RETURN(const auto once, RunOnce(tokens, which, run));
+    int32_t end = kNoLayer;
+    if (precise.run.has_value()) {
+      ASSIGN_OR_RETURN(const auto unrounded, RunOnce(tokens, which, *precise.run));
+      const auto dim = static_cast<size_t>(run.spec().decoder().embedding.dim);
+      end = FirstOtherChoice(once, unrounded, dim);
+    }
     Comparison comparison(golden.expected, which.prefix, ToleranceOf(golden, options), report);
-    comparison.Compare(once, run.spec());
+    comparison.Compare(once, run.spec(), end);
     compared.insert(comparison.compared().begin(), comparison.compared().end());
+    if (end != kNoLayer) first_other_choice = std::min(first_other_choice, end);
     if (which.cohort) {
       RETURN_IF_ERROR(CheckCohortWays(tokens, once, run, report));
     } else {
@@ -334,9 +345,13 @@ absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckO
         RETURN_IF_ERROR(CheckGenerating(tokens.front(), run, report));
     }
   }
+  report.chooses_otherwise = first_other_choice != kNoLayer;
   for (const auto& [name, tensor] : golden.expected) {
-    if (compared.count(name) == 0)
-      report.not_compared.push_back({name, WhyNotCompared(report.family, name)});
+    if (compared.count(name) != 0) continue;
+    std::string why = WhyNotCompared(report.family, name);
+    if (why.empty() && report.chooses_otherwise)
+      why = absl::StrCat("rows choose otherwise from layer ", first_other_choice, " on");
+    report.not_compared.push_back({name, std::move(why)});
   }
   return report;
 }

@@ -37,6 +37,7 @@ struct GoldenReport {
   std::string family;
   bool layer_alone = false;             // no sequences, so no ways of running them
   bool whole_prompt = false;            // routed by top-k over the prompt: only one shot is defined
+  bool chooses_otherwise = false;       // rounded weights: some tensors are not compared
   std::vector<TensorResult> tensors;    // in the order of the forward pass
   std::vector<std::string> wrong_ways;  // ways of running that did not give the bits of one shot
   std::vector<NotCompared> not_compared;    // stored tensors that the forward pass does not show

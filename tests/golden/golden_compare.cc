@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -45,12 +46,48 @@ void LeaveOut(const ExpectedTensor& chosen,
   }
 }
 
+// Which rows a layer did not run: zeros, or missing at the end.
+std::vector<bool> RowsRun(const std::vector<float>* hidden, size_t rows, size_t width) {
+  std::vector<bool> run(rows, false);
+  for (size_t i = 0; hidden != nullptr && i < hidden->size(); ++i) {
+    if ((*hidden)[i] != 0.0f) run[i / width] = true;
+  }
+  return run;
+}
+
 }  // namespace
 
-void Comparison::Compare(const std::vector<SequenceTrace>& traces, const ModelSpec& spec) {
+int32_t FirstOtherChoice(const std::vector<SequenceTrace>& traces,
+                         const std::vector<SequenceTrace>& precise,
+                         size_t dim) {
+  int32_t first = kNoLayer;
+  for (size_t s = 0; s < traces.size(); ++s) {
+    const SequenceTrace& ours = traces[s];
+    const SequenceTrace& theirs = precise[s];
+    for (const auto& [layer, taken] : theirs.taken) {
+      const auto* found = Find(ours.taken, layer);
+      if (found == nullptr || *found != taken) first = std::min(first, layer);
+    }
+    for (const auto& [key, experts] : theirs.experts) {
+      const auto* found = Find(ours.experts, key);
+      if (found == nullptr || *found != experts) first = std::min(first, std::atoi(key.c_str()));
+    }
+    for (const auto& [layer, hidden] : theirs.hidden) {
+      const size_t rows = theirs.embed.size() / dim;
+      if (RowsRun(Find(ours.hidden, layer), rows, dim) != RowsRun(&hidden, rows, dim))
+        first = std::min(first, layer);
+    }
+  }
+  return first;
+}
+
+void Comparison::Compare(const std::vector<SequenceTrace>& traces,
+                         const ModelSpec& spec,
+                         int32_t end) {
   Floats("hidden.embed", traces, [](const SequenceTrace& t) { return &t.embed; });
   for (const auto& entry : traces.front().hidden) {
     const int32_t layer = entry.first;
+    if (layer >= end) return;
     for (const std::string& name :
          {absl::StrCat("mask.", layer), absl::StrCat("route.", layer, ".mask")}) {
       Decisions(
@@ -69,6 +106,7 @@ void Comparison::Compare(const std::vector<SequenceTrace>& traces, const ModelSp
     Floats(absl::StrCat("hidden.", layer), traces,
            [layer](const SequenceTrace& t) { return Find(t.hidden, layer); });
   }
+  if (end != kNoLayer) return;
   CompareValues(traces);
   for (const char* name : {"logits", "prefix_logits"})
     Floats(name, traces, [](const SequenceTrace& t) { return &t.logits; });

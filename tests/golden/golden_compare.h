@@ -18,6 +18,13 @@ struct FamilyTolerance {
   float rows = 0.0f;     // share of the rows that stop elsewhere
 };
 
+// The first layer instance in which a row chose otherwise than in `precise`: layers, experts, where
+// to stop. Behind it rows are other rows. kNoLayer where there is none.
+inline constexpr int32_t kNoLayer = 1 << 30;
+int32_t FirstOtherChoice(const std::vector<SequenceTrace>& traces,
+                         const std::vector<SequenceTrace>& precise,
+                         size_t dim);
+
 // A tensor of this name in front of another one's says which of its rows are compared (not 0).
 inline constexpr char kRowsOf[] = "rows of ";
 
@@ -29,7 +36,8 @@ class Comparison {
              GoldenReport& report)
       : expected_(expected), prefix_(std::move(prefix)), tolerance_(tolerance), report_(report) {}
 
-  void Compare(const std::vector<SequenceTrace>& traces, const ModelSpec& spec);
+  // `end`: nothing is compared from this layer instance on.
+  void Compare(const std::vector<SequenceTrace>& traces, const ModelSpec& spec, int32_t end);
 
   const std::set<std::string>& compared() const { return compared_; }
 
