@@ -48,10 +48,11 @@ absl::Status CheckAdmissible(const Request& request, const ModelCard& model) {
   if (NeedsWholePrompt(request.routing, model) &&
       prompt + (two_stacks ? 1 : 0) > model.max_batch_tokens) {
     const bool encoder = request.embed || two_stacks;
-    return BadRequest(
-        "context_length_exceeded", encoder ? "prompt" : "routing.mode",
-        absl::StrCat(encoder ? "an encoder" : "this routing",
-                     " needs the whole prompt in one step; raise --max-batch-tokens"));
+    const bool asked = request.routing.mode != RoutingParams::Mode::kModelDefault;
+    return BadRequest("context_length_exceeded", asked ? "routing.mode" : "prompt",
+                      absl::StrCat(encoder ? "an encoder" : "this routing",
+                                   " needs the whole prompt in one step, which takes ",
+                                   model.max_batch_tokens, " tokens (--max-batch-tokens)"));
   }
   if (model.scores_only && request.stop.max_tokens > 1) {
     return BadRequest("unsupported_parameter", "max_tokens",

@@ -34,7 +34,28 @@ double SparsityOf(const LayerSpec& layer) {
   return capacity > 0.0 && capacity < 1.0 ? rows / capacity : rows;
 }
 
+bool ReadsWholePrompt(const LayerSpec& layer) {
+  if (layer.depth.has_value() && (layer.depth->prefill_decide == DepthDecide::kRouterTopK ||
+                                  layer.depth->prefill_decide == DepthDecide::kPromptMean))
+    return true;
+  return std::any_of(layer.sublayers.begin(), layer.sublayers.end(),
+                     [](const SublayerSpec& sublayer) {
+                       const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
+                       return moe != nullptr && moe->router.pick == ExpertPick::kExpertTopK;
+                     });
+}
+
 }  // namespace
+
+bool ReadsWholePrompt(const ModelSpec& spec) {
+  if (spec.is_encoder() || spec.encoder() != nullptr) return true;
+  for (const LayerGroupSpec& group : spec.decoder().groups) {
+    for (const LayerSpec& layer : group.layers) {
+      if (ReadsWholePrompt(layer)) return true;
+    }
+  }
+  return false;
+}
 
 int32_t ChunkRows(const EngineConfig& config,
                   const ModelSpec& spec,
@@ -51,7 +72,12 @@ int32_t ChunkRows(const EngineConfig& config,
   const double weight_bytes = config.weights == kernels::WeightFormat::kF32 ? 4.0 : 2.0;
   const double rows = BalanceOf(kernels) * weight_bytes / 2.0 * sparsity;
   const double tiles = std::ceil(std::min(rows, 1e6) / 64.0);
-  return std::clamp(static_cast<int32_t>(tiles) * 64, kMinChunkRows, kMaxChunkRows);
+  const int32_t chunk = std::clamp(static_cast<int32_t>(tiles) * 64, kMinChunkRows, kMaxChunkRows);
+  if (!ReadsWholePrompt(spec)) return chunk;
+  const int32_t context = config.max_context_tokens > 0
+                              ? std::min(config.max_context_tokens, spec.max_positions)
+                              : spec.max_positions;
+  return std::max(chunk, std::min(context, kMaxWholePromptRows));
 }
 
 }  // namespace sluice

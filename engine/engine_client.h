@@ -34,6 +34,8 @@ struct ModelCard {
   int64_t parameters_active = 0;
   int32_t num_layer_instances = 0;
   std::vector<std::string> routed_layers;  // labels of depth-routed layer instances
+  // Without a routing mode of the request a prompt runs in one step: some rule reads all of it.
+  bool default_needs_whole_prompt = false;
   std::vector<std::string> routing_modes;  // "threshold", "predictor", "topk_prompt",
                                            // "prompt_mean", "no_drop", "capacity", "isolated",
                                            // "cohort"; first: default

@@ -169,6 +169,7 @@ ModelCard MakeCard(const EngineConfig& config,
     if (instance.routed) card.routed_layers.push_back(instance.label);
   }
   if (spec.is_encoder()) card.embedding_size = static_cast<int32_t>(spec.decoder().embedding.dim);
+  card.default_needs_whole_prompt = ReadsWholePrompt(spec);
   DescribeRouting(spec, &card);
   // A cohort takes a row of each member in every step.
   card.cohort_size = std::min({card.cohort_size, config.max_sequences, card.max_batch_tokens});

@@ -72,8 +72,7 @@ bool NeedsWholePrompt(const RoutingParams& params, const ModelCard& model) {
   // An encoder's rows see later ones.
   if (model.embedding_size > 0 || model.decoder_start_token >= 0) return true;
   if (params.mode == RoutingParams::Mode::kModelDefault) {
-    return !model.routing_modes.empty() && (model.routing_modes.front() == "topk_prompt" ||
-                                            model.routing_modes.front() == "prompt_mean");
+    return model.default_needs_whole_prompt;
   }
   return params.mode == RoutingParams::Mode::kTopKPrompt ||
          params.mode == RoutingParams::Mode::kPromptMean ||

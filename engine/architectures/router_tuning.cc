@@ -56,6 +56,7 @@ void ReadCapacity(ConfigReader& config, size_t count, RouterTuning& tuning) {
   if (value->size() != count)
     return config.Invalid("mod_capacity", "must be a number, or a list with one entry per layer");
   for (size_t i = 0; i < count; ++i) {
+    if ((*value)[i].is_null()) continue;  // none
     const json wrapped = {{"mod_capacity", (*value)[i]}};
     ConfigReader one(wrapped);
     tuning.capacity[i] = one.Number("mod_capacity", 0.0, 1.0);
@@ -63,7 +64,8 @@ void ReadCapacity(ConfigReader& config, size_t count, RouterTuning& tuning) {
   }
 }
 
-// The place of the granularity among these, in the target's order; as the published code reads it.
+// The place of the granularity among these, in the target's order. Case and hyphens do not matter,
+// as in the published code; its shorter spellings are refused.
 size_t ReadGranularity(ConfigReader& config) {
   constexpr const char* kNames[] = {"attn_sequence", "attn_token",   "block_sequence",
                                     "block_token",   "mlp_sequence", "mlp_token"};
@@ -135,6 +137,11 @@ absl::Status AddRouterTuning(const json& config, ModelSpec& spec) {
     return reader.status();
   }
   const std::vector<LayerSpec> plain = groups[0].layers;
+  // A prompt has one rule: that of all its routed layers.
+  if (std::any_of(plain.begin(), plain.end(), [](const auto& layer) { return layer.depth; })) {
+    reader.Unimplemented("is_mod", "routing beside other depth-routed layers");
+    return reader.status();
+  }
   const RouterTuning tuning = ReadRouterTuning(reader, plain.size());
   RETURN_IF_ERROR(reader.status());
   groups[0].layers.clear();

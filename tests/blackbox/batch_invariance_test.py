@@ -82,6 +82,15 @@ class BatchInvarianceTest(unittest.TestCase):
         with golden_models.served(folder) as model:
             self.compare(model, (), ("--max-batch-tokens", "24"), token_requests)
 
+    def test_a_prompt_decided_as_a_whole(self):
+        with golden_models.served("router_tuning") as model:
+            metrics = self.compare(model, (), ("--kv-memory", "60K"), token_requests)
+        if not sluice_process.SANITIZED:
+            self.assertGreater(metrics.value("sluice_preemptions_total"), 0, "the small cache was meant to preempt")
+
+    def test_position_bias_with_experts(self):
+        self.compare_golden("glam-bias")
+
     def test_mixture_of_experts(self):
         self.compare_golden("mixtral")
 

@@ -68,5 +68,24 @@ TEST(ChunkRowsTest, ALayerThatNeverSkipsOrHasNoCapacityCountsAsDense) {
   EXPECT_EQ(Rows(RoutedLayer(1.0), "amx"), kMinChunkRows);
 }
 
+TEST(ChunkRowsTest, APromptThatIsReadAsAWholeFitsUpToTheContext) {
+  LayerSpec layer = RoutedLayer(0.5);
+  layer.depth->prefill_decide = DepthDecide::kPromptMean;
+  ModelSpec spec = SpecOf(layer);
+  EngineConfig config;
+  config.max_batch_tokens = 0;
+  const auto rows = [&] { return ChunkRows(config, spec, {{"linear bf16", "avx512", ""}}); };
+  spec.max_positions = 2000;
+  EXPECT_EQ(rows(), 2000);
+  spec.max_positions = 100;
+  EXPECT_EQ(rows(), kMinChunkRows);
+  spec.max_positions = 1 << 20;
+  EXPECT_EQ(rows(), kMaxWholePromptRows);
+  config.max_context_tokens = 1000;
+  EXPECT_EQ(rows(), 1000);
+  config.max_batch_tokens = 64;
+  EXPECT_EQ(rows(), 64);
+}
+
 }  // namespace
 }  // namespace sluice

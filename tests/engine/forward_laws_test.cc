@@ -325,7 +325,7 @@ INSTANTIATE_TEST_SUITE_P(Backends,
 
 // The cpu backend against the specification, on whole models.
 TEST(ForwardAgainstReference, CpuEqualsReferenceInF32) {
-  int depth_layers = 0, expert_layers = 0;
+  int depth_layers = 0, expert_layers = 0, other_choices = 0;
   for (uint32_t seed = 0; seed < kNumRandomSpecs; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed);
@@ -339,7 +339,10 @@ TEST(ForwardAgainstReference, CpuEqualsReferenceInF32) {
     const Logits got = (*cpu)->Run(tokens, 33);
     // A near tie in a router may fall either way; then the routed rows differ and nothing else can
     // be compared.
-    if ((*reference)->stats().taken() != (*cpu)->stats().taken()) continue;
+    if ((*reference)->stats().taken() != (*cpu)->stats().taken()) {
+      ++other_choices;
+      continue;
+    }
     depth_layers += static_cast<int>((*cpu)->stats().depth_choices().size());
     expert_layers += static_cast<int>((*cpu)->stats().expert_choices().size());
     double largest = 1.0;
@@ -349,6 +352,7 @@ TEST(ForwardAgainstReference, CpuEqualsReferenceInF32) {
     }
     EXPECT_LE(MaxDifference(expected, got), 2e-4 * largest);
   }
+  EXPECT_LE(other_choices, static_cast<int>(kNumRandomSpecs) / 50) << "near ties are rare";
   EXPECT_GT(depth_layers, 10);
   EXPECT_GT(expert_layers, 10);
 }

@@ -52,11 +52,13 @@ TEST_F(ModelCardTest, ExpertsThatChooseNeedThresholdsToGenerate) {
   const ModelCard prompts = Load("expert_choice");
   EXPECT_THAT(prompts.routing_modes, ElementsAre("topk_prompt"));
   EXPECT_TRUE(prompts.scores_only);
+  EXPECT_TRUE(prompts.default_needs_whole_prompt);
   EXPECT_TRUE(prompts.has_experts);
   EXPECT_EQ(prompts.experts_per_token, 0);
   const ModelCard causal = Load("expert_choice-threshold");
   EXPECT_THAT(causal.routing_modes, ElementsAre("threshold", "topk_prompt"));
   EXPECT_FALSE(causal.scores_only);
+  EXPECT_FALSE(causal.default_needs_whole_prompt);
   const ModelCard both = Load("expert_choice-threshold", "prefill_decide");
   EXPECT_THAT(both.routing_modes, ElementsAre("topk_prompt", "threshold"));
   EXPECT_FALSE(both.scores_only);
@@ -67,6 +69,9 @@ TEST_F(ModelCardTest, ADecisionPerPromptIsTheDefaultOfModelsTrainedForIt) {
   EXPECT_THAT(prompts.routing_modes, ElementsAre("prompt_mean", "threshold", "topk_prompt"));
   EXPECT_THAT(prompts.routed_layers, ElementsAre("1", "3"));
   EXPECT_FALSE(prompts.has_capacity_table);
+  EXPECT_TRUE(prompts.default_needs_whole_prompt);
+  EXPECT_FALSE(Load("router_tuning-attn-token").default_needs_whole_prompt);
+  EXPECT_TRUE(Load("big_bird").default_needs_whole_prompt);
   EXPECT_THAT(Load("router_tuning", "mod_capacity").routing_modes,
               ElementsAre("prompt_mean", "threshold"));
   EXPECT_THAT(Load("router_tuning-attn-token").routing_modes,

@@ -81,6 +81,8 @@ TEST(RoutingParamsTest, AMeanNeedsTheWholePromptAndItsThresholdDoesNot) {
   card.routed_layers = {"1"};
   card.routing_modes = {"prompt_mean", "threshold"};
   RoutingParams params;
+  EXPECT_FALSE(NeedsWholePrompt(params, card));
+  card.default_needs_whole_prompt = true;
   EXPECT_TRUE(NeedsWholePrompt(params, card)) << "the model's own";
   params.mode = RoutingParams::Mode::kPromptMean;
   EXPECT_TRUE(NeedsWholePrompt(params, card));

@@ -165,6 +165,7 @@ class TestEngine {
     if (options.family == Family::kTuned) {
       card.routed_layers = {"1", "3"};
       card.routing_modes = {"prompt_mean", "threshold"};
+      card.default_needs_whole_prompt = true;
     }
     if (options.family == Family::kMot) {
       card.routing_modes = {"isolated", "cohort"};

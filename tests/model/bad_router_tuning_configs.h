@@ -22,6 +22,7 @@ inline const BadConfig kBadRouterTuningConfigs[] = {
     {"router_tuning", "/threshold", 1.5, "'threshold'"},
     {"router_tuning", "/threshold", "0.5", "'threshold'"},
     {"router_tuning", "/mod_capacity", nullptr, ""},
+    {"router_tuning", "/mod_capacity", json::array({nullptr, 0.5, nullptr, nullptr}), ""},
     {"router_tuning", "/mod_capacity", 2, "'mod_capacity' must be a number between 0 and 1"},
     {"router_tuning", "/mod_capacity", "half", "'mod_capacity'"},
     {"router_tuning", "/mod_capacity", json::array({0.5}), "'mod_capacity' must be a number, or"},
@@ -34,6 +35,8 @@ inline const BadConfig kBadRouterTuningConfigs[] = {
     {"olmo2", "/is_mod", json::array({true, true}), "'is_mod': routing of layers"},
     {"mixtral", "/is_mod", json::array({true, true}), "'is_mod': routing of layers"},
     {"switch_transformers", "/is_mod", json::array({true}), "'is_mod': routing of other than"},
+    {"mod-threshold", "/is_mod", json::array({true, false, true, false}),
+     "'is_mod': routing beside other depth-routed layers"},
     {"ouro", "/is_mod", json::array({true}), "'is_mod': routing of other than"},
 };
 
