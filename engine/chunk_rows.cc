@@ -10,9 +10,9 @@ namespace {
 
 // Operations in the time that memory takes to deliver a byte, at half of the family's peak: 2.6 GHz
 // and 15 GB/s a core, 1024, 64, 32 and 8 operations a cycle.
-double BalanceOf(const std::vector<kernels::KernelChoice>& kernels) {
+double BalanceOf(const std::vector<kernels::KernelChoice>& kernels, std::string_view op) {
   for (const kernels::KernelChoice& choice : kernels) {
-    if (choice.op != "linear bf16") continue;
+    if (choice.op != op) continue;
     const std::string_view family = choice.kernel;
     if (family.starts_with("amx")) return 88.0;
     if (family.starts_with("avx512")) return 5.5;
@@ -69,8 +69,9 @@ int32_t ChunkRows(const EngineConfig& config,
   }
   // C* = (P / BW) (b_w / 2) max(E / k, 1 / c): two operations a weight of b_w bytes and row.
   // An int8 weight is half the bytes and twice the rate of a bf16 one: the same rows.
-  const double weight_bytes = config.weights == kernels::WeightFormat::kF32 ? 4.0 : 2.0;
-  const double rows = BalanceOf(kernels) * weight_bytes / 2.0 * sparsity;
+  const bool f32 = config.weights == kernels::WeightFormat::kF32;
+  const double balance = BalanceOf(kernels, f32 ? "linear f32" : "linear bf16");
+  const double rows = balance * (f32 ? 4.0 : 2.0) / 2.0 * sparsity;
   const double tiles = std::ceil(std::min(rows, 1e6) / 64.0);
   const int32_t chunk = std::clamp(static_cast<int32_t>(tiles) * 64, kMinChunkRows, kMaxChunkRows);
   if (!ReadsWholePrompt(spec)) return chunk;

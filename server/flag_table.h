@@ -33,6 +33,8 @@ inline constexpr uint8_t kOnServe = 1, kOnGenerate = 2, kOnBench = 4, kOnInspect
 inline constexpr uint8_t kOnBenchMachine = 16, kOnBenchProfile = 32, kOnBenchQuality = 64;
 inline constexpr uint8_t kOnEngine =
     kOnServe | kOnGenerate | kOnBench | kOnBenchProfile | kOnBenchQuality;
+// Commands that schedule steps themselves; the others decide what a step is.
+inline constexpr uint8_t kOnScheduled = kOnServe | kOnGenerate | kOnBench;
 inline constexpr uint8_t kOnAll = kOnEngine | kOnInspect;
 
 // How a value is written. kBytes takes K, M, G, KiB, MiB, GiB; kSeconds takes "25", "25s", "500ms",

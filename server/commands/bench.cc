@@ -149,6 +149,12 @@ absl::Status Bench(const ServerConfig& config) {
       engine.max_queued_tokens, int64_t{engine.max_sequences} * config.bench.prompt_tokens);
   ASSIGN_OR_RETURN(const auto subject, BenchSubject::Load(engine, "model", clock));
   ASSIGN_OR_RETURN(const auto baseline, LoadBaseline(config.bench, engine, clock));
+  if (baseline != nullptr && config.bench.baseline.empty() &&
+      baseline->report().weights == subject->report().weights) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--baseline-weights: the model has ", subject->report().weights,
+                     " weights itself, so there is nothing to compare with"));
+  }
   std::vector<Contender> contenders = ListContenders(subject.get(), baseline.get());
   for (const Contender& contender : contenders) {
     const int64_t needed = int64_t{config.bench.prompt_tokens} + config.bench.output_tokens;

@@ -114,9 +114,14 @@ class Profiler {
   // Steps in which every one of `batch` sequences decodes one token.
   absl::StatusOr<Account> Decode(const ProfileConfig& load, int32_t rounds) {
     std::vector<std::shared_ptr<StartSink>> sinks;
+    // Those that start first decode while the others' prompts are read: at least 16 rows a step, or
+    // a prompt.
+    const int64_t starting = int64_t{load.batch} * (load.context / 16 + 2);
+    const auto room = static_cast<int64_t>(card_.max_context_tokens) - load.context;
+    const auto tokens = static_cast<int32_t>(std::min(rounds + 4 + starting, room));
     for (int32_t s = 0; s < load.batch; ++s) {
       sinks.push_back(std::make_shared<StartSink>());
-      RETURN_IF_ERROR(Submit(s, {load.batch, load.context, rounds + 4}, sinks.back()));
+      RETURN_IF_ERROR(Submit(s, {load.batch, load.context, tokens}, sinks.back()));
     }
     const auto started = [](const auto& sink) { return sink->started; };
     while (!std::all_of(sinks.begin(), sinks.end(), started) && engine_->Step()) {
@@ -125,8 +130,14 @@ class Profiler {
     Begin();
     for (int32_t i = 0; i < rounds; ++i) TimeStep();
     Account account = End("decode step");
+    // Less than all of them would be another step than the one that was asked for.
+    const auto decoding = static_cast<int32_t>(engine_->num_active());
     engine_->CancelAll("bench");
-    return account;
+    if (decoding == load.batch) return account;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "only ", decoding, " of ", load.batch,
+        " sequences decoded to the end; lower --batch, --context or --rounds, or raise "
+        "--kv-memory"));
   }
 
   // Steps that read one prompt, and give its first token.
@@ -194,9 +205,14 @@ class Profiler {
   int64_t steps_ = 0;
 };
 
-// The best peak of the units that a GEMM of f32 or bf16 could use.
-double PeakOf(const MachineLimits& limits) {
-  return std::max(limits.operations_per_second("f32"), limits.operations_per_second("bf16"));
+// The best peak of the units that products of these weights can use; everything else is f32.
+double PeakOf(const MachineLimits& limits, std::string_view weights) {
+  const double f32 = limits.operations_per_second("f32");
+  return weights == "f32" ? f32 : std::max(f32, limits.operations_per_second(std::string(weights)));
+}
+
+double PeakOf(const MachineLimits& limits, std::string_view weights, const OpCost& op) {
+  return PeakOf(limits, op.op == "linear" ? weights : "f32");
 }
 
 nlohmann::json ToJson(const Account& account) {
@@ -223,7 +239,7 @@ void PrintRow(const std::string& name, double calls, double seconds, double shar
   std::printf("  %-34s %7.1f %9.3f %6.1f%%", name.c_str(), calls, seconds * 1e3, share * 100);
 }
 
-void Print(const Account& account, const MachineLimits& limits) {
+void Print(const Account& account, const MachineLimits& limits, std::string_view weights) {
   const auto steps = static_cast<double>(account.steps);
   std::printf("\n%s: %.3f ms (mean of %d)\n", account.name.c_str(),
               account.wall_seconds / steps * 1e3, static_cast<int>(account.steps));
@@ -238,7 +254,8 @@ void Print(const Account& account, const MachineLimits& limits) {
       const double rate = op.operations / op.seconds;
       std::printf(" %9.2f %7.2f %5.0f%% %9.1f %8.1f %5.0f%%", op.bytes / steps / 1e6,
                   bytes_rate / 1e9, 100 * bytes_rate / limits.memory_bytes_per_second(),
-                  op.operations / steps / 1e6, rate / 1e9, 100 * rate / PeakOf(limits));
+                  op.operations / steps / 1e6, rate / 1e9,
+                  100 * rate / PeakOf(limits, weights, op));
     }
     std::printf("\n");
   }
@@ -246,9 +263,12 @@ void Print(const Account& account, const MachineLimits& limits) {
     PrintRow(name, 1.0, seconds / steps, seconds / account.wall_seconds);
     std::printf("\n");
   };
+  double by_op = account.sampling_seconds;
+  for (const OpCost& op : account.ops) by_op += op.seconds;
   rest("sampling", account.sampling_seconds);
   rest("between ops (row lists, counts)", account.between_seconds);
   rest("engine (scheduler, text, metrics)", account.engine_seconds);
+  std::printf("  by op, with sampling: %.1f %% of the step\n", 100 * by_op / account.wall_seconds);
 }
 
 absl::Status Profile(const ServerConfig& config) {
@@ -258,9 +278,10 @@ absl::Status Profile(const ServerConfig& config) {
   ASSIGN_OR_RETURN(const Account decode, profiler->Decode(config.profile, config.bench.rounds));
   ASSIGN_OR_RETURN(const Account prefill,
                    profiler->Prefill(config.bench.prompt_tokens, config.bench.rounds));
+  const std::string& weights = profiler->report().weights;
   if (config.print_json) {
     const nlohmann::json json = {{"memory_bytes_per_second", limits.memory_bytes_per_second()},
-                                 {"operations_per_second", PeakOf(limits)},
+                                 {"operations_per_second", PeakOf(limits, weights)},
                                  {"handover_seconds", limits.handover_seconds},
                                  {"threads", limits.threads},
                                  {"accounts", {ToJson(decode), ToJson(prefill)}}};
@@ -270,13 +291,13 @@ absl::Status Profile(const ServerConfig& config) {
   std::printf("%s\n", profiler->report().spec_line.c_str());
   std::printf(
       "%d threads; measured just now: memory %.1f GB/s, peak %.0f GFLOP/s, hand-over %.2f us\n",
-      limits.threads, limits.memory_bytes_per_second() / 1e9, PeakOf(limits) / 1e9,
+      limits.threads, limits.memory_bytes_per_second() / 1e9, PeakOf(limits, weights) / 1e9,
       limits.handover_seconds * 1e6);
   std::printf(
       "decode: %d sequences of %d tokens; prefill: %d tokens. MB: weights, keys and values\n",
       config.profile.batch, config.profile.context, config.bench.prompt_tokens);
-  Print(decode, limits);
-  Print(prefill, limits);
+  Print(decode, limits, weights);
+  Print(prefill, limits, weights);
   return absl::OkStatus();
 }
 

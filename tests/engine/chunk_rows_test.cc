@@ -39,7 +39,8 @@ int32_t Rows(const LayerSpec& layer,
   EngineConfig config;
   config.max_batch_tokens = 0;
   config.weights = weights;
-  return ChunkRows(config, SpecOf(layer), {{"linear bf16", family, ""}});
+  return ChunkRows(config, SpecOf(layer),
+                   {{"linear bf16", family, ""}, {"linear f32", "avx512", ""}});
 }
 
 TEST(ChunkRowsTest, WhatTheOperatorSaysHolds) {
@@ -52,8 +53,10 @@ TEST(ChunkRowsTest, SparserLayersWantLongerChunks) {
   EXPECT_EQ(Rows(LayerSpec(), "amx"), kMinChunkRows);
   EXPECT_EQ(Rows(ExpertLayer(64, 8), "amx"), 704);  // 88 * 8
   EXPECT_EQ(Rows(RoutedLayer(0.125), "amx"), 704);
-  EXPECT_EQ(Rows(ExpertLayer(64, 8), "amx", kernels::WeightFormat::kF32), 1408);
-  EXPECT_EQ(Rows(ExpertLayer(387, 16), "amx"), kMaxChunkRows);  // 88 * 24
+  // Tiles multiply no f32: its own family counts.
+  EXPECT_EQ(Rows(ExpertLayer(64, 8), "amx", kernels::WeightFormat::kF32), kMinChunkRows);
+  EXPECT_EQ(Rows(ExpertLayer(512, 8), "amx", kernels::WeightFormat::kF32), 704);  // 11 * 64
+  EXPECT_EQ(Rows(ExpertLayer(387, 16), "amx"), kMaxChunkRows);                    // 88 * 24
   EXPECT_EQ(Rows(ExpertLayer(1000000, 1), "amx"), kMaxChunkRows);
 }
 
