@@ -216,7 +216,6 @@ absl::StatusOr<json> GgufConfig(const GgufContents& contents, const GgufFamily& 
   RETURN_IF_ERROR(keys.RefuseOthers());
   ASSIGN_OR_RETURN(config["vocab_size"], VocabularySize(contents));
   config["tie_word_embeddings"] = !HasTensor(contents, "output.weight");
-  config["attention_bias"] = HasTensor(contents, "blk.0.attn_q.bias");
   const std::string eos = "tokenizer.ggml.eos_token_id";
   if (contents.metadata.Has(eos)) {
     ASSIGN_OR_RETURN(config["eos_token_id"],

@@ -125,14 +125,37 @@ TEST(GgufConfig, EveryNeededKeyIsMissedByName) {
   }
 }
 
-TEST(GgufNames, ExpertsBecomeOneTensorEach) {
+TEST(GgufNames, ExpertsStandUnderOneName) {
   const auto parts = NameGgufTensors({Tensor("blk.1.ffn_up_exps.weight", {3, 16, 32})},
                                      {.architecture = "qwen3moe", .model_type = "qwen3_moe"});
   ASSERT_TRUE(parts.ok()) << parts.status();
-  ASSERT_EQ(parts->size(), 3u);
-  EXPECT_EQ((*parts)[2].name, "model.layers.1.mlp.experts.2.up_proj.weight");
-  EXPECT_EQ((*parts)[2].first, 2 * 16 * 32);
-  EXPECT_EQ((*parts)[2].shape, (std::vector<int64_t>{16, 32}));
+  ASSERT_EQ(parts->size(), 1u);
+  EXPECT_EQ((*parts)[0].name, "model.layers.1.mlp.experts.{e}.up_proj.weight");
+  EXPECT_EQ((*parts)[0].shape, (std::vector<int64_t>{3, 16, 32}));
+}
+
+TEST(GgufNames, TheFirstMixtralFilesHaveATensorForEachExpert) {
+  const GgufFamily family = {.architecture = "llama", .model_type = "mixtral"};
+  const auto parts = NameGgufTensors({Tensor("blk.1.ffn_gate.12.weight", {16, 32})}, family);
+  ASSERT_TRUE(parts.ok()) << parts.status();
+  EXPECT_EQ((*parts)[0].name, "model.layers.1.block_sparse_moe.experts.12.w1.weight");
+  for (const char* name :
+       {"blk.0.ffn_gate.01.weight", "blk.0.ffn_gate.-1.weight", "blk.0.ffn_gate.5000.weight",
+        "blk.0.ffn_gate..weight", "blk.0.attn_q.1.weight", "ffn_gate.1.weight"})
+    EXPECT_FALSE(NameGgufTensors({Tensor(name, {16, 32})}, family).ok()) << name;
+}
+
+TEST(GgufNames, NormsBehindBelongToOlmo2) {
+  const GgufFamily llama = {.architecture = "llama", .model_type = "llama"};
+  const GgufFamily olmo2 = {.architecture = "olmo2", .model_type = "olmo2"};
+  for (const char* name : {"blk.0.post_attention_norm.weight", "blk.0.post_ffw_norm.weight"}) {
+    EXPECT_FALSE(NameGgufTensors({Tensor(name, {4})}, llama).ok()) << name;
+    EXPECT_TRUE(NameGgufTensors({Tensor(name, {4})}, olmo2).ok()) << name;
+  }
+  for (const char* name : {"blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"}) {
+    EXPECT_TRUE(NameGgufTensors({Tensor(name, {4})}, llama).ok()) << name;
+    EXPECT_FALSE(NameGgufTensors({Tensor(name, {4})}, olmo2).ok()) << name;
+  }
 }
 
 TEST(GgufNames, UnknownAndRepeatedNamesAreRefused) {
@@ -145,10 +168,10 @@ TEST(GgufNames, UnknownAndRepeatedNamesAreRefused) {
     ASSERT_FALSE(parts.ok()) << name;
     EXPECT_THAT(std::string(parts.status().message()), HasSubstr("is not known"));
   }
-  EXPECT_FALSE(NameGgufTensors({Tensor("blk.0.ffn_norm.weight", {4}),
-                                Tensor("blk.0.post_attention_norm.weight", {4})},
-                               family)
-                   .ok());
+  EXPECT_FALSE(
+      NameGgufTensors({Tensor("blk.0.ffn_norm.weight", {4}), Tensor("blk.00.ffn_norm.weight", {4})},
+                      family)
+          .ok());
   EXPECT_FALSE(NameGgufTensors({Tensor("blk.0.ffn_up_exps.weight", {4, 4})}, family).ok());
 }
 
