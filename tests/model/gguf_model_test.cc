@@ -1,6 +1,7 @@
 // What the metadata and the tensor names of a GGUF file must say, key by key.
 #include "engine/architectures/gguf_model.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "gmock/gmock.h"
@@ -20,6 +21,22 @@ GgufValue Int(int64_t value) { return Number(GgufValueType::kI64, value); }
 GgufValue Float(float value) { return Number(GgufValueType::kF32, value); }
 GgufValue Text(const std::string& text) {
   return {GgufValueType::kString, GgufValueType::kU8, 0, text};
+}
+
+template <typename T>
+GgufValue List(GgufValueType type, const std::vector<T>& numbers) {
+  std::string bytes;
+  for (const T number : numbers) bytes += Number(type, number).bytes;
+  return {GgufValueType::kArray, type, static_cast<int64_t>(numbers.size()), std::move(bytes)};
+}
+GgufValue Ints(const std::vector<int64_t>& numbers) { return List(GgufValueType::kI64, numbers); }
+GgufValue Bool(bool value) { return Number<char>(GgufValueType::kBool, value ? '\1' : '\0'); }
+GgufValue Texts(const std::vector<std::string>& texts) {
+  GgufValue value{GgufValueType::kArray, GgufValueType::kString, static_cast<int64_t>(texts.size()),
+                  ""};
+  for (const std::string& text : texts)
+    value.bytes += Number<uint64_t>(GgufValueType::kU64, text.size()).bytes + text;
+  return value;
 }
 
 using Pairs = std::map<std::string, GgufValue>;
@@ -89,6 +106,12 @@ TEST(GgufConfig, WrongKeysAreRefusedByName) {
       {"qwen3moe.attention.value_length", Int(4)},
       {"qwen3moe.rope.dimension_count", Int(4)},
       {"qwen3moe.rope.scaling.type", Text("longrope")},
+      {"qwen3moe.rope.scaling.attn_factor", Float(2.0f)},
+      {"qwen3moe.rope.scaling.yarn_ext_factor", Float(1.0f)},  // without yarn
+      {"qwen3moe.attention.head_count_kv", Ints({2, 1})},
+      {"qwen3moe.attention.head_count_kv", Ints({2})},
+      {"qwen3moe.attention.head_count_kv", Ints({2, 2, 2})},
+      {"qwen3moe.attention.head_count_kv", Ints({0, 0})},
       {"qwen3moe.expert_count", Int(-1)},
       {"qwen3moe.expert_used_count", Int(0)},
       {"qwen3moe.expert_feed_forward_length", Int(0)},
@@ -106,6 +129,97 @@ TEST(GgufConfig, WrongKeysAreRefusedByName) {
     EXPECT_THAT(message, HasSubstr(wrong.key.substr(wrong.key.find('.') + 1)));
     EXPECT_EQ(message.find('\n'), std::string::npos);
   }
+}
+
+// The pairs of another architecture, with its own keys added.
+Pairs As(const std::string& architecture, const Pairs& more, bool sparse) {
+  Pairs pairs;
+  for (const auto& [key, value] : Qwen3Moe()) {
+    if (!sparse && key.find(".expert_") != std::string::npos) continue;
+    const bool own = key.starts_with("qwen3moe");
+    pairs[own ? architecture + key.substr(8) : key] = value;
+  }
+  pairs["general.architecture"] = Text(architecture);
+  for (const auto& [key, value] : more) pairs[key] = value;
+  return pairs;
+}
+
+TEST(GgufConfig, AListThatSaysTheSameOfEveryLayerIsOneNumber) {
+  Pairs pairs = Qwen3Moe();
+  pairs["qwen3moe.attention.head_count"] = Ints({4, 4});
+  pairs["qwen3moe.attention.head_count_kv"] = Ints({2, 2});
+  pairs["qwen3moe.feed_forward_length"] = Ints({48, 48});
+  EXPECT_EQ(*Config(pairs), *Config(Qwen3Moe()));
+}
+
+TEST(GgufConfig, Yarn) {
+  Pairs pairs = Qwen3Moe();
+  pairs["qwen3moe.rope.scaling.type"] = Text("yarn");
+  pairs["qwen3moe.rope.scaling.factor"] = Float(4.0f);
+  pairs["qwen3moe.rope.scaling.yarn_beta_fast"] = Float(16.0f);
+  pairs["qwen3moe.rope.scaling.yarn_beta_slow"] = Float(2.0f);
+  pairs["qwen3moe.rope.scaling.yarn_ext_factor"] = Float(1.0f);
+  pairs["qwen3moe.rope.scaling.yarn_attn_factor"] = Float(1.0f);
+  pairs["qwen3moe.rope.scaling.attn_factor"] = Float(1.0f);
+  const auto config = Config(pairs);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ((*config)["rope_scaling"],
+            (nlohmann::json{
+                {"rope_type", "yarn"}, {"factor", 4.0}, {"beta_fast", 16.0}, {"beta_slow", 2.0}}));
+  pairs["qwen3moe.rope.scaling.attn_factor"] = Float(0.5f);
+  const double amplitude = (*Config(pairs))["rope_scaling"]["attention_factor"];
+  EXPECT_NEAR(amplitude, 0.5 * (0.1 * std::log(4.0) + 1.0), 1e-12);
+  for (const char* key : {"yarn_ext_factor", "yarn_attn_factor"}) {
+    Pairs other = pairs;
+    other["qwen3moe.rope.scaling." + std::string(key)] = Float(0.5f);
+    EXPECT_THAT(std::string(Config(other).status().message()), HasSubstr(key));
+  }
+}
+
+TEST(GgufConfig, GraniteHasDefaultsAndMustRotate) {
+  const auto config = Config(As("granite", {{"granite.logit_scale", Float(2.0f)}}, false));
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ((*config)["embedding_multiplier"], 1.0);
+  EXPECT_EQ((*config)["residual_multiplier"], 1.0);
+  EXPECT_DOUBLE_EQ((*config)["attention_multiplier"].get<double>(), 1.0 / std::sqrt(8.0));
+  for (const bool rotates : {true, false}) {
+    const Pairs pairs = As(
+        "granite",
+        {{"granite.logit_scale", Float(2.0f)}, {"granite.rope.scaling.finetuned", Bool(rotates)}},
+        false);
+    EXPECT_EQ(Config(pairs).ok(), rotates);
+    EXPECT_TRUE(Config(As("llama", {{"llama.rope.scaling.finetuned", Bool(rotates)}}, false)).ok());
+  }
+}
+
+TEST(GgufConfig, OldQwenFilesGiveTheWidthOfAllExperts) {
+  Pairs pairs = As("qwen2moe", {}, true);
+  pairs.erase("qwen2moe.expert_feed_forward_length");
+  const auto config = Config(pairs);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ((*config)["moe_intermediate_size"], 24);  // 48 / 2
+  EXPECT_EQ((*config)["shared_expert_intermediate_size"], 48);
+  pairs.erase("qwen2moe.feed_forward_length");
+  EXPECT_THAT(std::string(Config(pairs).status().message()),
+              HasSubstr("expert_feed_forward_length' is missing"));
+}
+
+TEST(GgufConfig, EndTokensAreFoundByIdAndByText) {
+  Pairs pairs = Qwen3Moe();
+  pairs["tokenizer.ggml.eos_token_id"] = Int(7);
+  pairs["tokenizer.ggml.eot_token_id"] = Int(5);
+  pairs["tokenizer.ggml.eom_token_id"] = Int(7);
+  pairs["tokenizer.ggml.tokens"] =
+      Texts({"<|endoftext|>", "<|im_end|>", "<|im_start|>", "<|eot_id|>", "a"});
+  pairs["tokenizer.ggml.token_type"] = Ints({3, 4, 3, 1, 1});
+  EXPECT_EQ((*Config(pairs))["eos_token_id"], (nlohmann::json{0, 1, 5, 7}));
+  for (const char* key : {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
+    Pairs other = pairs;
+    other[key] = Int(60);
+    EXPECT_THAT(std::string(Config(other).status().message()), HasSubstr(key));
+  }
+  pairs["tokenizer.ggml.tokens"] = Texts(std::vector<std::string>(61, "x"));
+  EXPECT_THAT(std::string(Config(pairs).status().message()), HasSubstr("at most 60"));
 }
 
 TEST(GgufConfig, EveryNeededKeyIsMissedByName) {
