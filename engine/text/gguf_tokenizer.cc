@@ -71,11 +71,14 @@ absl::StatusOr<PreTokenizerRow> FindPreTokenizer(const GgufMetadata& metadata) {
     if (name == row.name) return row;
     absl::StrAppend(&known, known.empty() ? "" : ", ", row.name);
   }
-  const char* hint = "";
-  if (name == "default")
-    hint = "; it does not say which one the model has: convert it again with a newer llama.cpp";
+  if (name == "default") {
+    return absl::UnimplementedError(
+        absl::StrCat("'", Key("pre"),
+                     "' does not say how the model cuts text: convert the model "
+                     "again with a newer llama.cpp"));
+  }
   return absl::UnimplementedError(absl::StrCat("'", Key("pre"), "' ", QuotedTensorName(name),
-                                               " is not supported; supported are ", known, hint));
+                                               " is not supported; supported are ", known));
 }
 
 // The lists that every vocabulary has.

@@ -169,7 +169,7 @@ TEST(GgufTokenizer, BrokenListsAreRefused) {
   const Broken broken[] = {
       {"ggml.model", Text("bert"), "'tokenizer.ggml.model'"},
       {"ggml.pre", Text("nosuch"), "'tokenizer.ggml.pre'"},
-      {"ggml.pre", Text("default"), "convert it again with a newer llama.cpp"},
+      {"ggml.pre", Text("default"), "convert the model again with a newer llama.cpp"},
       {"ggml.tokens", Texts({}), "tokenizer.ggml.tokens"},
       {"ggml.tokens", Texts({"a", "a"}), "equally long"},
       {"ggml.token_type", Text("1"), "tokenizer.ggml.token_type"},
