@@ -1,6 +1,7 @@
 #include "engine/model_files.h"
 
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "engine/architectures/architectures.h"
@@ -21,21 +22,36 @@ absl::StatusOr<T> WithPath(const std::string& path, absl::StatusOr<T> value) {
   return absl::Status(value.status().code(), absl::StrCat(path, ": ", value.status().message()));
 }
 
-absl::StatusOr<ModelFiles> OpenGguf(const std::filesystem::path& path, bool require_manifest) {
-  const std::string directory = path.has_parent_path() ? path.parent_path().string() : ".";
-  RETURN_IF_ERROR(VerifyManifest(directory, require_manifest));
-  ASSIGN_OR_RETURN(ModelFile file, ModelFile::Open(directory, path.filename().string()));
+// The user named this file, so a link may lead anywhere (Hugging Face's cache has links only).
+// ModelFile's rule against links is for names that stand in files.
+absl::StatusOr<ModelFiles> OpenGguf(const std::string& path, bool require_manifest) {
+  const auto directory_of = [](const std::filesystem::path& file) {
+    return file.has_parent_path() ? file.parent_path().string() : ".";
+  };
+  std::error_code error;
+  std::filesystem::path target = path;
+  if (std::filesystem::is_symlink(path, error)) {
+    // One beside the link counts too: a link must not lead around it.
+    RETURN_IF_ERROR(VerifyManifest(directory_of(path), /*required=*/false));
+    target = std::filesystem::canonical(path, error);
+  }
+  if (error) return absl::NotFoundError(absl::StrCat(path, ": ", error.message()));
+  RETURN_IF_ERROR(VerifyManifest(directory_of(target), require_manifest));
+  ASSIGN_OR_RETURN(ModelFile file,
+                   ModelFile::Open(directory_of(target), target.filename().string()));
   const int64_t bytes = file.size();
   ASSIGN_OR_RETURN(GgufModel model, LoadGgufModel(std::move(file)));
+  const int64_t tokens = model.spec.decoder().embedding.vocab_size;
   return ModelFiles{std::move(model.weights), std::move(model.spec),
-                    WithPath(path.string(), LoadGgufTokenizer(model.metadata)),
-                    WithPath(path.string(), LoadGgufChatTemplate(model.metadata)), bytes};
+                    WithPath(path, LoadGgufTokenizer(model.metadata, tokens)),
+                    WithPath(path, LoadGgufChatTemplate(model.metadata, tokens)), bytes};
 }
 
 }  // namespace
 
 absl::StatusOr<ModelFiles> ModelFiles::Open(const std::string& path, bool require_manifest) {
-  if (path.ends_with(kGgufSuffix) && !std::filesystem::is_directory(path)) {
+  std::error_code ignored;  // opening it says what is wrong
+  if (path.ends_with(kGgufSuffix) && !std::filesystem::is_directory(path, ignored)) {
     return OpenGguf(path, require_manifest);
   }
   RETURN_IF_ERROR(VerifyManifest(path, require_manifest));

@@ -1,6 +1,8 @@
 // The metadata of a GGUF file as a config.json.
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <functional>
 #include <set>
 #include <string>
 
@@ -27,10 +29,12 @@ constexpr std::array<GgufFamily, 9> kFamilies = {{
     {.architecture = "qwen3", .model_type = "qwen3"},
     {.architecture = "qwen2moe",
      .model_type = "qwen2_moe",
+     .shares_hidden = true,
      .expert_hidden = "moe_intermediate_size"},
     {.architecture = "qwen3moe",
      .model_type = "qwen3_moe",
      .renormalizes_experts = true,
+     .shares_hidden = true,
      .expert_hidden = "moe_intermediate_size"},
     {.architecture = "olmoe", .model_type = "olmoe", .expert_hidden = "intermediate_size"},
     {.architecture = "olmo2", .model_type = "olmo2"},
@@ -50,10 +54,29 @@ class KeyReader {
                               std::optional<int64_t> fallback = std::nullopt) {
     return metadata_.Int(Known(key), lo, hi, fallback);
   }
+  // Or a list that says the same of every layer.
+  absl::StatusOr<int64_t> LayersInt(const char* key,
+                                    int64_t lo,
+                                    int64_t hi,
+                                    int64_t layers,
+                                    std::optional<int64_t> fallback = std::nullopt) {
+    if (!metadata_.IsArray(prefix_ + key)) return Int(key, lo, hi, fallback);
+    ASSIGN_OR_RETURN(const std::vector<int64_t> values, metadata_.Ints(Known(key), layers));
+    const bool equal =
+        std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) == values.end();
+    if (equal && static_cast<int64_t>(values.size()) == layers && values[0] >= lo &&
+        values[0] <= hi)
+      return values[0];
+    return absl::UnimplementedError(absl::StrCat(QuotedTensorName(prefix_ + key),
+                                                 " must be one integer between ", lo, " and ", hi,
+                                                 ", or the same ", layers, " times"));
+  }
   absl::StatusOr<double> Number(const char* key, std::optional<double> fallback = std::nullopt) {
     return metadata_.Number(Known(key), fallback);
   }
-  absl::StatusOr<bool> Bool(const char* key) { return metadata_.Bool(Known(key), false); }
+  absl::StatusOr<bool> Bool(const char* key, bool fallback) {
+    return metadata_.Bool(Known(key), fallback);
+  }
   absl::StatusOr<std::string> String(const char* key, const char* fallback) {
     return metadata_.String(Known(key), fallback);
   }
@@ -92,9 +115,10 @@ absl::StatusOr<int64_t> VocabularySize(const GgufContents& contents) {
 absl::Status ReadSizes(KeyReader& keys, json& config) {
   ASSIGN_OR_RETURN(const int64_t dim, keys.Int("embedding_length", 1, kMaxDim));
   ASSIGN_OR_RETURN(const int64_t layers, keys.Int("block_count", 1, kMaxLayers));
-  ASSIGN_OR_RETURN(const int64_t heads, keys.Int("attention.head_count", 1, kMaxHeads));
+  ASSIGN_OR_RETURN(const int64_t heads,
+                   keys.LayersInt("attention.head_count", 1, kMaxHeads, layers));
   ASSIGN_OR_RETURN(const int64_t kv_heads,
-                   keys.Int("attention.head_count_kv", 1, kMaxHeads, heads));
+                   keys.LayersInt("attention.head_count_kv", 1, kMaxHeads, layers, heads));
   ASSIGN_OR_RETURN(const int64_t head_dim,
                    keys.Int("attention.key_length", 1, kMaxDim, dim / heads));
   ASSIGN_OR_RETURN(const int64_t value_dim,
@@ -118,19 +142,47 @@ absl::Status ReadSizes(KeyReader& keys, json& config) {
   return absl::OkStatus();
 }
 
+// llama.cpp (src/llama-context.cpp) multiplies the amplitude that follows from the factor by
+// attn_factor, where a config.json has the product. It reads yarn_attn_factor and then overwrites
+// it.
+absl::Status ReadYarn(KeyReader& keys, double factor, double attention_factor, json& scaling) {
+  ASSIGN_OR_RETURN(scaling["beta_fast"], keys.Number("rope.scaling.yarn_beta_fast", 32.0));
+  ASSIGN_OR_RETURN(scaling["beta_slow"], keys.Number("rope.scaling.yarn_beta_slow", 1.0));
+  for (const char* key : {"rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor"}) {
+    ASSIGN_OR_RETURN(const double value, keys.Number(key, 1.0));
+    if (value != 1.0) {
+      return absl::UnimplementedError(absl::StrCat("'", key, "' other than 1 is not supported"));
+    }
+  }
+  if (attention_factor == 1.0) return absl::OkStatus();
+  scaling["attention_factor"] =
+      attention_factor * (factor > 1.0 ? 0.1 * std::log(factor) + 1.0 : 1.0);
+  return absl::OkStatus();
+}
+
 // {arch}.rope.scaling.*; the factors of Llama 3 are a tensor (gguf_model.cc).
 absl::Status ReadRopeScaling(KeyReader& keys, json& config) {
   ASSIGN_OR_RETURN(const std::string type, keys.String("rope.scaling.type", "none"));
   ASSIGN_OR_RETURN(const double factor, keys.Number("rope.scaling.factor", 1.0));
+  ASSIGN_OR_RETURN(const double attention_factor, keys.Number("rope.scaling.attn_factor", 1.0));
   ASSIGN_OR_RETURN(const int64_t original,
                    keys.Int("rope.scaling.original_context_length", 0, kMaxPositions, 0));
-  keys.Known("rope.scaling.finetuned");  // says only how the model came to be
-  if (type == "none" || (type == "linear" && factor == 1.0)) return absl::OkStatus();
-  if (type != "linear" && type != "yarn") {
+  ASSIGN_OR_RETURN(const bool finetuned, keys.Bool("rope.scaling.finetuned", true));
+  // Elsewhere it says only how the model came to be.
+  if (!finetuned && config["model_type"] == "granite") {
+    return absl::UnimplementedError(
+        "'granite.rope.scaling.finetuned' false (no rotary positions) is not supported");
+  }
+  if (type != "none" && type != "linear" && type != "yarn") {
     return absl::UnimplementedError(
         absl::StrCat("'rope.scaling.type' ", QuotedTensorName(type), " is not supported"));
   }
+  if (type != "yarn" && attention_factor != 1.0) {
+    return absl::UnimplementedError("'rope.scaling.attn_factor' is supported with yarn only");
+  }
+  if (type == "none" || (type == "linear" && factor == 1.0)) return absl::OkStatus();
   json scaling = {{"rope_type", type}, {"factor", factor}};
+  if (type == "yarn") RETURN_IF_ERROR(ReadYarn(keys, factor, attention_factor, scaling));
   if (type == "yarn" && original > 0) scaling["original_max_position_embeddings"] = original;
   config["rope_scaling"] = std::move(scaling);
   return absl::OkStatus();
@@ -138,7 +190,9 @@ absl::Status ReadRopeScaling(KeyReader& keys, json& config) {
 
 absl::Status ReadFfn(KeyReader& keys, const GgufFamily& family, json& config) {
   const bool sparse = family.expert_hidden != nullptr;
-  ASSIGN_OR_RETURN(const int64_t hidden, keys.Int("feed_forward_length", 0, kMaxHidden, 0));
+  const auto layers = config["num_hidden_layers"].get<int64_t>();
+  ASSIGN_OR_RETURN(const int64_t hidden,
+                   keys.LayersInt("feed_forward_length", 0, kMaxHidden, layers, 0));
   if (hidden > 0 || !sparse) config["intermediate_size"] = hidden;
   if (!sparse) {
     ASSIGN_OR_RETURN(const int64_t experts, keys.Int("expert_count", 0, kMaxExperts, 0));
@@ -148,24 +202,31 @@ absl::Status ReadFfn(KeyReader& keys, const GgufFamily& family, json& config) {
   }
   ASSIGN_OR_RETURN(const int64_t experts, keys.Int("expert_count", 1, kMaxExperts));
   ASSIGN_OR_RETURN(const int64_t used, keys.Int("expert_used_count", 1, kMaxExperts));
+  // Old files have only the width of all the experts of a row (llama.cpp src/models/qwen2moe.cpp).
+  const int64_t inferred = family.shares_hidden ? hidden / used : hidden;
   ASSIGN_OR_RETURN(const int64_t expert_hidden,
-                   keys.Int("expert_feed_forward_length", 1, kMaxHidden, hidden));
+                   keys.Int("expert_feed_forward_length", 1, kMaxHidden,
+                            inferred > 0 ? std::optional<int64_t>(inferred) : std::nullopt));
   config[family.expert_hidden] = expert_hidden;
   config["num_experts"] = experts;
   config["num_local_experts"] = experts;
   config["num_experts_per_tok"] = used;
   config["norm_topk_prob"] = family.renormalizes_experts;
   if (!config.contains("intermediate_size")) config["intermediate_size"] = expert_hidden;
-  if (!keys.Has("expert_shared_feed_forward_length")) return absl::OkStatus();
-  ASSIGN_OR_RETURN(config["shared_expert_intermediate_size"],
-                   keys.Int("expert_shared_feed_forward_length", 1, kMaxHidden));
+  const char* const shared = "expert_shared_feed_forward_length";
+  if (!keys.Has(shared) && config["model_type"] != "qwen2_moe") return absl::OkStatus();
+  ASSIGN_OR_RETURN(
+      config["shared_expert_intermediate_size"],
+      keys.Int(shared, 1, kMaxHidden, hidden > 0 ? std::optional<int64_t>(hidden) : std::nullopt));
   return absl::OkStatus();
 }
 
 absl::Status ReadGraniteMultipliers(KeyReader& keys, json& config) {
-  ASSIGN_OR_RETURN(config["embedding_multiplier"], keys.Number("embedding_scale"));
-  ASSIGN_OR_RETURN(config["attention_multiplier"], keys.Number("attention.scale"));
-  ASSIGN_OR_RETURN(config["residual_multiplier"], keys.Number("residual_scale"));
+  ASSIGN_OR_RETURN(config["embedding_multiplier"], keys.Number("embedding_scale", 1.0));
+  ASSIGN_OR_RETURN(
+      config["attention_multiplier"],
+      keys.Number("attention.scale", 1.0 / std::sqrt(config["head_dim"].get<double>())));
+  ASSIGN_OR_RETURN(config["residual_multiplier"], keys.Number("residual_scale", 1.0));
   ASSIGN_OR_RETURN(config["logits_scaling"], keys.Number("logit_scale"));
   return absl::OkStatus();
 }
@@ -216,12 +277,8 @@ absl::StatusOr<json> GgufConfig(const GgufContents& contents, const GgufFamily& 
   RETURN_IF_ERROR(keys.RefuseOthers());
   ASSIGN_OR_RETURN(config["vocab_size"], VocabularySize(contents));
   config["tie_word_embeddings"] = !HasTensor(contents, "output.weight");
-  config["attention_bias"] = HasTensor(contents, "blk.0.attn_q.bias");
-  const std::string eos = "tokenizer.ggml.eos_token_id";
-  if (contents.metadata.Has(eos)) {
-    ASSIGN_OR_RETURN(config["eos_token_id"],
-                     contents.metadata.Int(eos, 0, config["vocab_size"].get<int64_t>() - 1));
-  }
+  ASSIGN_OR_RETURN(config["eos_token_id"],
+                   GgufEndTokens(contents.metadata, config["vocab_size"].get<int64_t>()));
   return config;
 }
 

@@ -8,7 +8,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/architectures/architectures.h"
+#include "engine/architectures/weight_check.h"
 #include "engine/status_macros.h"
+#include "engine/weights/safetensors.h"
 
 namespace sluice {
 namespace {
@@ -66,18 +68,63 @@ absl::Status ReadRopeFactors(WeightStore& weights, json& config) {
   return absl::OkStatus();
 }
 
-void RotateNeighbours(ModelSpec& spec) {
+template <typename Visit>
+void ForEachSublayer(ModelSpec& spec, Visit visit) {
   for (StackSpec& stack : spec.stacks) {
     for (LayerGroupSpec& group : stack.groups) {
       for (LayerSpec& layer : group.layers) {
-        for (SublayerSpec& sublayer : layer.sublayers) {
-          auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
-          if (attention != nullptr && attention->rope.has_value())
-            attention->rope->style = RopeStyle::kInterleaved;
-        }
+        for (SublayerSpec& sublayer : layer.sublayers) visit(sublayer);
       }
     }
   }
+}
+
+void RotateNeighbours(ModelSpec& spec) {
+  ForEachSublayer(spec, [](SublayerSpec& sublayer) {
+    auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
+    if (attention != nullptr && attention->rope.has_value())
+      attention->rope->style = RopeStyle::kInterleaved;
+  });
+}
+
+// No key says which projections have a bias: they have those that stand in the file.
+void TakeBiases(const WeightStore& weights, ModelSpec& spec) {
+  const auto take = [&](ProjectionSpec& projection) {
+    const size_t suffix = projection.weight.rfind(".weight");
+    if (!projection.bias.empty() || suffix == std::string::npos) return;
+    std::string bias = absl::StrCat(projection.weight.substr(0, suffix), ".bias");
+    if (weights.Contains(bias)) projection.bias = std::move(bias);
+  };
+  ForEachSublayer(spec, [&](SublayerSpec& sublayer) {
+    if (auto* attention = std::get_if<AttentionSpec>(&sublayer.block)) {
+      for (auto* part : {&attention->q, &attention->k, &attention->v, &attention->o}) take(*part);
+    } else if (auto* ffn = std::get_if<DenseFfnSpec>(&sublayer.block)) {
+      for (auto* part : {&ffn->gate, &ffn->up, &ffn->down}) take(*part);
+    }
+  });
+}
+
+absl::Status CheckExperts(const GgufContents& contents,
+                          const std::vector<GgufPart>& parts,
+                          const json& config) {
+  for (const GgufPart& part : parts) {
+    if (part.name.find("{e}") == std::string::npos) continue;
+    const int64_t experts = config.value("num_experts", int64_t{0});
+    if (part.shape.front() == experts) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", QuotedTensorName(contents.tensors[part.tensor].name), " has ",
+                     part.shape.front(), " experts, 'expert_count' says ", experts));
+  }
+  return absl::OkStatus();
+}
+
+// Every tensor of the file must be one that the spec names (CheckWeights asks for each of them).
+absl::Status CheckNothingIsLeft(const GgufStore& weights, const GgufFamily& family) {
+  const GgufTensor* tensor = weights.NeverFound();
+  if (tensor == nullptr) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("tensor ", QuotedTensorName(tensor->name),
+                                               " is not read by this ", family.architecture,
+                                               " model and may change what it computes"));
 }
 
 absl::StatusOr<GgufModel> Load(ModelFile file) {
@@ -85,13 +132,17 @@ absl::StatusOr<GgufModel> Load(ModelFile file) {
   ASSIGN_OR_RETURN(const GgufFamily family, FindGgufFamily(contents.metadata));
   ASSIGN_OR_RETURN(json config, GgufConfig(contents, family));
   ASSIGN_OR_RETURN(std::vector<GgufPart> parts, NameGgufTensors(contents.tensors, family));
-  GgufModel model;
-  model.weights = MakeGgufStore(std::move(file), std::move(contents.tensors), std::move(parts));
-  RETURN_IF_ERROR(ReadRopeFactors(*model.weights, config));
-  ASSIGN_OR_RETURN(model.spec, SpecFromConfig(config, *model.weights));
-  if (family.interleaved_rope) RotateNeighbours(model.spec);
-  model.metadata = std::move(contents.metadata);
-  return model;
+  RETURN_IF_ERROR(CheckExperts(contents, parts, config));
+  std::unique_ptr<GgufStore> weights =
+      MakeGgufStore(std::move(file), std::move(contents.tensors), std::move(parts));
+  RETURN_IF_ERROR(ReadRopeFactors(*weights, config));
+  ASSIGN_OR_RETURN(ModelSpec spec, SpecFromConfig(config, *weights));
+  if (family.interleaved_rope) RotateNeighbours(spec);
+  TakeBiases(*weights, spec);
+  RETURN_IF_ERROR(ValidateSpec(spec));
+  RETURN_IF_ERROR(CheckWeights(spec, *weights));
+  RETURN_IF_ERROR(CheckNothingIsLeft(*weights, family));
+  return GgufModel{std::move(contents.metadata), std::move(weights), std::move(spec)};
 }
 
 }  // namespace

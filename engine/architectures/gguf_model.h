@@ -24,6 +24,8 @@ struct GgufFamily {
   // Rows of q and k stand so that neighbours rotate together (convert_hf_to_gguf.py, permute).
   bool interleaved_rope = false;
   bool renormalizes_experts = false;  // norm_topk_prob
+  // Without a width of one expert, the width of a dense FFN is that of all a row takes.
+  bool shares_hidden = false;
   // As a config.json says it; null where there are none.
   const char* expert_hidden = nullptr;
 };
@@ -33,6 +35,11 @@ absl::StatusOr<GgufFamily> FindGgufFamily(const GgufMetadata& metadata);
 absl::StatusOr<nlohmann::json> GgufConfig(const GgufContents& contents, const GgufFamily& family);
 absl::StatusOr<std::vector<GgufPart>> NameGgufTensors(const std::vector<GgufTensor>& tensors,
                                                       const GgufFamily& family);
+
+// What ends a text: the ids of the end of text, turn and message, and the tokens that are known to
+// be one by what they say, for files name one end of several. Ascending.
+absl::StatusOr<std::vector<int64_t>> GgufEndTokens(const GgufMetadata& metadata,
+                                                   int64_t vocab_size);
 
 struct GgufModel {
   GgufMetadata metadata;

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "engine/architectures/decoder_parts.h"
@@ -30,7 +31,7 @@ constexpr std::array<TensorName, 4> kOutside = {{
 }};
 
 // Behind "blk.N." and "model.layers.N.".
-constexpr std::array<TensorName, 21> kInside = {{
+constexpr std::array<TensorName, 19> kInside = {{
     {"attn_norm", "input_layernorm"},
     {"attn_q", "self_attn.q_proj"},
     {"attn_k", "self_attn.k_proj"},
@@ -39,8 +40,6 @@ constexpr std::array<TensorName, 21> kInside = {{
     {"attn_q_norm", "self_attn.q_norm"},
     {"attn_k_norm", "self_attn.k_norm"},
     {"ffn_norm", "post_attention_layernorm"},
-    {"post_attention_norm", "post_attention_layernorm"},
-    {"post_ffw_norm", "post_feedforward_layernorm"},
     {"ffn_gate", "mlp.gate_proj"},
     {"ffn_up", "mlp.up_proj"},
     {"ffn_down", "mlp.down_proj"},
@@ -59,6 +58,14 @@ constexpr std::array<TensorName, 4> kInsideMixtral = {{
     {"ffn_gate_exps", "block_sparse_moe.experts.{e}.w1"},
     {"ffn_up_exps", "block_sparse_moe.experts.{e}.w3"},
     {"ffn_down_exps", "block_sparse_moe.experts.{e}.w2"},
+}};
+
+// Its norms stand behind what they norm. Empty: a name that the model has not.
+constexpr std::array<TensorName, 4> kInsideOlmo2 = {{
+    {"attn_norm", ""},
+    {"ffn_norm", ""},
+    {"post_attention_norm", "post_attention_layernorm"},
+    {"post_ffw_norm", "post_feedforward_layernorm"},
 }};
 
 template <size_t n>
@@ -96,28 +103,40 @@ std::optional<SplitName> Split(std::string_view name) {
   return split;
 }
 
-const TensorName* Find(const SplitName& split, const GgufFamily& family) {
-  if (!split.layer.has_value()) return FindName(kOutside, split.stem);
-  const bool mixtral = std::string_view(family.model_type) == "mixtral";
-  const TensorName* name = mixtral ? FindName(kInsideMixtral, split.stem) : nullptr;
-  return name != nullptr ? name : FindName(kInside, split.stem);
+const TensorName* FindInside(std::string_view stem, std::string_view model_type) {
+  const TensorName* name = nullptr;
+  if (model_type == "mixtral") name = FindName(kInsideMixtral, stem);
+  if (model_type == "olmo2") name = FindName(kInsideOlmo2, stem);
+  if (name == nullptr) name = FindName(kInside, stem);
+  return name != nullptr && name->published.empty() ? nullptr : name;
 }
 
-absl::Status AppendExperts(const GgufTensor& tensor,
-                           const GgufPart& whole,
-                           std::vector<GgufPart>& parts) {
-  if (tensor.shape.size() != 3 || tensor.shape[0] > kMaxExperts) {
-    return absl::InvalidArgumentError(absl::StrCat("tensor ", QuotedTensorName(tensor.name),
-                                                   ": must be [experts, rows, columns]"));
-  }
-  const int64_t elements = tensor.shape[1] * tensor.shape[2];
-  for (int64_t e = 0; e < tensor.shape[0]; ++e) {
-    parts.push_back({absl::StrReplaceAll(whole.name, {{"{e}", absl::StrCat(e)}}),
-                     whole.tensor,
-                     e * elements,
-                     {tensor.shape[1], tensor.shape[2]}});
-  }
-  return absl::OkStatus();
+// The first Mixtral files have a tensor for each expert: "ffn_up.3" is row 3 of "ffn_up_exps".
+std::optional<std::string> FindOneExpert(std::string_view stem, std::string_view model_type) {
+  const size_t dot = stem.find('.');
+  if (model_type != "mixtral" || dot == stem.npos) return std::nullopt;
+  const std::string digits(stem.substr(dot + 1));
+  int32_t expert = 0;
+  const TensorName* name =
+      FindName(kInsideMixtral, absl::StrCat(std::string(stem.substr(0, dot)), "_exps"));
+  if (name == nullptr || !absl::SimpleAtoi(digits, &expert) || expert < 0 ||
+      expert >= kMaxExperts || absl::StrCat(expert) != digits)
+    return std::nullopt;
+  return absl::StrReplaceAll(std::string(name->published), {{"{e}", digits}});
+}
+
+// What the published checkpoint calls it, without layer and suffix; nothing if the table has none.
+std::optional<TensorName> Find(const SplitName& split,
+                               const GgufFamily& family,
+                               std::string& buffer) {
+  const TensorName* name = split.layer.has_value() ? FindInside(split.stem, family.model_type)
+                                                   : FindName(kOutside, split.stem);
+  if (name != nullptr) return *name;
+  if (!split.layer.has_value()) return std::nullopt;
+  std::optional<std::string> expert = FindOneExpert(split.stem, family.model_type);
+  if (!expert.has_value()) return std::nullopt;
+  buffer = *std::move(expert);
+  return TensorName{split.stem, buffer};
 }
 
 }  // namespace
@@ -128,22 +147,24 @@ absl::StatusOr<std::vector<GgufPart>> NameGgufTensors(const std::vector<GgufTens
   for (size_t i = 0; i < tensors.size(); ++i) {
     const GgufTensor& tensor = tensors[i];
     const std::optional<SplitName> split = Split(tensor.name);
-    const TensorName* name = split.has_value() ? Find(*split, family) : nullptr;
-    if (name == nullptr) {
+    std::string buffer;
+    const std::optional<TensorName> name =
+        split.has_value() ? Find(*split, family, buffer) : std::nullopt;
+    if (!name.has_value()) {
       return absl::UnimplementedError(absl::StrCat("tensor ", QuotedTensorName(tensor.name),
                                                    " is not known in a ", family.architecture,
                                                    " model and may change what it computes"));
     }
-    GgufPart part{absl::StrCat(std::string(name->published), std::string(split->suffix)), i, 0,
+    GgufPart part{absl::StrCat(std::string(name->published), std::string(split->suffix)), i,
                   tensor.shape};
     if (split->layer.has_value())
       part.name = absl::StrCat(LayerName(*split->layer), ".", part.name);
     if (name->is_row) part.shape.insert(part.shape.begin(), 1);
-    if (name->published.find("{e}") != std::string_view::npos) {
-      RETURN_IF_ERROR(AppendExperts(tensor, part, parts));
-    } else {
-      parts.push_back(std::move(part));
+    if (name->published.find("{e}") != std::string_view::npos && tensor.shape.size() != 3) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor ", QuotedTensorName(tensor.name),
+                                                     ": must be [experts, rows, columns]"));
     }
+    parts.push_back(std::move(part));
   }
   std::vector<std::string_view> names;
   for (const GgufPart& part : parts) names.push_back(part.name);

@@ -11,9 +11,12 @@
 
 namespace sluice {
 
-// InvalidArgument or Unimplemented naming the key.
-absl::StatusOr<std::unique_ptr<Tokenizer>> LoadGgufTokenizer(const GgufMetadata& metadata);
+// InvalidArgument or Unimplemented naming the key. `max_tokens` is what the embedding has rows for:
+// it bounds every list before one is built.
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadGgufTokenizer(const GgufMetadata& metadata,
+                                                             int64_t max_tokens);
 // The plain template where the file has none.
-absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadGgufChatTemplate(const GgufMetadata& metadata);
+absl::StatusOr<std::unique_ptr<ChatTemplate>> LoadGgufChatTemplate(const GgufMetadata& metadata,
+                                                                   int64_t max_tokens);
 
 }  // namespace sluice

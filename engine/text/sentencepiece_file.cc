@@ -119,12 +119,14 @@ absl::StatusOr<SentencePieceEntry> ReadPiece(std::string_view bytes) {
 }
 
 absl::Status CheckPiece(const SentencePieceEntry& entry) {
+  const auto invalid = [](const char* rule) { return absl::InvalidArgumentError(rule); };
   if (entry.piece.empty() || entry.piece.size() > kMaxPieceBytes || !IsValidUtf8(entry.piece) ||
       entry.piece.find('\0') != std::string::npos) {
-    return Invalid("a piece is empty, too long or not text");
+    return invalid("is empty, longer than 512 bytes or not text");
   }
-  if (!std::isfinite(entry.score)) return Invalid("a score is not finite");
-  if (entry.kind == PieceKind::kByte && !IsBytePiece(entry.piece)) return Invalid("bad byte piece");
+  if (!std::isfinite(entry.score)) return invalid("has a score that is not finite");
+  if (entry.kind == PieceKind::kByte && !IsBytePiece(entry.piece))
+    return invalid("is marked as a byte but is not <0x00> to <0xFF>");
   return absl::OkStatus();
 }
 
@@ -186,19 +188,24 @@ absl::StatusOr<SentencePieceFile> SentencePieceFile::Parse(std::string_view byte
       RETURN_IF_ERROR(ReadNormalizer(field->bytes, field->number == 3 ? file : ignored));
     }
   }
-  RETURN_IF_ERROR(file.Check());
+  const absl::Status status = file.Check();
+  if (!status.ok()) return Invalid(std::string(status.message()));
   return file;
 }
 
 absl::Status SentencePieceFile::Check() const {
   absl::flat_hash_set<std::string_view> seen;
   int num_unknown = 0;
-  for (const SentencePieceEntry& entry : pieces) {
-    RETURN_IF_ERROR(CheckPiece(entry));
-    if (!seen.insert(entry.piece).second) return Invalid("a piece is repeated");
-    num_unknown += entry.kind == PieceKind::kUnknown ? 1 : 0;
+  for (size_t id = 0; id < pieces.size(); ++id) {
+    const absl::Status status = CheckPiece(pieces[id]);
+    if (!status.ok())
+      return absl::InvalidArgumentError(absl::StrCat("piece ", id, " ", status.message()));
+    if (!seen.insert(pieces[id].piece).second)
+      return absl::InvalidArgumentError(absl::StrCat("piece ", id, " is repeated"));
+    num_unknown += pieces[id].kind == PieceKind::kUnknown ? 1 : 0;
   }
-  if (num_unknown != 1) return Invalid("there must be one unknown piece");
+  if (num_unknown != 1)
+    return absl::InvalidArgumentError("there must be one unknown piece (<unk>)");
   return absl::OkStatus();
 }
 

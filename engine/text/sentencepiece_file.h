@@ -42,7 +42,7 @@ struct SentencePieceFile {
   // InvalidArgument when the bytes are no well-formed ModelProto, a piece is empty, repeated, too
   // long or has a score that is not finite, or there is not exactly one unknown piece.
   static absl::StatusOr<SentencePieceFile> Parse(std::string_view bytes);
-  // The same rules for pieces from elsewhere.
+  // The same rules for pieces from elsewhere; the message names the piece, not the file.
   absl::Status Check() const;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -10,6 +11,7 @@
 #include "engine/status_macros.h"
 #include "engine/text/sentencepiece_file.h"
 #include "engine/text/text_runs.h"
+#include "engine/text/utf8.h"
 
 namespace sluice {
 namespace {
@@ -34,18 +36,51 @@ std::string TextOf(const SentencePieceEntry& entry) {
   return absl::StrReplaceAll(entry.piece, {{kSpaceMarker, " "}});
 }
 
+// Could merges make this piece of two others? The library makes an unused piece of its parts and
+// takes it apart again at the end, which can cut the text elsewhere; we never make one.
+bool IsMergeable(const std::string& piece, const absl::flat_hash_set<std::string_view>& pieces) {
+  const std::string_view text = piece;
+  for (size_t cut = 1; cut < text.size(); ++cut) {
+    if (pieces.contains(text.substr(0, cut)) && pieces.contains(text.substr(cut))) return true;
+  }
+  return false;
+}
+
+absl::Status CheckUnused(const SentencePieceFile& file) {
+  absl::flat_hash_set<std::string_view> pieces;
+  for (const SentencePieceEntry& entry : file.pieces) {
+    if (entry.kind == PieceKind::kNormal || entry.kind == PieceKind::kUnused)
+      pieces.insert(entry.piece);
+  }
+  for (size_t id = 0; id < file.pieces.size(); ++id) {
+    const SentencePieceEntry& entry = file.pieces[id];
+    if (entry.kind != PieceKind::kUnused) continue;
+    size_t first = 0;
+    NextCodePoint(entry.piece, first);
+    if (first == entry.piece.size() || IsMergeable(entry.piece, pieces)) {
+      return absl::UnimplementedError(
+          absl::StrCat("piece ", id, " is unused, but text can become it: that is not supported"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 // Unigram models and text normalisation are not built. libsentencepiece would do them, but it
 // exports a copy of protobuf that breaks the one gRPC uses when both are in a process.
-bool IsSupported(const SentencePieceFile& file) {
-  const bool has_unused =
-      std::any_of(file.pieces.begin(), file.pieces.end(),
-                  [](const auto& entry) { return entry.kind == PieceKind::kUnused; });
+absl::Status CheckSupported(const SentencePieceFile& file) {
   const auto num_bytes =
       std::count_if(file.pieces.begin(), file.pieces.end(),
                     [](const auto& entry) { return entry.kind == PieceKind::kByte; });
-  const bool bytes_in_order = !file.byte_fallback || num_bytes == 256;
-  return file.is_bpe && bytes_in_order && !has_unused && !file.has_character_map &&
-         !file.remove_extra_whitespaces && file.escape_whitespaces && !file.whitespace_is_suffix;
+  const char* what = nullptr;
+  if (!file.is_bpe) what = "a unigram model";
+  if (file.has_character_map) what = "text normalisation (a character map)";
+  if (file.remove_extra_whitespaces) what = "removing extra whitespace";
+  if (!file.escape_whitespaces) what = "spaces that are not escaped";
+  if (file.whitespace_is_suffix) what = "whitespace as a suffix";
+  if (file.byte_fallback && num_bytes != 256) what = "a part of the 256 byte pieces only";
+  if (what == nullptr) return CheckUnused(file);
+  return absl::UnimplementedError(
+      absl::StrCat(what, " is not supported (BPE models without text normalisation are)"));
 }
 
 absl::StatusOr<AddedTokens> AddedPieces(const SentencePieceFile& file) {
@@ -83,9 +118,7 @@ absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> SentencePieceTokenizer::
 absl::StatusOr<std::unique_ptr<SentencePieceTokenizer>> SentencePieceTokenizer::FromFile(
     const SentencePieceFile& file, const Settings& settings) {
   auto tokenizer = std::make_unique<SentencePieceTokenizer>();
-  if (!IsSupported(file)) {
-    return absl::UnimplementedError("only BPE models without text normalisation are supported");
-  }
+  RETURN_IF_ERROR(CheckSupported(file));
   for (const SentencePieceEntry& entry : file.pieces) {
     tokenizer->texts_.push_back(TextOf(entry));
     tokenizer->is_special_.push_back(entry.kind == PieceKind::kControl ||

@@ -2,7 +2,7 @@
 // docs/gguf.md). Every count, length and offset is checked against the real file size before
 // anything is allocated by it, so what is kept in memory is never larger than the file. Stricter
 // than the reference: repeated keys and names, holes and trailing bytes are refused. Not for the
-// meaning of keys (engine/architectures/gguf.h) and not for values (gguf_store.h).
+// meaning of keys (engine/architectures/gguf_model.h) and not for values (gguf_store.h).
 #pragma once
 
 #include <cstdint>

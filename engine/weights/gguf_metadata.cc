@@ -145,19 +145,35 @@ absl::StatusOr<const GgufValue*> GgufMetadata::Array(std::string_view key, int64
   return &it->second;
 }
 
-absl::StatusOr<std::vector<std::string>> GgufMetadata::Strings(std::string_view key,
-                                                               int64_t max_size) const {
+bool GgufMetadata::IsArray(std::string_view key) const {
+  const auto it = values_.find(key);
+  return it != values_.end() && it->second.type == GgufValueType::kArray;
+}
+
+absl::Status GgufMetadata::EachString(
+    std::string_view key,
+    int64_t max_size,
+    absl::FunctionRef<absl::Status(std::string_view)> visit) const {
   ASSIGN_OR_RETURN(const GgufValue* value, Array(key, max_size));
   if (value->element != GgufValueType::kString) {
     return Invalid(absl::StrCat(QuotedKey(key), " must be an array of texts"));
   }
-  std::vector<std::string> texts;
-  texts.reserve(static_cast<size_t>(value->count));
-  for (size_t at = 0; at < value->bytes.size();) {
-    const auto length = static_cast<size_t>(Load<uint64_t>(value->bytes.data() + at));
-    texts.push_back(value->bytes.substr(at + sizeof(uint64_t), length));
+  const std::string_view bytes = value->bytes;
+  for (size_t at = 0; at < bytes.size();) {
+    const auto length = static_cast<size_t>(Load<uint64_t>(bytes.data() + at));
+    RETURN_IF_ERROR(visit(bytes.substr(at + sizeof(uint64_t), length)));
     at += sizeof(uint64_t) + length;
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::string>> GgufMetadata::Strings(std::string_view key,
+                                                               int64_t max_size) const {
+  std::vector<std::string> texts;
+  RETURN_IF_ERROR(EachString(key, max_size, [&](std::string_view text) {
+    texts.emplace_back(text);
+    return absl::OkStatus();
+  }));
   return texts;
 }
 

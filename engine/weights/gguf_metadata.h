@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 
 namespace sluice {
@@ -59,7 +60,12 @@ class GgufMetadata {
   // Valid UTF-8.
   absl::StatusOr<std::string> String(std::string_view key,
                                      std::optional<std::string> fallback = std::nullopt) const;
-  // Lists of at most `max_size` elements. Texts may be any bytes.
+  bool IsArray(std::string_view key) const;
+  // Lists of at most `max_size` elements. Texts may be any bytes. EachString copies nothing and
+  // stops at the first error of `visit`.
+  absl::Status EachString(std::string_view key,
+                          int64_t max_size,
+                          absl::FunctionRef<absl::Status(std::string_view)> visit) const;
   absl::StatusOr<std::vector<std::string>> Strings(std::string_view key, int64_t max_size) const;
   absl::StatusOr<std::vector<int64_t>> Ints(std::string_view key, int64_t max_size) const;
   absl::StatusOr<std::vector<float>> Floats(std::string_view key, int64_t max_size) const;

@@ -6,7 +6,9 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "engine/status_macros.h"
 #include "engine/weights/safetensors.h"
 #include "kernels/check.h"
@@ -17,35 +19,46 @@ namespace {
 constexpr int64_t kMaxBlockElements = 256;
 constexpr int64_t kReadBytes = int64_t{1} << 20;
 
-class GgufStore : public WeightStore {
+constexpr char kIndexMark[] = "{e}";
+
+class OpenedGgufStore : public GgufStore {
  public:
-  GgufStore(ModelFile file, std::vector<GgufTensor> tensors, std::vector<GgufPart> parts)
+  OpenedGgufStore(ModelFile file, std::vector<GgufTensor> tensors, std::vector<GgufPart> parts)
       : file_(std::move(file)), tensors_(std::move(tensors)) {
     for (GgufPart& part : parts) {
       Part entry;
       entry.tensor = part.tensor;
-      entry.first = part.first;
       entry.range.dtype = tensors_[part.tensor].type->dtype;
       entry.range.shape = std::move(part.shape);
+      if (part.name.find(kIndexMark) != std::string::npos) {
+        entry.count = entry.range.shape.front();
+        entry.range.shape.erase(entry.range.shape.begin());
+      }
+      entry.found.resize(static_cast<size_t>(entry.count));
+      entry.read.resize(static_cast<size_t>(entry.count));
       entry.range.bytes = entry.range.num_elements() * kernels::SizeOf(entry.range.dtype);
       entry.range.offset = tensors_[part.tensor].offset;
-      total_bytes_ += entry.range.bytes;
+      total_bytes_ += entry.range.bytes * entry.count;
       SLUICE_CHECK(parts_.emplace(std::move(part.name), std::move(entry)).second);
     }
   }
 
-  bool Contains(std::string_view name) const override { return parts_.contains(name); }
+  bool Contains(std::string_view name) const override { return Look(name).part != nullptr; }
 
   absl::StatusOr<TensorRange> Find(std::string_view name) const override {
-    const auto it = parts_.find(name);
-    if (it != parts_.end()) return it->second.range;
-    return absl::NotFoundError(
-        absl::StrCat("tensor ", QuotedTensorName(name), " has no counterpart in the GGUF file"));
+    const Place place = Look(name);
+    if (place.part == nullptr) {
+      return absl::NotFoundError(
+          absl::StrCat("tensor ", QuotedTensorName(name), " has no counterpart in the GGUF file"));
+    }
+    place.part->found[place.index] = true;
+    return place.part->range;
   }
 
   absl::Status Read(std::string_view name, int64_t first, std::span<std::byte> into) override {
     RETURN_IF_ERROR(Find(name).status());
-    Part& part = parts_.find(name)->second;
+    const Place place = Look(name);
+    const Part& part = *place.part;
     const int64_t size = kernels::SizeOf(part.range.dtype);
     const auto wanted = static_cast<int64_t>(into.size());
     if (first < 0 || wanted % size != 0 || wanted > part.range.bytes ||
@@ -54,9 +67,9 @@ class GgufStore : public WeightStore {
           absl::StrCat("tensor ", QuotedTensorName(name), ": elements from ", first, " on, ",
                        wanted, " bytes, are not in it (", part.range.bytes, " bytes)"));
     }
-    part.used = true;
+    part.read[place.index] = true;
     const GgufTensor& tensor = tensors_[part.tensor];
-    first += part.first;
+    first += static_cast<int64_t>(place.index) * part.range.num_elements();
     if (tensor.type->decode == nullptr) return file_.ReadAt(tensor.offset + first * size, into);
     return Decode(tensor, first, into);
   }
@@ -64,9 +77,20 @@ class GgufStore : public WeightStore {
   std::vector<std::string> Unused() const override {
     std::vector<std::string> names;
     for (const auto& [name, part] : parts_) {
-      if (!part.used) names.push_back(name);
+      for (size_t i = 0; i < part.read.size(); ++i) {
+        if (!part.read[i])
+          names.push_back(absl::StrReplaceAll(name, {{kIndexMark, absl::StrCat(i)}}));
+      }
     }
     return names;
+  }
+
+  const GgufTensor* NeverFound() const override {
+    for (const auto& [name, part] : parts_) {
+      if (std::find(part.found.begin(), part.found.end(), false) != part.found.end())
+        return &tensors_[part.tensor];
+    }
+    return nullptr;
   }
 
   int64_t total_bytes() const override { return total_bytes_; }
@@ -74,10 +98,32 @@ class GgufStore : public WeightStore {
  private:
   struct Part {
     size_t tensor = 0;
-    int64_t first = 0;
-    TensorRange range;
-    bool used = false;
+    int64_t count = 1;
+    TensorRange range;  // of one of them
+    mutable std::vector<bool> found, read;
   };
+  struct Place {
+    const Part* part = nullptr;
+    size_t index = 0;
+  };
+
+  // By its name, or with one number between dots as the index ("experts.12.up_proj").
+  Place Look(std::string_view name) const {
+    const auto exact = parts_.find(name);
+    if (exact != parts_.end() && name.find(kIndexMark) == name.npos) return {&exact->second, 0};
+    for (size_t dot = name.find('.'); dot != name.npos; dot = name.find('.', dot + 1)) {
+      const size_t end = name.find('.', dot + 1);
+      const std::string digits(name.substr(dot + 1, end - dot - 1));
+      int64_t index = 0;
+      if (end == name.npos || !absl::SimpleAtoi(digits, &index) || absl::StrCat(index) != digits)
+        continue;
+      const auto it = parts_.find(std::string(name.substr(0, dot + 1)) + kIndexMark +
+                                  std::string(name.substr(end)));
+      if (it != parts_.end() && index >= 0 && index < it->second.count)
+        return {&it->second, static_cast<size_t>(index)};
+    }
+    return {};
+  }
 
   // Elements from `first` on; the blocks at both ends may be needed in part only.
   absl::Status Decode(const GgufTensor& tensor, int64_t first, std::span<std::byte> into) const {
@@ -113,10 +159,10 @@ class GgufStore : public WeightStore {
 
 }  // namespace
 
-std::unique_ptr<WeightStore> MakeGgufStore(ModelFile file,
-                                           std::vector<GgufTensor> tensors,
-                                           std::vector<GgufPart> parts) {
-  return std::make_unique<GgufStore>(std::move(file), std::move(tensors), std::move(parts));
+std::unique_ptr<GgufStore> MakeGgufStore(ModelFile file,
+                                         std::vector<GgufTensor> tensors,
+                                         std::vector<GgufPart> parts) {
+  return std::make_unique<OpenedGgufStore>(std::move(file), std::move(tensors), std::move(parts));
 }
 
 }  // namespace sluice

@@ -1,5 +1,6 @@
 // The tensors of a GGUF file under the names that the mappings know. Plain numbers are read as they
-// stand, blocks (ggml_blocks.h) as f32. Not for choosing the names (engine/architectures/gguf.h).
+// stand, blocks (ggml_blocks.h) as f32. Not for choosing the names
+// (engine/architectures/gguf_model.h).
 #pragma once
 
 #include <cstdint>
@@ -13,16 +14,24 @@
 
 namespace sluice {
 
-// A tensor of the file, or a run of its rows, under a name.
+// A tensor of the file under a name. With "{e}" in the name it is found as one tensor for each of
+// the outermost dimension; they are never listed, so that a small file cannot ask for millions.
 struct GgufPart {
   std::string name;
   size_t tensor = 0;  // index in GgufContents::tensors
-  int64_t first = 0;  // element, the first of a row
   std::vector<int64_t> shape;
 };
 
-std::unique_ptr<WeightStore> MakeGgufStore(ModelFile file,
-                                           std::vector<GgufTensor> tensors,
-                                           std::vector<GgufPart> parts);
+class GgufStore : public WeightStore {
+ public:
+  // A tensor of the file that Find was never asked for, or not for all of it; null if there is
+  // none. A model that never asks ignores numbers that were meant to count.
+  virtual const GgufTensor* NeverFound() const = 0;
+};
+
+// Names are unique.
+std::unique_ptr<GgufStore> MakeGgufStore(ModelFile file,
+                                         std::vector<GgufTensor> tensors,
+                                         std::vector<GgufPart> parts);
 
 }  // namespace sluice

@@ -134,11 +134,14 @@ absl::StatusOr<SafetensorsContents> ReadContents(const ModelFile& file) {
 
 std::string QuotedTensorName(std::string_view name) {
   constexpr size_t kLongest = 120;
-  std::string shown(name.substr(0, kLongest));
+  const auto continues = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; };
+  size_t end = std::min(name.size(), kLongest);
+  while (end > 0 && end < name.size() && continues(name[end])) --end;  // whole characters
+  std::string shown(name.substr(0, end));
   for (char& c : shown) {
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';
   }
-  return absl::StrCat("'", shown, name.size() > kLongest ? "...'" : "'");
+  return absl::StrCat("'", shown, name.size() > end ? "...'" : "'");
 }
 
 absl::StatusOr<std::vector<SafetensorsEntry>> ParseSafetensorsHeader(std::string_view header,

@@ -86,6 +86,17 @@ TEST(SentencePieceTest, OurEncoderAgreesWithTheLibrary) {
                       2000);
 }
 
+TEST(SentencePieceTest, UnusedPiecesThatNoMergeMakes) {
+  const std::string model =
+      SmallPieces() + Piece("[PAD1]", 0, PieceKind::kUnused) + Trainer() + Normalizer();
+  ExpectSameAsLibrary(model, {"a", "b", " ", "[PAD1]", "[PAD", "1]", "[end]"}, 300);
+  for (const char* piece : {"bbb", "c"}) {
+    const std::string made = SmallPieces() + Piece(piece, 0, PieceKind::kUnused) + Trainer();
+    EXPECT_EQ(SentencePieceTokenizer::FromBytes(made + Normalizer(), {}).status().code(),
+              absl::StatusCode::kUnimplemented);
+  }
+}
+
 TEST(SentencePieceTest, OurEncoderAgreesWithTheLibraryOnAPublishedModel) {
   const std::string path = SourcePath("../shared/data/tokenizers/mistral-v1/tokenizer.model");
   if (!FileExists(path)) GTEST_SKIP() << "no shared tokenizer";

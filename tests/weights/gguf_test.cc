@@ -78,16 +78,23 @@ TEST_F(GgufTest, ValuesComeUnderTheirNewNames) {
   auto contents = ReadGguf(*file);
   ASSERT_TRUE(contents.ok()) << contents.status();
   const auto store = MakeGgufStore(*std::move(file), contents->tensors,
-                                   {{"plain", 0, 0, {2, 3}}, {"second row", 1, 32, {1, 32}}});
+                                   {{"plain", 0, {2, 3}}, {"row.{e}.w", 1, {2, 1, 32}}});
+  EXPECT_TRUE(store->Contains("row.0.w"));
+  for (const char* none : {"row.2.w", "row.01.w", "row.-1.w", "row.{e}.w", "row..w", "row.1", "w"})
+    EXPECT_FALSE(store->Contains(none)) << none;
   std::vector<float> plain(2);
   ASSERT_TRUE(store->Read("plain", 3, std::as_writable_bytes(std::span(plain))).ok());
   EXPECT_THAT(plain, ElementsAre(3.0f, 4.0f));
   std::vector<float> part(5);  // from the middle of a block
-  ASSERT_TRUE(store->Read("second row", 27, std::as_writable_bytes(std::span(part))).ok());
+  ASSERT_TRUE(store->Read("row.1.w", 27, std::as_writable_bytes(std::span(part))).ok());
   EXPECT_THAT(part, ElementsAre(3.0f, 3.0f, 3.0f, 3.0f, 3.0f));
-  EXPECT_FALSE(store->Read("second row", 28, std::as_writable_bytes(std::span(part))).ok());
-  EXPECT_TRUE(store->Unused().empty());
-  EXPECT_EQ(store->total_bytes(), 24 + 128);
+  EXPECT_FALSE(store->Read("row.1.w", 28, std::as_writable_bytes(std::span(part))).ok());
+  EXPECT_THAT(store->Unused(), ElementsAre("row.0.w"));
+  ASSERT_NE(store->NeverFound(), nullptr);
+  EXPECT_EQ(store->NeverFound()->name, "q");
+  EXPECT_THAT(store->Find("row.0.w")->shape, ElementsAre(1, 32));
+  EXPECT_EQ(store->NeverFound(), nullptr);
+  EXPECT_EQ(store->total_bytes(), 24 + 256);
   EXPECT_TRUE(absl::IsNotFound(store->Find("w").status()));
 }
 

@@ -251,5 +251,13 @@ TEST_F(SafetensorsFile, EmptyAndSparseGiantFilesAreRefusedAtOnce) {
               HasSubstr("the tensors end at byte 32"));
 }
 
+TEST(QuotedTensorName, CutsBetweenCharacters) {
+  EXPECT_EQ(QuotedTensorName("a\nb"), "'a?b'");
+  EXPECT_EQ(QuotedTensorName(std::string(120, 'x')), "'" + std::string(120, 'x') + "'");
+  std::string accents;
+  for (int i = 0; i < 100; ++i) accents += "\xC3\xA9";
+  EXPECT_EQ(QuotedTensorName("x" + accents), "'x" + accents.substr(0, 118) + "...'");
+}
+
 }  // namespace
 }  // namespace sluice::testing

@@ -33,6 +33,7 @@ MODELS = {
     "llama": ("llama", dict(BASE, max_position_embeddings=16384, rope_theta=1e4, rope_parameters=dict(
         rope_type="llama3", rope_theta=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
         original_max_position_embeddings=8192)), "llama", Type.Q8_0, True),
+    "llama-bias": ("llama", dict(BASE, num_hidden_layers=1, attention_bias=True, mlp_bias=True), "llama", Type.Q8_0, True),
     "mixtral": ("mixtral", EXPERTS, "llama", Type.Q4_0, True),
     "qwen2": ("qwen2", dict(BASE, tie_word_embeddings=True), "qwen2", Type.BF16, False),
     "qwen3": ("qwen3", dict(BASE, head_dim=32, rope_parameters=dict(
