@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,7 +30,7 @@ struct Histogram {
 // One routed (depth) layer instance, or the layers of one repeat that rows may not reach.
 struct DepthLayerMetrics {
   std::string layer;      // its index, "group.repeat.index" of shared layers, or "group.repeat"
-  double capacity = 0.0;  // trained share
+  std::optional<double> capacity;  // trained share; none: not known
   uint64_t executed = 0;
   uint64_t skipped = 0;
   double skipped_ratio_window = 0.0;  // last 60 s; 0 when nothing was offered

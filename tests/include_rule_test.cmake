@@ -42,7 +42,7 @@ allow("server/commands/bench_(machine|profile)[a-z_]*\\..*"
 allow("server/commands/bench_quality\\.cc" "server/.*|${engine_public}|engine/model_runner\\.h")
 # The offline commands look at a checkpoint without starting an engine.
 allow("server/commands/.*|server/[a-z_]*(inspect|generate|bench)[a-z_]*\\..*"
-  "server/.*|${engine_public}|${spec}|engine/model_files\\.h")
+  "server/.*|${engine_public}|${spec}|engine/model/parameter_count\\.h|engine/model_files\\.h")
 allow("server/grpc/.*" "server/.*|sluice/v1/.*|proto/.*|${engine_public}")
 allow("server/.*" "server/.*|sluice/v1/.*|proto/.*|${engine_public}")
 allow("proto/.*" "proto/.*|sluice/v1/.*")

@@ -4,13 +4,30 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "engine/architectures/config_key_log.h"
 #include "engine/json_reader.h"
 
 namespace sluice {
 
 using nlohmann::json;
 
-const json* ConfigReader::Member(const char* key) const { return FindMember(object_, key); }
+namespace {
+
+thread_local std::set<std::string>* asked = nullptr;  // of the log that lives
+
+void Note(const char* key) {
+  if (asked != nullptr) asked->insert(key);
+}
+
+}  // namespace
+
+ConfigKeyLog::ConfigKeyLog() { asked = &keys_; }
+ConfigKeyLog::~ConfigKeyLog() { asked = nullptr; }
+
+const json* ConfigReader::Member(const char* key) const {
+  Note(key);
+  return FindMember(object_, key);
+}
 
 void ConfigReader::Invalid(const char* key, const std::string& what) {
   Merge(absl::InvalidArgumentError(absl::StrCat("'", prefix_, key, "' ", what)));
@@ -29,6 +46,7 @@ int64_t ConfigReader::Int(const char* key,
                           int64_t lo,
                           int64_t hi,
                           std::optional<int64_t> fallback) {
+  Note(key);
   const absl::StatusOr<int64_t> value = ReadInt(object_, key, lo, hi, fallback);
   if (value.ok()) return *value;
   if (!Has(key)) {
@@ -40,6 +58,7 @@ int64_t ConfigReader::Int(const char* key,
 }
 
 double ConfigReader::Number(const char* key, double lo, double hi, std::optional<double> fallback) {
+  Note(key);
   const absl::StatusOr<double> value = ReadNumber(object_, key, lo, hi, fallback);
   if (value.ok()) return *value;
   if (!Has(key)) {
@@ -51,12 +70,14 @@ double ConfigReader::Number(const char* key, double lo, double hi, std::optional
 }
 
 bool ConfigReader::Bool(const char* key, bool fallback) {
+  Note(key);
   const absl::StatusOr<bool> value = ReadBool(object_, key, fallback);
   if (!value.ok()) Invalid(key, "must be true or false");
   return value.value_or(fallback);
 }
 
 std::string ConfigReader::String(const char* key, std::optional<std::string> fallback) {
+  Note(key);
   const absl::StatusOr<std::string> value = ReadString(object_, key, std::move(fallback));
   if (!value.ok()) Invalid(key, Has(key) ? "must be a string" : "is missing");
   return value.value_or("");

@@ -132,7 +132,7 @@ DepthConfig ReadDepth(ConfigReader& config, const DecoderShape& shape) {
     mod.Invalid("pos", "says nothing about the target ffn");
   if (depth.target == DepthTarget::kFfn && depth.router.kv != DepthKv::kRoutedOnly)
     mod.Invalid("kv", "says nothing about the target ffn");
-  // The share of a full context, for what is reported; the rule itself is the number.
+  // The share of a full context, for the rows of a step; the rule itself is the number.
   if (depth.router.capacity_rows > 0) {
     depth.router.capacity =
         std::min(1.0, static_cast<double>(depth.router.capacity_rows) / shape.max_positions);

@@ -32,8 +32,6 @@ class Attention final : public Block {
   int64_t WorkspaceBytes(int32_t max_rows) const override;
   double FlopsPerRow(bool dense) const override;
   double FlopsPerSlot() const override;
-  int64_t NumParameters() const override;
-  int64_t NumActiveParameters() const override;
   int64_t WeightBytes() const override;
 
  private:
@@ -53,7 +51,6 @@ class Attention final : public Block {
     std::array<const SoftScaling*, 2> scalings() const { return {&k_scaling, &v_scaling}; }
     // `stores`: with the parts of keys and values.
     double FlopsPerRow(bool stores = true) const;
-    int64_t NumParameters() const;
     int64_t WeightBytes(bool stores = true) const;
     int64_t WorkspaceBytes(int32_t max_rows) const;
   };

@@ -34,13 +34,6 @@ double Attention::Adapters::FlopsPerRow(bool stores) const {
   return flops;
 }
 
-int64_t Attention::Adapters::NumParameters() const {
-  int64_t count = 0;
-  for (const SoftLowRank* part : low_ranks()) count += part->NumParameters();
-  for (const SoftScaling* part : scalings()) count += part->NumParameters();
-  return count;
-}
-
 int64_t Attention::Adapters::WeightBytes(bool stores) const {
   if (!stores) return q.WeightBytes() + o.WeightBytes();
   int64_t bytes = 0;
@@ -91,34 +84,6 @@ double Attention::FlopsPerRow(bool dense) const {
 
 double Attention::FlopsPerSlot() const {
   return 4.0 * spec_.num_heads * spec_.head_dim;  // q.k and p.v
-}
-
-int64_t Attention::NumParameters() const {
-  int64_t count = q_.n * q_.k + qkv_.n * qkv_.k + v_.n * v_.k + o_.n * o_.k + o_bias_.size +
-                  sinks_.size + adapters_.NumParameters();
-  // Not the sizes of the joined biases: a part without one has zeros there.
-  for (const ProjectionSpec* part : {&spec_.q, &spec_.k, &spec_.v}) {
-    if (!part->bias.empty()) count += part->out;
-  }
-  if (q_norm_.has_value()) count += q_norm_->num_parameters();
-  if (k_norm_.has_value()) count += k_norm_->num_parameters();
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    count += (*experts)->router.num_parameters();
-    for (const auto& matrix : (*experts)->matrices) count += matrix.n * matrix.k;
-  }
-  return count;
-}
-
-int64_t Attention::NumActiveParameters() const {
-  int64_t count = NumParameters();
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    const RouterSpec& router = (*experts)->router.spec();
-    const auto& one = (*experts)->matrices.front();
-    count -= one.n * one.k * spec_.num_heads * (router.num_experts - router.top_k);
-  }
-  return count;
 }
 
 int64_t Attention::WeightBytes() const {

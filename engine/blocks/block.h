@@ -68,8 +68,6 @@ class Block {
   // FLOPs of one row per visible cache slot (attention only).
   virtual double FlopsPerSlot() const { return 0.0; }
   // Parameters, all and used by one row.
-  virtual int64_t NumParameters() const = 0;
-  virtual int64_t NumActiveParameters() const { return NumParameters(); }
   // Bytes of the weights every execution reads.
   virtual int64_t WeightBytes() const = 0;
 };

@@ -93,10 +93,6 @@ double CrossAttention::FlopsPerRow(bool) const {
 
 double CrossAttention::FlopsPerSlot() const { return 4.0 * spec_.num_heads * spec_.head_dim; }
 
-int64_t CrossAttention::NumParameters() const {
-  return q_.n * q_.k + kv_.n * kv_.k + o_.n * o_.k + q_bias_.size + kv_bias_.size + o_bias_.size;
-}
-
 int64_t CrossAttention::WeightBytes() const { return q_.bytes() + kv_.bytes() + o_.bytes(); }
 
 }  // namespace sluice

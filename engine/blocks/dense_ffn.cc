@@ -93,13 +93,6 @@ double DenseFfn::FlopsPerRow(bool /*dense*/) const {
   return flops;
 }
 
-int64_t DenseFfn::NumParameters() const {
-  int64_t count = up_.n * up_.k + down_.n * down_.k + up_bias_.size + down_bias_.size +
-                  hidden_scaling_.NumParameters();
-  for (const SoftLowRank* part : low_ranks()) count += part->NumParameters();
-  return count;
-}
-
 int64_t DenseFfn::WeightBytes() const {
   int64_t bytes = up_.bytes() + down_.bytes() + hidden_scaling_.WeightBytes();
   for (const SoftLowRank* part : low_ranks()) bytes += part->WeightBytes();

@@ -21,7 +21,6 @@ class DenseFfn final : public Block {
   void ForwardScaled(const BlockInput& input, const float* row_scale, ForwardContext& context);
   int64_t WorkspaceBytes(int32_t max_rows) const override;
   double FlopsPerRow(bool dense) const override;
-  int64_t NumParameters() const override;
   int64_t WeightBytes() const override;
 
  private:

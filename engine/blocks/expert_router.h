@@ -32,10 +32,6 @@ class ExpertRouter {
   double FlopsPerRow() const {
     return 2.0 * static_cast<double>(weight_.n * weight_.k + hidden_.n * hidden_.k);
   }
-  int64_t num_parameters() const {
-    return weight_.n * weight_.k + bias_.size + selection_bias_.size + hidden_.n * hidden_.k +
-           hidden_bias_.size;
-  }
   int64_t weight_bytes() const { return weight_.bytes() + hidden_.bytes(); }
   const RouterSpec& spec() const { return spec_; }
 

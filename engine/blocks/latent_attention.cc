@@ -185,13 +185,6 @@ double LatentAttention::FlopsPerSlot() const {
   return 2.0 * spec_.num_heads * static_cast<double>(key_dim() + spec_.latent_dim);
 }
 
-int64_t LatentAttention::NumParameters() const {
-  int64_t parameters = down_.n * down_.k + q_.n * q_.k + o_.n * o_.k + down_bias_.size +
-                       o_bias_.size + kv_norm_->num_parameters();
-  parameters += int64_t{spec_.num_heads} * spec_.latent_dim * (spec_.nope_dim + spec_.value_dim);
-  return parameters + (q_norm_.has_value() ? q_norm_->num_parameters() : 0);
-}
-
 int64_t LatentAttention::WeightBytes() const {
   int64_t bytes = down_.bytes() + q_.bytes() + o_.bytes();
   for (const auto* heads : {&key_heads_, &value_heads_}) {

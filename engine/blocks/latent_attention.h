@@ -27,7 +27,6 @@ class LatentAttention final : public Block {
   int64_t WorkspaceBytes(int32_t max_rows) const override;
   double FlopsPerRow(bool dense) const override;
   double FlopsPerSlot() const override;
-  int64_t NumParameters() const override;
   int64_t WeightBytes() const override;
 
  private:

@@ -258,17 +258,6 @@ double MixtureAttention::FlopsPerSlot() const {
   return 4.0 * static_cast<double>(width()) * top_k();  // q.k and p.v
 }
 
-int64_t MixtureAttention::NumParameters() const {
-  const int64_t relative =
-      spec_.relative.has_value() ? width() * (2 * spec_.relative->max_distance + 1) : 0;
-  return router_.num_parameters() + kv_.n * kv_.k + kv_bias_.size + output_bias_.size + relative +
-         2 * dim_ * width() * router_.spec().num_experts;
-}
-
-int64_t MixtureAttention::NumActiveParameters() const {
-  return NumParameters() - 2 * dim_ * width() * (router_.spec().num_experts - top_k());
-}
-
 int64_t MixtureAttention::WeightBytes() const {
   int64_t bytes = router_.weight_bytes() + kv_.bytes();
   for (const auto* matrices : {&queries_, &outputs_, &relative_}) {

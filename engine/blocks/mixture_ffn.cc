@@ -226,10 +226,6 @@ double MixtureFfn::FlopsPerRow(bool /*dense*/) const {
   return 2.0 * static_cast<double>(controller_.n * controller_.k + experts);
 }
 
-int64_t MixtureFfn::NumParameters() const {
-  return controller_.n * controller_.k + 2 * controller_.k * spec_.hidden * spec_.num_experts;
-}
-
 int64_t MixtureFfn::WeightBytes() const {
   int64_t bytes = controller_.bytes();
   for (const auto* matrices : {&up_, &down_}) {

@@ -127,18 +127,6 @@ double MoeFfn::FlopsPerRow(bool dense) const {
          2.0 * static_cast<double>(shared_gate_.n * shared_gate_.k);
 }
 
-int64_t MoeFfn::NumParameters() const {
-  return router_.num_parameters() +
-         (spec_.gated ? 3 : 2) * experts_.dim * experts_.hidden * experts_.num_experts +
-         biases_.gate.size + biases_.up.size + biases_.down.size + output_bias_.size +
-         (shared_ != nullptr ? shared_->NumParameters() : 0) + shared_gate_.n * shared_gate_.k;
-}
-
-int64_t MoeFfn::NumActiveParameters() const {
-  const int64_t unused = std::max(0, experts_.num_experts - spec_.router.mean_experts());
-  return NumParameters() - (spec_.gated ? 3 : 2) * experts_.dim * experts_.hidden * unused;
-}
-
 int64_t MoeFfn::WeightBytes() const {
   return router_.weight_bytes() + static_cast<int64_t>(experts_.storage.bytes()) +
          (shared_ != nullptr ? shared_->WeightBytes() : 0) + shared_gate_.bytes();

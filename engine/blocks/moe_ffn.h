@@ -22,8 +22,6 @@ class MoeFfn final : public Block {
   void Forward(const BlockInput& input, ForwardContext& context) override;
   int64_t WorkspaceBytes(int32_t max_rows) const override;
   double FlopsPerRow(bool dense) const override;
-  int64_t NumParameters() const override;
-  int64_t NumActiveParameters() const override;
   int64_t WeightBytes() const override;
 
  private:

@@ -20,7 +20,6 @@ class Norm {
              int32_t count,
              int64_t group,
              kernels::Backend& backend) const;
-  int64_t num_parameters() const { return weight_.size + bias_.size; }
 
  private:
   NormSpec spec_;

@@ -117,12 +117,6 @@ double SoftScaling::FlopsPerRow() const {
   return flops;  // the router's product has the size of the vectors'
 }
 
-int64_t SoftScaling::NumParameters() const {
-  int64_t count = router_.has_value() ? router_->num_parameters() : 0;
-  for (const kernels::PackedMatrix& matrix : vectors_) count += matrix.n * matrix.k;
-  return count;
-}
-
 int64_t SoftScaling::WeightBytes() const {
   int64_t bytes = router_.has_value() ? router_->bytes() : 0;
   for (const kernels::PackedMatrix& matrix : vectors_) bytes += matrix.bytes();
@@ -184,10 +178,6 @@ double SoftLowRank::FlopsPerRow() const {
   if (empty()) return 0.0;
   return ProductFlops(down_) + ProductFlops(up_) +
          2.0 * static_cast<double>(router_->num_experts() * down_.k);
-}
-
-int64_t SoftLowRank::NumParameters() const {
-  return empty() ? 0 : router_->num_parameters() + down_.n * down_.k + up_.n * up_.k;
 }
 
 int64_t SoftLowRank::WeightBytes() const {

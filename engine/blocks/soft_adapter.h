@@ -23,7 +23,6 @@ class SoftRouter {
              const kernels::TensorView& out,
              ForwardContext& context) const;
   int64_t num_experts() const { return weight_.n; }
-  int64_t num_parameters() const { return weight_.n * weight_.k + bias_.size; }
   int64_t bytes() const { return weight_.bytes(); }
 
  private:
@@ -41,7 +40,6 @@ class SoftScaling {
   void Apply(const kernels::TensorView& x, int32_t count, ForwardContext& context) const;
   int64_t WorkspaceBytes(int32_t max_rows) const;
   double FlopsPerRow() const;
-  int64_t NumParameters() const;
   int64_t WeightBytes() const;
 
  private:
@@ -61,7 +59,6 @@ class SoftLowRank {
   bool empty() const { return !router_.has_value(); }
   int64_t WorkspaceBytes(int32_t max_rows) const;
   double FlopsPerRow() const;
-  int64_t NumParameters() const;
   int64_t WeightBytes() const;
 
  private:

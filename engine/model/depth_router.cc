@@ -316,14 +316,6 @@ double DepthRouter::FlopsPerRow() const {
   return flops;
 }
 
-int64_t DepthRouter::NumParameters() const {
-  int64_t count = router_.n * router_.k + bias_.size + hidden_.n * hidden_.k + hidden_bias_.size;
-  for (size_t i = 0; i < predictor_.size(); ++i) {
-    count += predictor_[i].n * predictor_[i].k + predictor_bias_[i].size;
-  }
-  return count;
-}
-
 int64_t DepthRouter::WeightBytes() const {
   int64_t bytes = router_.bytes() + hidden_.bytes();
   for (const auto& layer : predictor_) bytes += layer.bytes();

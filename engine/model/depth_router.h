@@ -27,7 +27,6 @@ class DepthRouter {
   const DepthRouterSpec& spec() const { return spec_; }
   int64_t WorkspaceBytes(int32_t max_rows) const;
   double FlopsPerRow() const;
-  int64_t NumParameters() const;
   int64_t WeightBytes() const;
 
  private:

@@ -32,7 +32,7 @@ struct LayerInstance {
   std::string label;  // "3", or "group.repeat.layer" in a repeated group
   bool routed = false;
   bool may_stop = false;  // in a repeat that rows may not reach
-  double capacity = 1.0;
+  std::optional<double> capacity;  // trained share of rows; none: not known
 };
 
 class Model {

@@ -1,7 +1,6 @@
 #include "engine/model/model_builder.h"
 
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +13,7 @@
 #include "engine/blocks/moe_ffn.h"
 #include "engine/model/exit_layer.h"
 #include "engine/model/kv_need.h"
+#include "engine/model/parameter_count.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -69,34 +69,29 @@ class ModelBuilder {
     const EmbeddingSpec& embedding = stack().embedding;
     const ProjectionSpec table{embedding.dim, embedding.vocab_size, embedding.weight};
     ASSIGN_OR_RETURN(model_->embedding_, loader_.Matrix({table}, EmbeddingFormat()));
-    Count(model_->embedding_.n * model_->embedding_.k, 1.0);
     model_->weight_bytes_ += model_->embedding_.bytes();
     if (!embedding.position_weight.empty()) {
       const ProjectionSpec positions{.in = embedding.dim,
                                      .out = model_->spec_.max_positions,
                                      .weight = embedding.position_weight};
       ASSIGN_OR_RETURN(model_->positions_, loader_.Matrix({positions}, WeightFormat::kF32));
-      Count(model_->positions_->n * model_->positions_->k, 1.0);
       model_->weight_bytes_ += model_->positions_->bytes();
     }
     if (!embedding.token_type_weight.empty()) {
       const ProjectionSpec types{
           .in = embedding.dim, .out = 1, .weight = embedding.token_type_weight};
       ASSIGN_OR_RETURN(model_->token_type_, loader_.Matrix({types}, WeightFormat::kF32));
-      Count(model_->token_type_->n * model_->token_type_->k, 1.0);
       model_->weight_bytes_ += model_->token_type_->bytes();
     }
     if (embedding.norm.has_value()) {
       ASSIGN_OR_RETURN(model_->embedding_norm_,
                        Norm::Load(*embedding.norm, embedding.dim, loader_));
-      Count(model_->embedding_norm_->num_parameters(), 1.0);
     }
     const HeadSpec& head = model_->spec_.head;
     ProjectionSpec projection{
         .in = embedding.dim, .out = embedding.vocab_size, .weight = head.weight, .bias = head.bias};
     if (!head.weight.empty()) {
       ASSIGN_OR_RETURN(model_->head_, loader_.Matrix(projection));
-      Count(model_->head_->n * model_->head_->k, 1.0);
       model_->weight_bytes_ += model_->head_->bytes();
     }
     ASSIGN_OR_RETURN(model_->head_bias_, loader_.Biases({projection}));
@@ -104,12 +99,10 @@ class ModelBuilder {
         encoder != nullptr && encoder->final_norm.has_value()) {
       ASSIGN_OR_RETURN(model_->encoder_norm_,
                        Norm::Load(*encoder->final_norm, embedding.dim, loader_));
-      Count(model_->encoder_norm_->num_parameters(), 1.0);
     }
     if (stack().final_norm.has_value()) {
       ASSIGN_OR_RETURN(model_->final_norm_,
                        Norm::Load(*stack().final_norm, embedding.dim, loader_));
-      if (!IsNormOfGroup(*stack().final_norm)) Count(model_->final_norm_->num_parameters(), 1.0);
     }
     return absl::OkStatus();
   }
@@ -130,7 +123,7 @@ class ModelBuilder {
                                                    : absl::StrCat(spec.name, ".", step, ".", index),
                                       .routed = depth.has_value(),
                                       .may_stop = spec.repeat.rows_may_stop(),
-                                      .capacity = depth.has_value() ? depth->capacity : 1.0});
+                                      .capacity = ShareOfRows(depth, spec.repeat)});
       }
     }
     int64_t kept = 0;
@@ -139,13 +132,19 @@ class ModelBuilder {
                                                      index, num_layers, kept));
       group.layers.push_back(std::move(layer));
     }
-    Count(group.recurrence.NumParameters(), 1.0);
     model_->weight_bytes_ += group.recurrence.WeightBytes();
     cost_->flops_per_row += group.recurrence.FlopsPerRow() * spec.repeat.times;
     recurrence_workspace_ =
         std::max(recurrence_workspace_, group.recurrence.WorkspaceBytes(options_.max_rows));
     groups.push_back(std::move(group));
     return absl::OkStatus();
+  }
+
+  // Where rows stop by themselves the share is what the rule makes of the text.
+  static std::optional<double> ShareOfRows(const std::optional<DepthRouterSpec>& depth,
+                                           const RepeatSpec& repeat) {
+    if (depth.has_value()) return TrainedShare(*depth);
+    return repeat.halting == HaltingKind::kNone ? std::optional(1.0) : std::nullopt;
   }
 
   // Keys and values of all attentions of a group that stores some again in later repeats.
@@ -163,14 +162,6 @@ class ModelBuilder {
     return attention == nullptr ? 0 : int64_t{2} * attention->num_kv_heads * attention->head_dim;
   }
 
-  // Of the projections that every row takes where a router skips no key.
-  static double KeyParameters(const SublayerSpec& sublayer) {
-    const auto* attention = std::get_if<AttentionSpec>(&sublayer.block);
-    if (attention == nullptr || attention->v.experts.has_value()) return 0.0;
-    const ProjectionSpec &k = attention->k, &v = attention->v;
-    return static_cast<double>(k.in * k.out + v.in * v.out);
-  }
-
   absl::StatusOr<Model::Layer> MakeLayer(const LayerSpec& spec,
                                          const Model::Group& group,
                                          int32_t index,
@@ -179,11 +170,9 @@ class ModelBuilder {
     const int64_t dim = stack().embedding.dim;
     Model::Layer layer;
     layer.index_in_group = index;
-    const double share = spec.depth.has_value() ? spec.depth->capacity : 1.0;
     const int32_t times = group.repeat.times;
     if (spec.depth.has_value()) {
       ASSIGN_OR_RETURN(layer.depth, DepthRouter::Load(*spec.depth, dim, loader_));
-      Count(layer.depth->NumParameters(), 1.0);
       model_->weight_bytes_ += layer.depth->WeightBytes();
       cost_->flops_per_row += layer.depth->FlopsPerRow() * times;
     }
@@ -193,9 +182,7 @@ class ModelBuilder {
           spec.depth.has_value() && i >= static_cast<size_t>(spec.depth->first_sublayer);
       const bool skips_keys = routed && spec.depth->kv != DepthKv::kAllTokens;
       const bool query_apart = group.repeat.kv == RepeatKv::kFirst || (routed && !skips_keys);
-      ASSIGN_OR_RETURN(Model::Sublayer sublayer,
-                       MakeSublayer(sublayer_spec, routed ? share : 1.0, query_apart));
-      if (routed && !skips_keys) active_parameters_ += (1.0 - share) * KeyParameters(sublayer_spec);
+      ASSIGN_OR_RETURN(Model::Sublayer sublayer, MakeSublayer(sublayer_spec, query_apart));
       const std::optional<KvNeed> need =
           KvNeedOf(sublayer_spec.block, skips_keys ? &*spec.depth : nullptr, kv_dtype_);
       for (int32_t step = 0; need.has_value() && step < times; ++step) {
@@ -220,9 +207,7 @@ class ModelBuilder {
     return layer;
   }
 
-  absl::StatusOr<Model::Sublayer> MakeSublayer(const SublayerSpec& spec,
-                                               double share,
-                                               bool query_apart) {
+  absl::StatusOr<Model::Sublayer> MakeSublayer(const SublayerSpec& spec, bool query_apart) {
     const int64_t dim = stack().embedding.dim;
     Model::Sublayer sublayer;
     sublayer.residual_scale = spec.residual_scale;
@@ -230,33 +215,13 @@ class ModelBuilder {
                                std::optional<Norm>& into) -> absl::Status {
       if (!norm.has_value()) return absl::OkStatus();
       ASSIGN_OR_RETURN(into, Norm::Load(*norm, dim, loader_));
-      Count(into->num_parameters(), share);
       return absl::OkStatus();
     };
     RETURN_IF_ERROR(load_norm(spec.input_norm, sublayer.input_norm));
     RETURN_IF_ERROR(load_norm(spec.output_norm, sublayer.output_norm));
     RETURN_IF_ERROR(load_norm(spec.residual_norm, sublayer.residual_norm));
     ASSIGN_OR_RETURN(sublayer.block, MakeBlock(spec.block, query_apart));
-    model_->num_parameters_ += sublayer.block->NumParameters();
-    active_parameters_ += share * static_cast<double>(sublayer.block->NumActiveParameters());
-    CountPositionBias(spec.block);
     return sublayer;
-  }
-
-  // Huginn norms the recurrent state and the coda's output with one tensor.
-  bool IsNormOfGroup(const NormSpec& norm) const {
-    return std::any_of(stack().groups.begin(), stack().groups.end(), [&](const auto& group) {
-      return group.output_norm.has_value() && group.output_norm->weight == norm.weight;
-    });
-  }
-
-  // One table for all layers of a stack.
-  void CountPositionBias(const BlockSpec& block) {
-    const auto* attention = std::get_if<AttentionSpec>(&block);
-    if (attention == nullptr || !attention->position_bias.has_value()) return;
-    const PositionBiasSpec& bias = *attention->position_bias;
-    if (counted_biases_.insert(bias.weight).second)
-      Count(int64_t{bias.num_buckets} * attention->num_heads, 1.0);
   }
 
   absl::StatusOr<std::unique_ptr<Block>> MakeBlock(const BlockSpec& spec, bool query_apart) {
@@ -361,18 +326,15 @@ class ModelBuilder {
     }
     if (!model_->spec_.is_encoder())
       model_->head_flops_ = 2.0 * static_cast<double>(head.n * head.k);
-    model_->num_active_parameters_ = static_cast<int64_t>(active_parameters_);
+    const ParameterCount parameters = CountParameters(model_->spec_);
+    model_->num_parameters_ = parameters.total;
+    model_->num_active_parameters_ = static_cast<int64_t>(parameters.active);
     int64_t repeats = 1;
     for (const auto& group : model_->encoder_groups_)
       repeats = std::max<int64_t>(repeats, group.repeat.times);
     for (const auto& group : model_->groups_)
       repeats = std::max<int64_t>(repeats, group.repeat.times);
     model_->max_expert_ids_per_row_ = expert_ids_ * repeats;
-  }
-
-  void Count(int64_t parameters, double active_share) {
-    model_->num_parameters_ += parameters;
-    active_parameters_ += active_share * static_cast<double>(parameters);
   }
 
   kernels::Backend& backend_;
@@ -383,8 +345,6 @@ class ModelBuilder {
   std::unique_ptr<Model> model_ = std::make_unique<Model>();
   Model::StackCost* cost_ = nullptr;  // of the stack that is being built
   int64_t layer_workspace_ = 0, recurrence_workspace_ = 0, expert_ids_ = 0;
-  double active_parameters_ = 0.0;
-  std::set<std::string> counted_biases_;  // by the names of their tables
 };
 
 absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec,

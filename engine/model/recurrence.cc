@@ -70,18 +70,6 @@ double Recurrence::FlopsPerRow() const {
                                    gate_out_.n * gate_out_.k + exit_.n * exit_.k);
 }
 
-int64_t Recurrence::NumParameters() const {
-  int64_t count = injection_.n * injection_.k + gate_hidden_.n * gate_hidden_.k +
-                  gate_out_.n * gate_out_.k + injection_bias_.size + gate_hidden_bias_.size +
-                  gate_out_bias_.size + exit_.n * exit_.k + exit_bias_.size;
-  if (spec_.signal.has_value() && !spec_.signal->step_weight.empty())
-    count += static_cast<int64_t>(step_signal_.size());
-  if (norm_.has_value()) count += norm_->num_parameters();
-  if (depth_router_.has_value()) count += depth_router_->num_parameters();
-  if (output_norm_.has_value()) count += output_norm_->num_parameters();
-  return count;
-}
-
 int64_t Recurrence::WeightBytes() const {
   return injection_.bytes() + gate_hidden_.bytes() + gate_out_.bytes() + exit_.bytes() +
          (depth_router_.has_value() ? depth_router_->weight_bytes() : 0);

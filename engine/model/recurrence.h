@@ -29,7 +29,6 @@ class Recurrence {
 
   int64_t WorkspaceBytes(int32_t max_rows) const;
   double FlopsPerRow() const;  // of one repeat
-  int64_t NumParameters() const;
   int64_t WeightBytes() const;
 
   // The rows of one step going through the group: `rows` in, and their results in place after

@@ -18,7 +18,7 @@ struct SpecSummary {
   int64_t layer_instances = 0;     // times repeats
   int64_t routed_instances = 0;    // that rows can skip
   int64_t loops = 0;               // layer groups that repeat
-  std::vector<double> capacities;  // trained share of each routed instance
+  std::vector<double> capacities;  // trained share of each routed instance; 1 where it is unknown
   int64_t moe_instances = 0;
   int64_t experts_per_layer = 0;  // most of any layer
   int64_t experts_per_token = 0;

@@ -27,7 +27,7 @@ void FillDepthLayer(const MetricsSnapshot& before,
   const DepthLayerMetrics& now = after.depth_layers[index];
   const bool known = index < before.depth_layers.size();
   window.set_layer(now.layer);
-  window.set_capacity(now.capacity);
+  window.set_capacity(now.capacity.value_or(0.0));
   window.set_executed_rows(Grown(known ? before.depth_layers[index].executed : 0, now.executed));
   window.set_skipped_rows(Grown(known ? before.depth_layers[index].skipped : 0, now.skipped));
 }

@@ -46,7 +46,8 @@ nlohmann::json RoutingView::Update(const MetricsSnapshot& snapshot) {
     if (rows == 0) continue;
     nlohmann::json row;
     row["layer"] = name;
-    row["trained_capacity"] = window.capacity;
+    row["trained_capacity"] =
+        window.capacity.has_value() ? nlohmann::json(*window.capacity) : nlohmann::json();
     row["window_rows"] = rows;
     row["executed"] = window.window_executed;
     row["skipped"] = window.window_skipped;

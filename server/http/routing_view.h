@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,7 @@ class RoutingView {
  private:
   struct DepthWindow {
     uint64_t executed = 0, skipped = 0;  // cumulative, when last shown
-    double capacity = 0.0;
+    std::optional<double> capacity;      // trained; null where it is not known
     uint64_t window_executed = 0, window_skipped = 0;
   };
   struct ExpertWindow {

@@ -15,7 +15,7 @@ constexpr std::array<MetricRow, kNumMetrics> kTable = {{
      "Rows skipped over rows offered at routed layers, last 60 s."},
     {kTokenDepth, "sluice_token_depth", kHistogram, "Layers executed per token."},
     {kRouterCapacity, "sluice_router_capacity", kGauge,
-     "Share of rows the layer's router was trained for."},
+     "Share of rows the layer's router was trained for; no series where that is not known."},
     {kExpertMaxOverMean, "sluice_expert_load_max_over_mean", kGauge,
      "Busiest expert over the mean of its layer, recent rows; 1 is balanced.", 3},
     {kExpertCv, "sluice_expert_load_cv", kGauge,

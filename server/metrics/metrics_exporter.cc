@@ -42,7 +42,8 @@ void AddDepth(const MetricsSnapshot& snapshot, FamilyList& list) {
     list.Add(kSkippedTokenRatio, snapshot.skipped_ratio_window_all, {{"layer", "all"}});
   }
   for (const DepthLayerMetrics& layer : snapshot.depth_layers) {
-    list.Add(kRouterCapacity, layer.capacity, {{"layer", layer.layer}});
+    if (layer.capacity.has_value())
+      list.Add(kRouterCapacity, *layer.capacity, {{"layer", layer.layer}});
   }
   list.Add(kTokenDepth, snapshot.token_depth);
 }

@@ -164,6 +164,24 @@ TEST_P(DepthLaws, WhereNoKeyIsSkippedItsWeightsAreActive) {
   EXPECT_EQ(active[0] - active[1], (2 * 48 + 2 * 48 * 48 + 3 * 48 * 80) / 2);
 }
 
+// A share that the checkpoint does not say is no share of zero: every weight is active, and there
+// is none to report.
+TEST_P(DepthLaws, WhereNoShareIsKnownEveryWeightIsActive) {
+  for (const int32_t rows : {0, 16}) {
+    ModelSpec spec = PlainSpec(2);
+    spec.stacks[0].groups[0].layers[1].depth = DepthRouterSpec{
+        .weight = "router.weight", .capacity = rows > 0 ? 0.25 : 0.0, .capacity_rows = rows};
+    MemoryWeightStore weights;
+    FillWeights(spec, 3, weights);
+    auto harness = ModelHarness::Create(spec, weights, Options());
+    ASSERT_TRUE(harness.ok()) << harness.status();
+    const Model& model = (*harness)->model();
+    EXPECT_EQ(model.num_active_parameters(), model.num_parameters());
+    EXPECT_EQ(model.instances()[0].capacity, 1.0);
+    EXPECT_FALSE(model.instances()[1].capacity.has_value());
+  }
+}
+
 // A layer that nobody takes still leaves its keys: what follows sees them.
 TEST_P(DepthLaws, KeysOfALayerThatNobodyTookAreSeenLater) {
   ModelSpec spec = PlainSpec(2);

@@ -20,6 +20,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "engine/architectures/architectures.h"
+#include "engine/architectures/config_key_log.h"
 #include "engine/json_reader.h"
 #include "engine/model/model_spec_json.h"
 #include "engine/weights/weight_store.h"
@@ -315,6 +316,58 @@ TEST(GoldenSwitches, EveryKeyOfAMappingIsThere) {
     }
     for (const auto& [key, values] : Choices(source)) CheckChoices(*section, key, values);
   }
+}
+
+// The mapping of `source` and everything of engine/architectures that it includes.
+void AddIncluded(const std::string& source, std::set<std::string>& sources) {
+  static const std::regex include(R"re(#include "engine/architectures/([a-z_0-9]+)\.h")re");
+  if (!sources.insert(source).second) return;
+  const std::string stem = source.substr(0, source.rfind('.'));
+  const std::string path = SourceDirectory() + "/engine/architectures/" + stem;
+  const std::string text = ReadText(path + ".cc") + ReadText(path + ".h");
+  for (std::sregex_iterator it(text.begin(), text.end(), include), end; it != end; ++it)
+    AddIncluded((*it)[1].str() + ".cc", sources);
+}
+
+// Whether the table of a source that maps `model_type` has `key`. Every family may have routers and
+// adapters of router_tuning.cc and soft_adapter.cc.
+bool IsInATable(const std::vector<Section>& sections,
+                const std::string& model_type,
+                const std::string& key) {
+  std::set<std::string> sources = {"router_tuning.cc", "soft_adapter.cc"};
+  for (const Section& section : sections) {
+    const std::vector<std::string> types = absl::StrSplit(section.title, ", ");
+    if (std::find(types.begin(), types.end(), model_type) != types.end())
+      AddIncluded(section.source, sources);
+  }
+  return std::any_of(sections.begin(), sections.end(), [&](const Section& section) {
+    return sources.count(section.source) != 0 &&
+           (section.sizes.count(key) != 0 || section.Mentions(key));
+  });
+}
+
+// What a mapping asks for when it runs: also keys behind constants, composed names and lists.
+TEST(GoldenSwitches, EveryKeyThatIsAskedForIsThere) {
+  const std::vector<Section> sections = ReadTable();
+  size_t folders = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(SourceDirectory() + "/tests/golden")) {
+    if (!std::filesystem::exists(entry.path() / "config.json")) continue;
+    const std::string folder = entry.path().filename().string();
+    const Model* model = Open(folder);
+    ASSERT_NE(model, nullptr) << folder;
+    const ConfigKeyLog log;
+    const auto spec = SpecFromConfig(model->config, *model->weights);
+    ASSERT_TRUE(spec.ok()) << folder << ": " << spec.status();
+    EXPECT_GT(log.keys().size(), 5u) << folder;
+    const std::string model_type = model->config.at("model_type").get<std::string>();
+    for (const std::string& key : log.keys()) {
+      EXPECT_TRUE(IsInATable(sections, model_type, key))
+          << folder << ": the mapping of " << model_type << " asks for '" << key << "'";
+    }
+    ++folders;
+  }
+  EXPECT_GE(folders, 20u);
 }
 
 TEST(GoldenSwitches, EveryFamilyHasATable) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "server/commands/spec_summary.h"
 #include "tests/golden/golden_check.h"
 
 namespace sluice {
@@ -131,6 +132,11 @@ TEST(GoldenParameters, EveryTensorIsCountedOnce) {
     if (!embedding.token_type_weight.empty())
       numbers -= (embedding.num_token_types - 1) * embedding.dim;
     EXPECT_EQ(golden->run->facts().parameters_total, numbers) << folder.name;
+    const server::SpecSummary summary = server::SummarizeSpec(golden->run->spec());
+    EXPECT_EQ(summary.parameters_total, numbers) << folder.name;
+    EXPECT_EQ(static_cast<int64_t>(summary.parameters_active),
+              golden->run->facts().parameters_active)
+        << folder.name;
   }
 }
 

@@ -41,5 +41,16 @@ TEST(RoutingViewTest, AFairShareIsOne) {
   EXPECT_EQ(row["jain_index"], 1.0);
 }
 
+TEST(RoutingViewTest, AShareThatIsNotKnownIsNull) {
+  RoutingView view;
+  MetricsSnapshot snapshot;
+  snapshot.depth_layers = {{.layer = "1", .capacity = 0.25, .executed = 500, .skipped = 1500},
+                           {.layer = "2", .executed = 500, .skipped = 1500}};
+  const nlohmann::json rows = view.Update(snapshot)["depth_layers"];
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[0]["trained_capacity"], 0.25);
+  EXPECT_TRUE(rows[1]["trained_capacity"].is_null());
+}
+
 }  // namespace
 }  // namespace sluice::server

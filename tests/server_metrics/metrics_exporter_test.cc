@@ -142,6 +142,16 @@ TEST_F(MetricsExporterTest, ValuesAndLabels) {
   EXPECT_THAT(text, Not(HasSubstr("code=\"CANCELLED\"")));
 }
 
+// A capacity of 0 would be a router that skips everything: the alert would never clear.
+TEST_F(MetricsExporterTest, AShareThatIsNotKnownIsNoSeries) {
+  MetricsSnapshot snapshot = FullSnapshot();
+  snapshot.depth_layers[1].capacity.reset();
+  const std::string text = Render(snapshot);
+  EXPECT_THAT(text, HasSubstr("sluice_router_capacity{layer=\"0\"} 0.125"));
+  EXPECT_THAT(text, Not(HasSubstr("sluice_router_capacity{layer=\"1\"}")));
+  EXPECT_THAT(text, HasSubstr("sluice_skipped_token_ratio{layer=\"1\"} 0.875"));
+}
+
 TEST_F(MetricsExporterTest, UsualReasonsAreThereFromTheFirstScrape) {
   const std::string text = Render(MetricsSnapshot());
   EXPECT_THAT(text, HasSubstr("sluice_preemptions_total{reason=\"pages\"} 0"));
