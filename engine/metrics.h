@@ -29,7 +29,7 @@ struct Histogram {
 
 // One routed (depth) layer instance, or the layers of one repeat that rows may not reach.
 struct DepthLayerMetrics {
-  std::string layer;      // its index, "group.repeat.index" of shared layers, or "group.repeat"
+  std::string layer;  // its index, "group.repeat.index" of shared layers, or "group.repeat"
   std::optional<double> capacity;  // trained share; none: not known
   uint64_t executed = 0;
   uint64_t skipped = 0;

@@ -31,7 +31,7 @@ using LogitsSink = absl::FunctionRef<void(int32_t index, std::span<float> logits
 struct LayerInstance {
   std::string label;  // "3", or "group.repeat.layer" in a repeated group
   bool routed = false;
-  bool may_stop = false;  // in a repeat that rows may not reach
+  bool may_stop = false;           // in a repeat that rows may not reach
   std::optional<double> capacity;  // trained share of rows; none: not known
 };
 
