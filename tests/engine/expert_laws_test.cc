@@ -201,7 +201,7 @@ TEST_P(ExpertLaws, AnExpertThresholdOfOneRunsNoExpert) {
 // Alone or in the middle of others, in one step: the same bits, whatever the experts do.
 TEST_P(ExpertLaws, NeighboursChangeNoBitOfAPrompt) {
   int capped = 0, chosen = 0;
-  for (uint32_t seed = 0; seed < 120; ++seed) {
+  for (uint32_t seed = 0; seed < std::max(kNumRandomSpecs, 120u); ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed, {.depth = false, .topk_prompt = true});
     const std::string text = SpecToJson(spec).dump();

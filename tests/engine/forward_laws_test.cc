@@ -136,7 +136,7 @@ TEST_P(ForwardLaws, NeighboursChangeNoBit) {
 TEST_P(ForwardLaws, TheNumberOfThreadsChangesNoBit) {
   if (GetParam().options.device.device == "reference")
     GTEST_SKIP() << "the reference has no threads";
-  for (uint32_t seed = 0; seed < kNumRandomSpecs / 10; ++seed) {
+  for (uint32_t seed = 0; seed < kNumRandomSpecs / 5; ++seed) {
     const ModelSpec spec = RandomSpec(seed);
     MemoryWeightStore weights;
     FillWeights(spec, seed + 1, weights);

@@ -153,7 +153,7 @@ TEST(SparsePattern, SeeingEverythingIsFullAttention) {
 }
 
 TEST(Encoders, NeighboursChangeNoBit) {
-  for (uint32_t seed = 0; seed < 40; ++seed) {
+  for (uint32_t seed = 0; seed < kNumRandomSpecs; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed, kEncoder);
     MemoryWeightStore weights;
@@ -178,7 +178,7 @@ TEST(Encoders, NeighboursChangeNoBit) {
 }
 
 TEST(Encoders, CpuEqualsReferenceInF32) {
-  for (uint32_t seed = 100; seed < 130; ++seed) {
+  for (uint32_t seed = 0; seed < kNumRandomSpecs; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed, kEncoder);
     MemoryWeightStore weights;
@@ -234,7 +234,7 @@ Rows Decode(ModelHarness& harness,
 constexpr SpecDraw kTwoStacks = {.depth = false, .repeats = false, .two_stacks = true};
 
 TEST(EncoderDecoders, ChunksAndNeighboursChangeNoBit) {
-  for (uint32_t seed = 0; seed < 30; ++seed) {
+  for (uint32_t seed = 0; seed < kNumRandomSpecs; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed, kTwoStacks);
     MemoryWeightStore weights;
@@ -264,7 +264,7 @@ TEST(EncoderDecoders, ChunksAndNeighboursChangeNoBit) {
 }
 
 TEST(EncoderDecoders, CpuEqualsReferenceInF32) {
-  for (uint32_t seed = 200; seed < 220; ++seed) {
+  for (uint32_t seed = 0; seed < kNumRandomSpecs; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed, kTwoStacks);
     MemoryWeightStore weights;

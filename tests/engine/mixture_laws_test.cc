@@ -90,14 +90,14 @@ class MixtureLaws : public ::testing::TestWithParam<HarnessOptions> {
 RowRouting At(int32_t cohort, int32_t slot) { return {.cohort = cohort, .slot = slot}; }
 
 TEST_P(MixtureLaws, ACohortOfOneIsARowAlone) {
-  for (uint32_t seed = 0; seed < 8; ++seed) {
+  for (uint32_t seed = 0; seed < kNumRandomSpecs / 5; ++seed) {
     Load(seed);
     EXPECT_EQ(Run({{0, At(3, 2)}}, 4), Run({{0, {}}}, kLength)) << seed;
   }
 }
 
 TEST_P(MixtureLaws, SplittingACohortChangesNoBit) {
-  for (uint32_t seed = 0; seed < 8; ++seed) {
+  for (uint32_t seed = 0; seed < kNumRandomSpecs / 5; ++seed) {
     Load(seed);
     const std::vector<Member> members = {{0, At(0, 0)}, {1, At(0, 1)}, {2, At(0, 4)}};
     const auto whole = Run(members, kLength);
@@ -106,7 +106,7 @@ TEST_P(MixtureLaws, SplittingACohortChangesNoBit) {
 }
 
 TEST_P(MixtureLaws, TheOrderOfTheRowsChangesNoBit) {
-  for (uint32_t seed = 0; seed < 8; ++seed) {
+  for (uint32_t seed = 0; seed < kNumRandomSpecs / 5; ++seed) {
     Load(seed);
     const auto forward = Run({{0, At(0, 0)}, {1, At(0, 1)}, {2, At(0, 2)}}, 4);
     const auto backward = Run({{2, At(0, 2)}, {0, At(0, 0)}, {1, At(0, 1)}}, 4);
@@ -117,7 +117,7 @@ TEST_P(MixtureLaws, TheOrderOfTheRowsChangesNoBit) {
 }
 
 TEST_P(MixtureLaws, OtherCohortsAndRowsAloneChangeNoBit) {
-  for (uint32_t seed = 0; seed < 8; ++seed) {
+  for (uint32_t seed = 0; seed < kNumRandomSpecs / 5; ++seed) {
     Load(seed);
     const auto apart = Run({{0, At(7, 0)}, {1, At(7, 1)}}, 4);
     const auto beside = Run(

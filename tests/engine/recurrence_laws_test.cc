@@ -180,7 +180,7 @@ TEST_P(RecurrenceLaws, TheThresholdSaysWhoHalts) {
 
 TEST_P(RecurrenceLaws, HaltingIsTheSameInAnyCompany) {
   int halted = 0;
-  for (uint32_t seed = 0; seed < 12; ++seed) {
+  for (uint32_t seed = 0; seed < kNumRandomSpecs; ++seed) {
     SCOPED_TRACE(seed);
     ModelSpec spec = PlainSpec(1);
     spec.stacks[0].groups.push_back(RandomHaltingGroup("halting", 48, seed));
