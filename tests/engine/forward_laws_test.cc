@@ -315,7 +315,7 @@ TEST_P(ForwardLaws, NeighboursChangeNoBitOfAPromptUnderTopK) {
     EXPECT_EQ(DifferentRows(alone, {first, first + 12}), 0);
   }
   EXPECT_GT(top_k_specs, 10);
-  EXPECT_GT(mean_specs, 5);
+  EXPECT_GT(mean_specs, static_cast<int>(kNumRandomSpecs) / 100);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends,
@@ -352,7 +352,7 @@ TEST(ForwardAgainstReference, CpuEqualsReferenceInF32) {
     }
     EXPECT_LE(MaxDifference(expected, got), 2e-4 * largest);
   }
-  EXPECT_LE(other_choices, static_cast<int>(kNumRandomSpecs) / 50) << "near ties are rare";
+  EXPECT_LE(other_choices, 2 + static_cast<int>(kNumRandomSpecs) / 50) << "near ties are rare";
   EXPECT_GT(depth_layers, 10);
   EXPECT_GT(expert_layers, 10);
 }
