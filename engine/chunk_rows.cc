@@ -5,6 +5,8 @@
 #include <string_view>
 #include <variant>
 
+#include "engine/model/prompt_rules.h"
+
 namespace sluice {
 namespace {
 
@@ -34,27 +36,10 @@ double SparsityOf(const LayerSpec& layer) {
   return capacity > 0.0 && capacity < 1.0 ? rows / capacity : rows;
 }
 
-bool ReadsWholePrompt(const LayerSpec& layer) {
-  if (layer.depth.has_value() && (layer.depth->prefill_decide == DepthDecide::kRouterTopK ||
-                                  layer.depth->prefill_decide == DepthDecide::kPromptMean))
-    return true;
-  return std::any_of(layer.sublayers.begin(), layer.sublayers.end(),
-                     [](const SublayerSpec& sublayer) {
-                       const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
-                       return moe != nullptr && moe->router.pick == ExpertPick::kExpertTopK;
-                     });
-}
-
 }  // namespace
 
 bool ReadsWholePrompt(const ModelSpec& spec) {
-  if (spec.is_encoder() || spec.encoder() != nullptr) return true;
-  for (const LayerGroupSpec& group : spec.decoder().groups) {
-    for (const LayerSpec& layer : group.layers) {
-      if (ReadsWholePrompt(layer)) return true;
-    }
-  }
-  return false;
+  return spec.is_encoder() || spec.encoder() != nullptr || RoutesWholePrompt(spec.decoder());
 }
 
 int32_t ChunkRows(const EngineConfig& config,

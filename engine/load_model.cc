@@ -8,6 +8,7 @@
 #include "engine/chunk_rows.h"
 #include "engine/engine_thread.h"
 #include "engine/model/model_spec_json.h"
+#include "engine/model/prompt_rules.h"
 #include "engine/model_files.h"
 #include "engine/status_macros.h"
 
@@ -47,21 +48,6 @@ void DescribeExperts(const std::vector<const RouterSpec*>& routers, ModelCard* c
   if (!refuses) return;
   if (card->routing_modes.empty()) card->routing_modes = {"no_drop"};
   card->routing_modes.push_back("capacity");
-}
-
-// Whether generated rows have no rule; of an encoder every row is a prompt's.
-bool OnlyScores(const StackSpec& decoder) {
-  for (const LayerGroupSpec& group : decoder.groups) {
-    for (const LayerSpec& layer : group.layers) {
-      for (const SublayerSpec& sublayer : layer.sublayers) {
-        const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
-        if (moe != nullptr && moe->router.pick == ExpertPick::kExpertTopK &&
-            moe->router.thresholds.empty())
-          return true;
-      }
-    }
-  }
-  return false;
 }
 
 void DescribeRouting(const ModelSpec& spec, ModelCard* card) {

@@ -121,6 +121,23 @@ INSTANTIATE_TEST_SUITE_P(
       return Name(std::get<0>(setting.param)) + "_" + kernels::Name(std::get<1>(setting.param));
     });
 
+// All requests at once, on so few pages that some are preempted and recomputed.
+void ExpectSameInACrowd(Family family,
+                        int32_t max_batch_tokens,
+                        const std::vector<Request>& requests,
+                        const std::vector<Answer>& alone) {
+  TestEngine engine({.family = family,
+                     .max_batch_tokens = max_batch_tokens,
+                     .kv_memory_bytes = 60 * 16 * 2 * 24 * 4});
+  std::vector<std::shared_ptr<AnswerSink>> sinks;
+  for (const Request& request : requests) sinks.push_back(engine.Submit(request));
+  engine.Drain();
+  int different = 0;
+  for (size_t i = 0; i < requests.size(); ++i) different += sinks[i]->answer == alone[i] ? 0 : 1;
+  EXPECT_EQ(different, 0);
+  EXPECT_GT(engine->metrics().Snapshot().preemptions["pages"], 0u);
+}
+
 // Experts that refuse rows look at one request's prompt only, after preemption too.
 TEST(EngineTest, CapacityRefusesTheSameRowsInAnyCompany) {
   std::vector<Request> requests = RandomRequests(32, Family::kMoe);
@@ -139,15 +156,7 @@ TEST(EngineTest, CapacityRefusesTheSameRowsInAnyCompany) {
     EXPECT_EQ(counted, static_cast<uint64_t>(sink->answer.usage.compute.dropped_experts));
   }
   EXPECT_GT(dropped, 0);
-  TestEngine engine(
-      {.family = Family::kMoe, .max_batch_tokens = 48, .kv_memory_bytes = 60 * 16 * 2 * 24 * 4});
-  std::vector<std::shared_ptr<AnswerSink>> sinks;
-  for (const Request& request : requests) sinks.push_back(engine.Submit(request));
-  engine.Drain();
-  int different = 0;
-  for (size_t i = 0; i < requests.size(); ++i) different += sinks[i]->answer == alone[i] ? 0 : 1;
-  EXPECT_EQ(different, 0);
-  EXPECT_GT(engine->metrics().Snapshot().preemptions["pages"], 0u);
+  ExpectSameInACrowd(Family::kMoe, 48, requests, alone);
 }
 
 // A prompt that is decided as a whole runs in one step, and decides as before when recomputed.
@@ -167,15 +176,7 @@ TEST(EngineTest, TheMeanOfAPromptDecidesTheSameInAnyCompany) {
   }
   EXPECT_GT(executed, 0);
   EXPECT_GT(skipped, 0);
-  TestEngine engine(
-      {.family = Family::kTuned, .max_batch_tokens = 32, .kv_memory_bytes = 60 * 16 * 2 * 24 * 4});
-  std::vector<std::shared_ptr<AnswerSink>> sinks;
-  for (const Request& request : requests) sinks.push_back(engine.Submit(request));
-  engine.Drain();
-  int different = 0;
-  for (size_t i = 0; i < requests.size(); ++i) different += sinks[i]->answer == alone[i] ? 0 : 1;
-  EXPECT_EQ(different, 0);
-  EXPECT_GT(engine->metrics().Snapshot().preemptions["pages"], 0u);
+  ExpectSameInACrowd(Family::kTuned, 32, requests, alone);
 }
 
 TEST(EngineTest, WithoutACapacityNothingIsDropped) {

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "engine/model/prompt_rules.h"
 #include "engine/status_macros.h"
 #include "tests/golden/golden_compare.h"
 #include "tests/golden/layer_check.h"
@@ -112,22 +113,6 @@ absl::Status CheckWays(const std::vector<std::vector<int32_t>>& tokens,
   return absl::OkStatus();
 }
 
-// Experts that choose among the rows of a prompt, and have no rule for generated ones.
-bool GeneratesNothing(const ModelSpec& spec) {
-  if (spec.is_encoder()) return true;
-  for (const LayerGroupSpec& group : spec.decoder().groups) {
-    for (const LayerSpec& layer : group.layers) {
-      for (const SublayerSpec& sublayer : layer.sublayers) {
-        const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
-        if (moe != nullptr && moe->router.pick == ExpertPick::kExpertTopK &&
-            moe->router.thresholds.empty())
-          return true;
-      }
-    }
-  }
-  return false;
-}
-
 // The first half of a sequence is its prompt, the others are generated rows: one by one alone, and
 // while another sequence generates and a third one brings its prompt.
 absl::Status CheckGenerating(const std::vector<int32_t>& tokens,
@@ -183,22 +168,6 @@ std::string GoldenReport::first_wrong() const {
     if (!tensor.ok()) return tensor.name;
   }
   return "";
-}
-
-bool RoutesWholePrompt(const ModelSpec& spec) {
-  if (spec.is_encoder()) return true;
-  for (const LayerGroupSpec& group : spec.decoder().groups) {
-    for (const LayerSpec& layer : group.layers) {
-      if (layer.depth.has_value() && (layer.depth->prefill_decide == DepthDecide::kRouterTopK ||
-                                      layer.depth->prefill_decide == DepthDecide::kPromptMean))
-        return true;
-      for (const SublayerSpec& sublayer : layer.sublayers) {
-        const auto* moe = std::get_if<MoeFfnSpec>(&sublayer.block);
-        if (moe != nullptr && moe->router.pick == ExpertPick::kExpertTopK) return true;
-      }
-    }
-  }
-  return false;
 }
 
 std::vector<GoldenCase> GoldenCases(const ExpectedTensors& expected) {
@@ -304,7 +273,9 @@ absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckO
   report.family = run.spec().family;
   if (const auto ids = golden.expected.find("encoder_ids"); ids != golden.expected.end())
     run.set_encoder_tokens(ids->second.integers);
-  report.whole_prompt = RoutesWholePrompt(run.spec());
+  const bool encodes = run.spec().is_encoder();
+  report.whole_prompt = encodes || RoutesWholePrompt(run.spec().decoder());
+  const bool generates = !encodes && !OnlyScores(run.spec().decoder());
   report.unused_weights = run.unused_weights();
   OpenGolden precise;
   if (options.weights == kernels::WeightFormat::kInt8) {
@@ -341,7 +312,7 @@ absl::StatusOr<GoldenReport> CheckGolden(const std::string& folder, const CheckO
       const bool whole =
           report.whole_prompt || which.routing.decide == RowRouting::Decide::kCapacity;
       RETURN_IF_ERROR(CheckWays(tokens, once, whole, which.routing, run, report));
-      if (which.routing.decide == RowRouting::Decide::kModel && !GeneratesNothing(run.spec()))
+      if (which.routing.decide == RowRouting::Decide::kModel && generates)
         RETURN_IF_ERROR(CheckGenerating(tokens.front(), run, report));
     }
   }

@@ -79,7 +79,4 @@ inline std::vector<std::vector<int32_t>> GoldenTokens(const ExpectedTensors& exp
   return GoldenTokens(expected, GoldenCase{prefix});
 }
 
-// Whether a prompt must not be cut: a layer routes by top-k over it, or rows see later ones.
-bool RoutesWholePrompt(const ModelSpec& spec);
-
 }  // namespace sluice
