@@ -26,14 +26,18 @@ def requests(generator):
     return made
 
 
-def token_requests(generator):
+def token_requests(generator, count=NUM_PROMPTS):
     """For models of 64 tokens and 64 positions."""
     made = []
-    for index in range(NUM_PROMPTS):
+    for index in range(count):
         ids = [generator.randrange(3, 64) for _ in range(generator.choice((1, 2, 7, 19, 40)))]
         made.append({"prompt": ids, "max_tokens": generator.randint(1, 20), "logprobs": 3, "seed": index,
                      "temperature": generator.choice((0, 0.8)), "ignore_eos": True, "return_token_ids": True})
     return made
+
+
+def few_token_requests(generator):
+    return token_requests(generator, 12)
 
 
 def answer(server, request):
@@ -51,8 +55,8 @@ class BatchInvarianceTest(unittest.TestCase):
         with Sluice(*alone_flags, model=model) as server:
             alone = [answer(server, request) for request in wanted]
         with Sluice(*crowd_flags, model=model) as server:
-            for size in (2, 8, 33, NUM_PROMPTS):
-                order = list(range(NUM_PROMPTS))
+            for size in (2, 8, 33, NUM_PROMPTS) if len(wanted) > 12 else (len(wanted),):
+                order = list(range(len(wanted)))
                 generator.shuffle(order)
                 with concurrent.futures.ThreadPoolExecutor(size) as pool:
                     crowd = dict(zip(order, pool.map(lambda index: answer(server, wanted[index]), order)))
@@ -105,6 +109,21 @@ class BatchInvarianceTest(unittest.TestCase):
 
     def test_recursions_with_shared_keys(self):
         self.compare_golden("mor-shared")
+
+    def test_every_instruction_set_and_weight_format(self):
+        lacking = []
+        for isa in ("scalar", "avx2", "avx512", "amx"):
+            for weights in ("f32", "bf16", "int8"):
+                flags = ("--isa", isa, "--weights", weights)
+                with self.subTest(isa=isa, weights=weights), golden_models.served("mixtral") as model:
+                    try:
+                        self.compare(model, (*flags, "--threads", "1"), (*flags, "--max-batch-tokens", "24"), few_token_requests)
+                    except sluice_process.DidNotStart as error:
+                        self.assertIn(f"isa={isa}: no ", str(error))
+                        lacking.append(isa)
+        if lacking:
+            print("not on this machine:", ", ".join(sorted(set(lacking))))
+        self.assertNotIn("scalar", lacking)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,10 @@ def free_ports(count):
     return ports
 
 
+class DidNotStart(AssertionError):
+    """With the end of the log."""
+
+
 class Sluice:
     """One running server. Use as a context manager; `port`, `grpc_port` and `metrics_port` are its own."""
 
@@ -73,7 +77,7 @@ class Sluice:
         """Seconds from start to the first 200 of /health/ready."""
         while time.monotonic() - self.started_at < START_LIMIT_S:
             if self.process.poll() is not None:
-                raise AssertionError(f"sluice exited with {self.process.returncode}:\n{self.log()[-3000:]}")
+                raise DidNotStart(f"sluice exited with {self.process.returncode}:\n{self.log()[-3000:]}")
             try:
                 if self.get("/health/ready").status == 200:
                     return time.monotonic() - self.started_at
