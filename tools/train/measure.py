@@ -16,6 +16,9 @@ from served import ROOT, Sluice, logprobs
 
 END_ID = 0
 SEED = 1
+TEMPERATURE = 0.7
+PROMPTS = ["Once upon a time there was a little", "The old man looked at the sea and", '"Mother," said the boy,',
+           "In the morning the children went", "It was very cold in the forest, and"]
 PLAIN = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'"})  # as data.py does with the training text
 
 
@@ -94,9 +97,10 @@ def lambada(server: Sluice, file: Path, count: int) -> tuple[int, int]:
     return right, len(chosen)
 
 
-def samples(server: Sluice, prompts: list[str], tokens: int) -> list[str]:
-    return [prompt + server.complete(prompt=prompt, max_tokens=tokens, temperature=0.8, seed=SEED)["choices"][0]["text"]
-            for prompt in prompts]
+def samples(server: Sluice, tokens: int) -> list[str]:
+    """What follows each of the prompts."""
+    return [server.complete(prompt=prompt, max_tokens=tokens, temperature=TEMPERATURE, seed=SEED)["choices"][0]["text"]
+            for prompt in PROMPTS]
 
 
 def bench(model: Path, baseline: Path, rounds: int) -> dict[int, tuple[float, float]]:

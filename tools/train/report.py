@@ -1,4 +1,5 @@
-"""Measures every model of a folder with the running server; writes its README's table and plots (make models-report).
+"""Measures every model of a folder with the running server; writes its README's table and plots and the measured part
+of each model card (make models-report).
 
 Losses and bits per byte come from /v1/completions, routing from the server's metrics, speed from `sluice bench`
 against the dense model in one run. Where PyTorch is installed the loss is compared with the recipe's own on the same
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import measure
+from cards import measured
 from data import Windows
 from plots import chart
 from served import ROOT, Sluice, logprobs
@@ -59,7 +61,8 @@ def knob(server: Sluice, meta: dict) -> tuple[str, list]:
 
 def measure_model(directory: Path, args, windows: list[list[int]], bytes_per_token: float) -> dict:
     row: dict = {"name": directory.name}
-    with Sluice(model=str(directory)) as server:
+    # A window is one token longer than what it predicts, and top-k over a prompt takes it in one step.
+    with Sluice("--max-batch-tokens", str(2 * LENGTH), model=str(directory)) as server:
         meta = server.get("/v1/models").json()["data"][0]["meta"]
         row |= {"parameters": meta["parameters_total"], "active": meta["parameters_active"]}
         row["scores"] = measure.score_windows(server, windows)
@@ -72,15 +75,13 @@ def measure_model(directory: Path, args, windows: list[list[int]], bytes_per_tok
             scores = [measure.score_windows(server, windows[:8], routing={name: value}) for value in settings]
             speeds = measure.knob_speeds(server, [{name: value} for value in settings], 8, args.rounds)
             row["knob"] = (name, list(zip(settings, scores, speeds)))
-        if args.samples:
-            row["samples"] = measure.samples(server, PROMPTS, args.samples)
+        # How it was trained, where that looks at later tokens and is no way to generate.
+        row["other_rules"] = {mode: measure.score_windows(server, windows, routing={"mode": mode})
+                              for mode in meta["routing_modes"] if mode == "topk_prompt"}
+        row["samples"], row["sample_tokens"] = measure.samples(server, args.samples), args.samples
     row["difference"] = pytorch_difference(directory, windows[:8])
     row["bench"] = measure.bench(directory, args.models / args.baseline, args.rounds)
     return row
-
-
-PROMPTS = ["Once upon a time there was a little", "The old man looked at the sea and", '"Mother," said the boy,',
-           "In the morning the children went", "It was very cold in the forest, and"]
 
 
 def percent(part: tuple[int, int] | None) -> str:
@@ -132,11 +133,11 @@ def plot(rows: list[dict], out: Path) -> list[str]:
     return names
 
 
-def rewrite(readme: Path, text: str) -> None:
+def rewrite(file: Path, text: str) -> None:
     """Puts the text between the two marks, or at the end where there are none."""
-    page = readme.read_text() if readme.exists() else "# Models\n"
+    page = file.read_text() if file.exists() else f"# {file.parent.name}\n"
     head, _, rest = page.partition(BEGIN)
-    readme.write_text(f"{head.rstrip()}\n\n{BEGIN}\n\n{text}\n\n{END}\n{rest.partition(END)[2]}")
+    file.write_text(f"{head.rstrip()}\n\n{BEGIN}\n\n{text}\n\n{END}\n{rest.partition(END)[2]}")
 
 
 def main() -> None:
@@ -149,7 +150,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=15, help="of each BLiMP paradigm")
     parser.add_argument("--passages", type=int, default=300, help="of LAMBADA")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--samples", type=int, default=0, help="print continuations of five prompts, this many tokens each")
+    parser.add_argument("--samples", type=int, default=50, help="tokens of each continuation in the model cards")
     args = parser.parse_args()
     args.models = args.models.resolve()
     directories = sorted(path.parent for path in args.models.glob("*/config.json"))
@@ -159,7 +160,8 @@ def main() -> None:
     rows = []
     for directory in directories:
         rows.append(measure_model(directory, args, windows, bytes_per_token))
-        print(f"{directory.name}: {rows[-1]['scores'].loss:.4f} nats per token", *rows[-1].get("samples", []), sep="\n", flush=True)
+        rewrite(directory / "MODEL_CARD.md", measured(rows[-1], args.windows * LENGTH, LENGTH))
+        print(f"{directory.name}: {rows[-1]['scores'].loss:.4f} nats per token", flush=True)
     plots = plot(rows, args.models / "plots")
     images = "\n".join(f"![{name}](plots/{name}.svg)" for name in plots)
     rewrite(args.models / "README.md", table(rows, args, args.windows * LENGTH) + "\n\n" + images)
