@@ -1,9 +1,9 @@
 """Makes the golden folders of models whose rows run a group of layers a varying number of times: Ouro, the Universal
 Transformer with ACT, Huginn's adaptive exit, Mixture-of-Recursions with shared keys and values.
 
-The functions are stated in recurrent_families.py. expected.safetensors: input_ids [24], hidden.embed,
-hidden.<execution of a layer> [24, dim] with zeros for rows that did not run it, mask.<execution> [24] of the repeated
-layers (1: not stopped), logits [24, vocab].
+The functions are stated in recurrent_families.py, their tensors in recurrent_shapes.py. expected.safetensors:
+input_ids [24], hidden.embed, hidden.<execution of a layer> [24, dim] with zeros for rows that did not run it,
+mask.<execution> [24] of the repeated layers (1: not stopped), logits [24, vocab].
 
     pip install torch safetensors; python tools/golden/recurrent.py [name ...]
 """
@@ -13,7 +13,8 @@ import sys
 import torch
 
 from fixture import input_ids, randomize, write
-from recurrent_families import DIM, FAMILIES, HEADS, HIDDEN, LENGTH, VOCAB
+from recurrent_families import FUNCTIONS
+from recurrent_shapes import DIM, HEADS, HIDDEN, LENGTH, SHAPES, VOCAB
 
 LLAMA = dict(vocab_size=VOCAB, hidden_size=DIM, intermediate_size=HIDDEN, num_attention_heads=HEADS,
              num_key_value_heads=HEADS, hidden_act="silu", max_position_embeddings=64, rms_norm_eps=1e-6,
@@ -77,7 +78,7 @@ def is_useful(found: dict) -> bool:
 
 def build(name: str) -> None:
     config = MODELS[name]
-    plain_of, shapes_of = FAMILIES[config["model_type"]]
+    plain_of, shapes_of = FUNCTIONS[config["model_type"]], SHAPES[config["model_type"]]
     best = 0.0
     for seed in range(500, 1500):
         weights = {f"{plain_of.embedding}.weight": torch.empty(VOCAB, DIM)}
