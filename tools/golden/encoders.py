@@ -7,16 +7,15 @@ gives: the last hidden states) [45, dim], and the same under short. for the firs
 """
 
 import json
-import sys
 
 import torch
 import transformers
 from torch.nn.functional import gelu, layer_norm, linear, softmax
 from transformers import AutoModel, BigBirdConfig
 
-from fixture import FOLDER, input_ids, randomize, write
+from fixture import TORCH, input_ids, keep_output, made_by, make, randomize, source, write
 
-LENGTH, SHORT, VOCAB = 45, 11, 64
+LENGTH, SHORT, VOCAB, SEED = 45, 11, 64, 500
 BASE = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
             max_position_embeddings=48, type_vocab_size=2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
             sep_token_id=3, block_size=4, num_random_blocks=2)
@@ -34,18 +33,11 @@ def run_transformers(config: BigBirdConfig, state: dict, ids: torch.Tensor) -> d
     model = AutoModel.from_config(config, attn_implementation="eager", add_pooling_layer=False).eval()
     model.load_state_dict(state)
     found = {}
-
-    def keep(name: str):
-        def hook(_module, _inputs, output):
-            rows = output[0] if isinstance(output, tuple) else output
-            found[name] = rows[0, :len(ids)]
-        return hook
-
-    model.embeddings.register_forward_hook(keep("hidden.embed"))
+    keep_output(found, "hidden.embed", model.embeddings)
     for i, layer in enumerate(model.encoder.layer):
-        layer.register_forward_hook(keep(f"hidden.{i}"))
-    found["logits"] = model(ids[None]).last_hidden_state[0]
-    return found
+        keep_output(found, f"hidden.{i}", layer)
+    logits = model(ids[None]).last_hidden_state[0]
+    return {k: v[:len(ids)] for k, v in found.items()} | {"logits": logits}  # the last block is padded
 
 
 def run_plain(config: dict, state: dict, ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -79,9 +71,9 @@ def build(name: str) -> None:
                if k not in ("model_type", "global_tokens", "local_radius")}
     config = BigBirdConfig(**options)
     model = AutoModel.from_config(config, attn_implementation="eager", add_pooling_layer=False)
-    randomize(model.named_parameters(), 500)
+    randomize(model.named_parameters(), SEED)
     state = model.state_dict()
-    ids = input_ids(VOCAB, LENGTH, 1500)
+    ids = input_ids(VOCAB, LENGTH, SEED + 1000)
     if "model_type" in MODELS[name]:
         run, written = lambda some: run_plain(MODELS[name], state, some), MODELS[name]
         how = "stated in tools/golden/encoders.py (float64"
@@ -94,13 +86,8 @@ def build(name: str) -> None:
     found = {"input_ids": ids.int()} | run(ids) | {f"short.{k}": v for k, v in run(ids[:SHORT]).items()}
     if name == "big_bird-prefixed":
         state = {f"bert.{k}": v for k, v in state.items()}
-    source = (f"# {name}\nOur own random weights (seed 500), {how}, torch {torch.__version__.split('+')[0]}).\n"
-              f"Made by tools/golden/encoders.py; tensors are described there.\n")
-    write(name, written, state, found, source)
+    write(name, written, state, found, source(name, SEED, f", {how}, torch {TORCH})", made_by("encoders.py")))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        for wanted in sys.argv[1:] or MODELS:
-            build(wanted)
+    make(MODELS, build)

@@ -9,12 +9,10 @@ FFN of a layer is routed, each of the two counts as a layer.
     pip install torch safetensors; python tools/golden/mod.py [name ...]
 """
 
-import sys
-
 import torch
 from torch.nn.functional import linear, silu, softmax
 
-from fixture import input_ids, randomize, write
+from fixture import Draft, input_ids, make, random_weights, search, smallest, source, stated, write
 
 LENGTH, VOCAB, DIM, HEADS, KV_HEADS, HEAD_DIM = 24, 64, 32, 4, 2, 8
 EPSILON, THETA = 1e-5, 10000.0
@@ -83,20 +81,28 @@ def is_sparse(config: dict, layer: int) -> bool:
     return "num_local_experts" in config or "num_experts" in config
 
 
-def make_weights(config: dict, linear_predictor: bool = False) -> dict[str, torch.Tensor]:
+def attention_shapes(layer: str) -> dict[str, list[int]]:
+    """Of the attention of a layer and of its two norms."""
+    return {f"{layer}.input_layernorm.weight": [DIM], f"{layer}.post_attention_layernorm.weight": [DIM],
+            f"{layer}.self_attn.q_proj.weight": [HEADS * HEAD_DIM, DIM],
+            f"{layer}.self_attn.k_proj.weight": [KV_HEADS * HEAD_DIM, DIM],
+            f"{layer}.self_attn.v_proj.weight": [KV_HEADS * HEAD_DIM, DIM],
+            f"{layer}.self_attn.o_proj.weight": [DIM, HEADS * HEAD_DIM]}
+
+
+def gated_shapes(name: str, hidden: int) -> dict[str, list[int]]:
+    return {f"{name}.gate_proj.weight": [hidden, DIM], f"{name}.up_proj.weight": [hidden, DIM],
+            f"{name}.down_proj.weight": [DIM, hidden]}
+
+
+def model_shapes(config: dict, linear_predictor: bool = False) -> dict[str, list[int]]:
     """Names as published: Mixtral's for num_local_experts, Qwen's and DeepSeek's otherwise."""
     shapes = {"model.embed_tokens.weight": [VOCAB, DIM], "model.norm.weight": [DIM]}
-    gated = lambda name, hidden: {f"{name}.gate_proj.weight": [hidden, DIM], f"{name}.up_proj.weight": [hidden, DIM],
-                                  f"{name}.down_proj.weight": [DIM, hidden]}
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}"
-        shapes |= {f"{layer}.input_layernorm.weight": [DIM], f"{layer}.post_attention_layernorm.weight": [DIM],
-                   f"{layer}.self_attn.q_proj.weight": [HEADS * HEAD_DIM, DIM],
-                   f"{layer}.self_attn.k_proj.weight": [KV_HEADS * HEAD_DIM, DIM],
-                   f"{layer}.self_attn.v_proj.weight": [KV_HEADS * HEAD_DIM, DIM],
-                   f"{layer}.self_attn.o_proj.weight": [DIM, HEADS * HEAD_DIM]}
+        shapes |= attention_shapes(layer)
         if not is_sparse(config, i):
-            shapes |= gated(f"{layer}.mlp", config["intermediate_size"])
+            shapes |= gated_shapes(f"{layer}.mlp", config["intermediate_size"])
         elif "num_local_experts" in config:
             name, hidden = f"{layer}.block_sparse_moe", config["intermediate_size"]
             shapes[f"{name}.gate.weight"] = [config["num_local_experts"], DIM]
@@ -107,10 +113,10 @@ def make_weights(config: dict, linear_predictor: bool = False) -> dict[str, torc
             experts = config.get("num_experts") or config["n_routed_experts"]
             shapes[f"{layer}.mlp.gate.weight"] = [experts + config.get("num_null_experts", 0), DIM]
             for e in range(experts):
-                shapes |= gated(f"{layer}.mlp.experts.{e}", config["moe_intermediate_size"])
+                shapes |= gated_shapes(f"{layer}.mlp.experts.{e}", config["moe_intermediate_size"])
             if "n_shared_experts" in config:
-                shapes |= gated(f"{layer}.mlp.shared_experts",
-                                config["n_shared_experts"] * config["moe_intermediate_size"])
+                shapes |= gated_shapes(f"{layer}.mlp.shared_experts",
+                                       config["n_shared_experts"] * config["moe_intermediate_size"])
         if i in config.get("mod", {}).get("layers", []):
             shapes |= {f"{layer}.mod_router.weight": [1, DIM], f"{layer}.mod_router.bias": [1]}
             if config["mod"]["decide"] == "predictor_threshold" and linear_predictor:
@@ -118,7 +124,7 @@ def make_weights(config: dict, linear_predictor: bool = False) -> dict[str, torc
             elif config["mod"]["decide"] == "predictor_threshold":
                 shapes |= {f"{layer}.mod_predictor.0.weight": [12, DIM], f"{layer}.mod_predictor.0.bias": [12],
                            f"{layer}.mod_predictor.2.weight": [1, 12], f"{layer}.mod_predictor.2.bias": [1]}
-    return {name: torch.empty(shape) for name, shape in shapes.items()}
+    return shapes
 
 
 class Plain:
@@ -160,10 +166,14 @@ class Plain:
             k, v = (t.new_zeros(zero_rows, *t.shape[1:]).index_copy(0, positions, t) for t in (k, v))
         k, v = (t.repeat_interleave(HEADS // KV_HEADS, 1) for t in (k, v))
         logits = torch.einsum("qhd,khd->hqk", q, k) * HEAD_DIM ** -0.5
+        logits = self.masked(logits, name, positions, places)
+        return self.lin(torch.einsum("hqk,khd->qhd", softmax(logits, -1), v).reshape(n, -1), f"{name}.o_proj")
+
+    def masked(self, logits, name, positions, places):
+        """[heads, queries at positions, keys at places] of the attention `name`: -inf where a query does not see."""
         distance = positions[:, None] - places[None, :]
         visible = (distance >= 0) & (distance < self.config.get("sliding_window", 1 << 30))
-        logits = logits.masked_fill(~visible, float("-inf"))
-        return self.lin(torch.einsum("hqk,khd->qhd", softmax(logits, -1), v).reshape(n, -1), f"{name}.o_proj")
+        return logits.masked_fill(~visible, float("-inf"))
 
     def gated(self, x, name, gate="gate_proj", up="up_proj", down="down_proj"):
         return self.lin(silu(self.lin(x, f"{name}.{gate}")) * self.lin(x, f"{name}.{up}"), f"{name}.{down}")
@@ -279,29 +289,18 @@ def is_useful(found: dict) -> bool:
     return all(0.25 <= share <= 0.75 for share in shares)
 
 
+def draft(name: str, seed: int) -> Draft:
+    weights = random_weights(model_shapes(MODELS[name], name in LINEAR_PREDICTOR), seed, {"mod_router.weight": 2.0})
+    plain = Plain(MODELS[name], weights)
+    found = plain.run(input_ids(VOCAB, LENGTH, seed + 1000))
+    return Draft(weights, found, plain.margins, is_useful(found))
+
+
 def build(name: str) -> None:
-    config = MODELS[name]
-    for seed in range(300, 700):
-        weights = make_weights(config, name in LINEAR_PREDICTOR)
-        randomize(weights.items(), seed)
-        for tensor_name, tensor in weights.items():
-            if "mod_router.weight" in tensor_name:
-                tensor.mul_(2.0)
-        plain = Plain(config, weights)
-        found = plain.run(input_ids(VOCAB, LENGTH, seed + 1000))
-        if is_useful(found) and min(plain.margins, default=1.0) > 5e-3:
-            break
-    else:
-        raise SystemExit(f"{name}: no seed gives a fixture without near ties")
-    margin = f"{min(plain.margins):.1e}" if plain.margins else "none (dense)"
-    source = (f"# {name}\nOur own random weights (seed {seed}); the function is stated in tools/golden/mod.py (float64, "
-              f"torch {torch.__version__.split('+')[0]}), after models.md 1.2 and 2.6: there is no official code.\n"
-              f"Smallest distance of a routing decision from a tie: {margin}.\n")
-    write(name, config, weights, found, source)
+    seed, kept = search(name, range(300, 700), draft, 5e-3)
+    how = stated("mod.py", "after models.md 1.2 and 2.6: there is no official code")
+    write(name, MODELS[name], kept.weights, kept.expected, source(name, seed, how, smallest(kept)))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        for wanted in sys.argv[1:] or MODELS:
-            build(wanted)
+    make(MODELS, build)

@@ -8,12 +8,10 @@ under cohort., of the first two under partial2. (g > 2).
     pip install torch safetensors; python tools/golden/mot.py [name ...]
 """
 
-import sys
-
 import torch
 from torch.nn.functional import gelu, layer_norm, linear, pad, relu, silu, softmax
 
-from fixture import input_ids, randomize, write
+from fixture import Draft, input_ids, make, random_weights, search, smallest, source, stated, write
 
 LENGTH, VOCAB, DIM, HEADS, LAYERS, EPSILON = 16, 64, 32, 4, 2, 1e-5
 
@@ -51,7 +49,7 @@ def norm_shapes(*names: str) -> dict:
     return {f"{name}.{part}": [DIM] for name in names for part in ("weight", "bias")}
 
 
-def port_weights(config: dict) -> dict:
+def port_shapes(config: dict) -> dict:
     shapes = {"transformer.wte.weight": [VOCAB, DIM], "transformer.wpe.weight": [config["n_positions"], DIM],
               **norm_shapes("transformer.ln_f")}
     for i in range(config["n_layer"]):
@@ -63,7 +61,7 @@ def port_weights(config: dict) -> dict:
     return shapes
 
 
-def tower_weights(config: dict, dense: list) -> dict:
+def tower_shapes(config: dict, dense: list) -> dict:
     shapes = {"embedding_layer.layers.0.weight": [VOCAB, DIM], "head.weight": [VOCAB, DIM],
               "embedding_layer.layers.1.layer.weight": [config["n_positions"], DIM]}
     for i in range(config["n_layer"]):
@@ -156,36 +154,33 @@ class Plain:
         return {prefix + k: (v[0] if alone else v).float() for k, v in found.items()}
 
 
+def scale_experts(weights: dict, factor: float, *endings: str) -> None:
+    """For tensors [.., inputs, outputs]: randomize takes the last dimension for the inputs."""
+    for name, tensor in weights.items():
+        if name.endswith(endings):
+            tensor.mul_(factor * tensor.shape[-1] ** 0.5 * tensor.shape[-2] ** -0.5)
+
+
+def draft(name: str, seed: int) -> Draft:
+    config, group = MODELS[name], MODELS[name]["group_size"]
+    weights = random_weights(tower_shapes(config, DENSE[name]) if name in DENSE else port_shapes(config), seed)
+    scale_experts(weights, 1.0, "controller", "lin1", "lin2")
+    ids = input_ids(VOCAB, group * LENGTH, seed + 1000).view(group, LENGTH)
+    plain = Plain(config, weights)
+    found = {"input_ids": ids.int(), **plain.run(ids[:1], "")}
+    if group > 1:
+        found |= plain.run(ids, "cohort.")
+    if group > 2:
+        found |= plain.run(ids[:2], "partial2.")
+    return Draft(weights, found, plain.margins)
+
+
 def build(name: str) -> None:
-    config = MODELS[name]
-    tower = name in DENSE
-    group = config["group_size"]
-    for seed in range(900, 1300):
-        shapes = tower_weights(config, DENSE[name]) if tower else port_weights(config)
-        weights = {k: torch.empty(shape) for k, shape in shapes.items()}
-        randomize(weights.items(), seed)
-        for key, tensor in weights.items():
-            if key.endswith(("controller", "lin1", "lin2")):  # the inputs are the last dimension but one
-                tensor.mul_(tensor.shape[-1] ** 0.5 * tensor.shape[-2] ** -0.5)
-        ids = input_ids(VOCAB, group * LENGTH, seed + 1000).view(group, LENGTH)
-        plain = Plain(config, weights)
-        found = {"input_ids": ids.int(), **plain.run(ids[:1], "")}
-        if group > 1:
-            found |= plain.run(ids, "cohort.")
-        if group > 2:
-            found |= plain.run(ids[:2], "partial2.")
-        if not plain.margins or min(plain.margins) > 2e-2:
-            break
-    else:
-        raise SystemExit(f"{name}: no seed gives a fixture without near ties")
-    margin = f"\nSmallest distance of a discrete choice from a tie: {min(plain.margins):.1e}." if plain.margins else ""
-    source = (f"# {name}\nOur own random weights (seed {seed}); the function is stated in tools/golden/mot.py (float64, "
-              f"torch {torch.__version__.split('+')[0]}), after models.md 5.1.{margin}\n")
-    write(name, config, weights, found, source)
+    seed, kept = search(name, range(900, 1300), draft, 2e-2)
+    more = [smallest(kept, "distance of a discrete choice from a tie")] if kept.margins else []
+    write(name, MODELS[name], kept.weights, kept.expected,
+          source(name, seed, stated("mot.py", "after models.md 5.1"), *more))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        for wanted in sys.argv[1:] or MODELS:
-            build(wanted)
+    make(MODELS, build)

@@ -1,19 +1,18 @@
 """Makes the golden folders of models whose rows run a group of layers a varying number of times: Ouro, the Universal
 Transformer with ACT, Huginn's adaptive exit, Mixture-of-Recursions with shared keys and values.
 
-The functions are stated in recurrent_families.py. expected.safetensors: input_ids [24], hidden.embed,
-hidden.<execution of a layer> [24, dim] with zeros for rows that did not run it, mask.<execution> [24] of the repeated
-layers (1: not stopped), logits [24, vocab].
+The functions are stated in recurrent_families.py, their tensors in recurrent_shapes.py. expected.safetensors:
+input_ids [24], hidden.embed, hidden.<execution of a layer> [24, dim] with zeros for rows that did not run it,
+mask.<execution> [24] of the repeated layers (1: not stopped), logits [24, vocab].
 
     pip install torch safetensors; python tools/golden/recurrent.py [name ...]
 """
 
-import sys
-
 import torch
 
-from fixture import input_ids, randomize, write
-from recurrent_families import DIM, FAMILIES, HEADS, HIDDEN, LENGTH, VOCAB
+from fixture import Draft, input_ids, make, random_weights, search, smallest, source, stated, write
+from recurrent_families import FUNCTIONS
+from recurrent_shapes import DIM, HEADS, HIDDEN, LENGTH, SHAPES, VOCAB
 
 LLAMA = dict(vocab_size=VOCAB, hidden_size=DIM, intermediate_size=HIDDEN, num_attention_heads=HEADS,
              num_key_value_heads=HEADS, hidden_act="silu", max_position_embeddings=64, rms_norm_eps=1e-6,
@@ -66,7 +65,7 @@ MODELS = {
                            capacity=[0.8, 0.4]),
 }
 
-SHARP = {"early_exit_gate.weight": 2.0, "halting.weight": 1.0, "mor_router": 3.0}  # decisions far from ties
+FACTORS = {"early_exit_gate.weight": 2.0, "mor_router": 3.0, "qk_bias": 0.5}  # routers: decisions far from ties
 
 
 def is_useful(found: dict) -> bool:
@@ -75,40 +74,24 @@ def is_useful(found: dict) -> bool:
     return not shares or len({s for s in shares if 0.1 <= s <= 0.9}) >= 2
 
 
-def build(name: str) -> None:
+def draft(name: str, seed: int) -> Draft:
     config = MODELS[name]
-    plain_of, shapes_of = FAMILIES[config["model_type"]]
-    best = 0.0
-    for seed in range(500, 1500):
-        weights = {f"{plain_of.embedding}.weight": torch.empty(VOCAB, DIM)}
-        weights |= {k: torch.empty(shape) for k, shape in shapes_of(config).items()}
-        randomize(weights.items(), seed)
-        for tensor_name, tensor in weights.items():
-            for part, factor in SHARP.items():
-                tensor.mul_(factor if part in tensor_name else 1.0)
-            if tensor_name.endswith("qk_bias"):
-                tensor.mul_(0.5)
-        plain = plain_of(config, weights)
-        plain.run(input_ids(VOCAB, LENGTH, seed + 1000))
-        margin = min(plain.margins, default=1.0)
-        fixed = config.get("early_exit_threshold") == 1.0 or config.get("act_type") == "none"
-        useful = fixed or is_useful(plain.found)
-        if useful and margin > best:
-            best, kept = margin, (seed, weights, plain.found)
-        if best > 2e-2:
-            break
-    if best < 5e-3:
-        raise SystemExit(f"{name}: no seed gives a fixture without near ties ({best:.1e})")
-    seed, weights, found = kept
-    source = (f"# {name}\nOur own random weights (seed {seed}); the function is stated in "
-              f"tools/golden/recurrent_families.py (float64, torch {torch.__version__.split('+')[0]}), class "
-              f"{plain_of.__name__}, which names its source.\n"
-              f"Smallest distance of a decision from a tie: {best:.1e}.\n")
-    write(name, config, weights, {k: v if v.dtype == torch.int32 else v.float() for k, v in found.items()}, source)
+    function, shapes = FUNCTIONS[config["model_type"]], SHAPES[config["model_type"]]
+    weights = random_weights({f"{function.embedding}.weight": [VOCAB, DIM], **shapes(config)}, seed, FACTORS)
+    plain = function(config, weights)
+    plain.run(input_ids(VOCAB, LENGTH, seed + 1000))
+    fixed = config.get("early_exit_threshold") == 1.0 or config.get("act_type") == "none"
+    found = {k: v if v.dtype == torch.int32 else v.float() for k, v in plain.found.items()}
+    return Draft(weights, found, plain.margins or [1.0], fixed or is_useful(found))  # 1: nothing is decided
+
+
+def build(name: str) -> None:
+    seed, kept = search(name, range(500, 1500), draft, 2e-2, least=5e-3)
+    function = FUNCTIONS[MODELS[name]["model_type"]].__name__
+    how = stated("recurrent_families.py", f"class {function}, which names its source")
+    write(name, MODELS[name], kept.weights, kept.expected,
+          source(name, seed, how, smallest(kept, "distance of a decision from a tie")))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        for wanted in sys.argv[1:] or MODELS:
-            build(wanted)
+    make(MODELS, build)

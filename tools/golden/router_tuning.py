@@ -8,12 +8,10 @@ tokens alone, where a whole prompt is decided at once.
     pip install torch safetensors; python tools/golden/router_tuning.py [name ...]
 """
 
-import sys
-
 import torch
 
-from fixture import input_ids, randomize, write
-from mod import BASE, DIM, HEAD_DIM, HEADS, KV_HEADS, LENGTH, VOCAB, Plain, make_weights
+from fixture import Draft, input_ids, make, random_weights, search, smallest, source, stated, write
+from mod import BASE, DIM, HEAD_DIM, HEADS, KV_HEADS, LENGTH, VOCAB, Plain, model_shapes
 
 SHORT = 9
 
@@ -35,15 +33,15 @@ MODELS = {
 }
 
 
-def weights_of(config: dict) -> dict[str, torch.Tensor]:
-    weights = make_weights(config)
+def shapes_of(config: dict) -> dict[str, list[int]]:
+    shapes = model_shapes(config)
     for i, routed in enumerate(config["is_mod"]):
         if routed:
-            weights[f"model.layers.{i}.router.weight"] = torch.empty(1, DIM)
+            shapes[f"model.layers.{i}.router.weight"] = [1, DIM]
         if config["model_type"] == "qwen2":
             for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
-                weights[f"model.layers.{i}.self_attn.{part}_proj.bias"] = torch.empty(heads * HEAD_DIM)
-    return weights
+                shapes[f"model.layers.{i}.self_attn.{part}_proj.bias"] = [heads * HEAD_DIM]
+    return shapes
 
 
 class Tuned(Plain):
@@ -79,13 +77,13 @@ class Tuned(Plain):
         return [{"block": block, "mlp": mlp}[target]]
 
 
-def run(config: dict, weights: dict, ids) -> tuple[dict, float]:
+def run(config: dict, weights: dict, ids) -> tuple[dict, list[float]]:
     plain = Tuned(config, weights)
     found = plain.run(ids)
     if "sequence" in config.get("granularity", "attn_sequence"):
         short = plain.run(ids[:SHORT])
         found |= {f"short.{name}": tensor for name, tensor in short.items() if name != "input_ids"}
-    return found, min(plain.margins)
+    return found, plain.margins
 
 
 def is_useful(found: dict, sequences: bool) -> bool:
@@ -98,28 +96,19 @@ def is_useful(found: dict, sequences: bool) -> bool:
     return set(whole) == {0.0, 1.0} and any(shares[f"short.{k}"] != v for k, v in shares.items() if "short" not in k)
 
 
-def build(name: str) -> None:
+def draft(name: str, seed: int) -> Draft:
     config = MODELS[name]
     sequences = "sequence" in config.get("granularity", "attn_sequence")
-    for seed in range(300, 1500):
-        weights = weights_of(config)
-        randomize(weights.items(), seed)
-        for tensor_name, tensor in weights.items():
-            if "router.weight" in tensor_name:
-                tensor.mul_(4.0 if sequences else 2.0)
-        found, margin = run(config, weights, input_ids(VOCAB, LENGTH, seed + 1000))
-        if is_useful(found, sequences) and margin > 5e-3:
-            break
-    else:
-        raise SystemExit(f"{name}: no seed gives a fixture without near ties")
-    source = (f"# {name}\nOur own random weights (seed {seed}); the function is stated in tools/golden/router_tuning.py "
-              f"(float64, torch {torch.__version__.split('+')[0]}), after CASE-Lab-UMD's utils/model/model_patch.py.\n"
-              f"Smallest distance of a routing decision from a tie: {margin:.1e}.\n")
-    write(name, config, weights, found, source)
+    weights = random_weights(shapes_of(config), seed, {"router.weight": 4.0 if sequences else 2.0})
+    found, margins = run(config, weights, input_ids(VOCAB, LENGTH, seed + 1000))
+    return Draft(weights, found, margins, is_useful(found, sequences))
+
+
+def build(name: str) -> None:
+    seed, kept = search(name, range(300, 1500), draft, 5e-3)
+    how = stated("router_tuning.py", "after CASE-Lab-UMD's utils/model/model_patch.py")
+    write(name, MODELS[name], kept.weights, kept.expected, source(name, seed, how, smallest(kept)))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        for wanted in sys.argv[1:] or MODELS:
-            build(wanted)
+    make(MODELS, build)

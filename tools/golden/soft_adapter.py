@@ -7,14 +7,12 @@ hidden.embed, hidden.<layer>, logits.
     pip install torch safetensors; python tools/golden/soft_adapter.py [name ...]
 """
 
-import sys
-
 import torch
 from torch.nn.functional import gelu, silu, softmax
 
 import mod
 import mot
-from fixture import input_ids, randomize, write
+from fixture import Draft, input_ids, make, random_weights, search, smallest, source, stated, write
 
 LENGTH, DIM, VOCAB = 16, mod.DIM, mod.VOCAB
 LLAMA = dict(mod.SMALL, model_type="llama")
@@ -68,7 +66,7 @@ def adapter_shapes(name: str, config: dict) -> dict:
 
 
 def gpt2_shapes(config: dict) -> dict:
-    shapes = mot.port_weights(dict(config, n_expert=1, group_size=1))
+    shapes = mot.port_shapes(dict(config, n_expert=1, group_size=1))
     shapes = {k: v for k, v in shapes.items() if not k.endswith(("controller", "lin1", "lin2"))}
     for i in range(config["n_layer"]):
         mlp, hidden = f"transformer.h.{i}.mlp", config["n_inner"]
@@ -136,39 +134,27 @@ class Gpt2(Adapted, mot.Plain):
         return self.conv(hidden, f"{name}.c_proj") + self.delta(hidden, f"{name}.c_proj")
 
 
-def build(name: str) -> None:
+def draft(name: str, seed: int) -> Draft:
     config = MODELS[name]
     llama = config["model_type"] == "llama"
-    for seed in range(1400, 1700):
-        base = mod.make_weights(config) if llama else {k: torch.empty(s) for k, s in gpt2_shapes(config).items()}
-        weights = base | {k: torch.empty(s) for k, s in adapter_shapes(name, config).items()}
-        randomize(weights.items(), seed)
-        for key, tensor in weights.items():
-            if key.endswith("mov_scaling"):
-                tensor.mul_(tensor.shape[-1] ** 0.5 * 0.3).add_(1.0)
-            elif key.endswith("lora_B"):
-                tensor.mul_(0.5)
-            elif key.endswith(("kernel", "lora_A")):  # the inputs are the last dimension but one
-                tensor.mul_(1.5 * tensor.shape[-1] ** 0.5 * tensor.shape[-2] ** -0.5)
-        ids = input_ids(VOCAB, LENGTH, seed + 1000)
-        if llama:
-            plain = Llama(config, weights)
-            found = plain.run(ids)
-        else:
-            plain = Gpt2(config, weights)
-            found = {"input_ids": ids.int(), **plain.run(ids[None], "")}
-        if not plain.margins or min(plain.margins) > 2e-4:
-            break
-    else:
-        raise SystemExit(f"{name}: no seed gives a fixture without near ties")
-    margin = f"\nSmallest distance of a top-k choice from a tie: {min(plain.margins):.1e}." if plain.margins else ""
-    source = (f"# {name}\nOur own random weights (seed {seed}); the function is stated in tools/golden/soft_adapter.py "
-              f"(float64, torch {torch.__version__.split('+')[0]}), after models.md 2.15.{margin}\n")
-    write(name, config, weights, found, source)
+    base = mod.model_shapes(config) if llama else gpt2_shapes(config)
+    weights = random_weights(base | adapter_shapes(name, config), seed, {"lora_B": 0.5})
+    mot.scale_experts(weights, 1.5, "kernel", "lora_A")
+    for key, tensor in weights.items():
+        if key.endswith("mov_scaling"):
+            tensor.mul_(tensor.shape[-1] ** 0.5 * 0.3).add_(1.0)
+    ids = input_ids(VOCAB, LENGTH, seed + 1000)
+    plain = (Llama if llama else Gpt2)(config, weights)
+    found = plain.run(ids) if llama else {"input_ids": ids.int(), **plain.run(ids[None], "")}
+    return Draft(weights, found, plain.margins)
+
+
+def build(name: str) -> None:
+    seed, kept = search(name, range(1400, 1700), draft, 2e-4)
+    more = [smallest(kept, "distance of a top-k choice from a tie")] if kept.margins else []
+    write(name, MODELS[name], kept.weights, kept.expected,
+          source(name, seed, stated("soft_adapter.py", "after models.md 2.15"), *more))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        for wanted in sys.argv[1:] or MODELS:
-            build(wanted)
+    make(MODELS, build)

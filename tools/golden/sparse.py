@@ -5,13 +5,10 @@ position by position, the rest of the model in mod.py.
     pip install torch safetensors; python tools/golden/sparse.py [name ...]
 """
 
-import sys
-
 import torch
-from torch.nn.functional import softmax
 
 import mod
-from fixture import input_ids, randomize, write
+from fixture import Draft, input_ids, make, random_weights, search, smallest, source, stated, write
 
 SINKS = dict(type="sinks", sink_tokens=3, window=5)
 BLOCKS = dict(type="bigbird", block_size=2, global_blocks=1, window_blocks=1, random_blocks=2, random_seed=9)
@@ -60,43 +57,27 @@ def sees(rules: dict, layer: int, head: int, i: int, j: int) -> bool:
 
 
 class Sparse(mod.Plain):
-    def attention(self, x, positions, name, zero_rows=None):
+    def masked(self, logits, name, positions, places):
         rules, layer = self.config["sparse_attention"], int(name.split(".")[2])
         if layer not in rules.get("layers", range(self.config["num_hidden_layers"])):
-            return super().attention(x, positions, name)
-        n = len(x)
-        q = self.rope(self.lin(x, f"{name}.q_proj").view(n, mod.HEADS, mod.HEAD_DIM), positions)
-        k = self.rope(self.lin(x, f"{name}.k_proj").view(n, mod.KV_HEADS, mod.HEAD_DIM), positions)
-        v = self.lin(x, f"{name}.v_proj").view(n, mod.KV_HEADS, mod.HEAD_DIM)
-        k, v = (t.repeat_interleave(mod.HEADS // mod.KV_HEADS, 1) for t in (k, v))
-        logits = torch.einsum("qhd,khd->hqk", q, k) * mod.HEAD_DIM ** -0.5
-        places = positions.tolist()
-        visible = torch.tensor([[[sees(rules, layer, h, i, j) for j in places] for i in places]
+            return super().masked(logits, name, positions, places)
+        visible = torch.tensor([[[sees(rules, layer, h, i, j) for j in places.tolist()] for i in positions.tolist()]
                                 for h in range(mod.HEADS)])
-        logits = logits.masked_fill(~visible, float("-inf"))
-        return self.lin(torch.einsum("hqk,khd->qhd", softmax(logits, -1), v).reshape(n, -1), f"{name}.o_proj")
+        return logits.masked_fill(~visible, float("-inf"))
+
+
+def draft(name: str, seed: int) -> Draft:
+    weights = random_weights(mod.model_shapes(MODELS[name]), seed)
+    plain = Sparse(MODELS[name], weights)
+    found = plain.run(input_ids(mod.VOCAB, mod.LENGTH, seed + 1000))
+    return Draft(weights, found, plain.margins, mod.is_useful(found))
 
 
 def build(name: str) -> None:
-    config = MODELS[name]
-    for seed in range(300, 700):
-        weights = mod.make_weights(config)
-        randomize(weights.items(), seed)
-        plain = Sparse(config, weights)
-        found = plain.run(input_ids(mod.VOCAB, mod.LENGTH, seed + 1000))
-        if mod.is_useful(found) and min(plain.margins, default=1.0) > 4e-2:  # bf16 decides the same
-            break
-    else:
-        raise SystemExit(f"{name}: no seed gives a fixture without near ties")
-    margin = f"{min(plain.margins):.1e}" if plain.margins else "none (dense)"
-    source = (f"# {name}\nOur own random weights (seed {seed}); the mask is stated in tools/golden/sparse.py, the rest "
-              f"in mod.py (float64, torch {torch.__version__.split('+')[0]}), after models.md 6.3 and 6.4: there is no "
-              f"official code.\nSmallest distance of a routing decision from a tie: {margin}.\n")
-    write(name, config, weights, found, source)
+    seed, kept = search(name, range(300, 700), draft, 4e-2)  # bf16 decides the same
+    how = stated("sparse.py, the rest in mod.py", "after models.md 6.3 and 6.4: there is no official code", "mask")
+    write(name, MODELS[name], kept.weights, kept.expected, source(name, seed, how, smallest(kept)))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        for wanted in sys.argv[1:] or MODELS:
-            build(wanted)
+    make(MODELS, build)

@@ -16,14 +16,13 @@ Every weight of GShard, GLaM and Switch is held against transformers' own router
 """
 
 import math
-import sys
 from importlib.metadata import version
 
 import torch
-from torch.nn.functional import gelu, linear, relu, softmax
+from torch.nn.functional import gelu, relu, softmax
 
-from fixture import input_ids, randomize, write
-from mod import BASE, DIM, EPSILON, HEAD_DIM, HEADS, KV_HEADS, LENGTH, THETA, VOCAB, Plain
+from fixture import Draft, input_ids, make, random_weights, search, smallest, source, stated, write
+from mod import BASE, DIM, EPSILON, HEADS, LENGTH, THETA, VOCAB, Plain, attention_shapes, gated_shapes
 
 assert EPSILON == BASE["rms_norm_eps"] and THETA == BASE["rope_theta"]
 SHORT = 11
@@ -61,15 +60,11 @@ def is_sparse(config: dict, layer: int) -> bool:
     return (layer + 1) % step == 0
 
 
-def make_weights(config: dict) -> dict[str, torch.Tensor]:
+def shapes_of(config: dict) -> dict[str, list[int]]:
     shapes = {"model.embed_tokens.weight": [VOCAB, DIM], "model.norm.weight": [DIM]}
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}"
-        shapes |= {f"{layer}.input_layernorm.weight": [DIM], f"{layer}.post_attention_layernorm.weight": [DIM],
-                   f"{layer}.self_attn.q_proj.weight": [HEADS * HEAD_DIM, DIM],
-                   f"{layer}.self_attn.k_proj.weight": [KV_HEADS * HEAD_DIM, DIM],
-                   f"{layer}.self_attn.v_proj.weight": [KV_HEADS * HEAD_DIM, DIM],
-                   f"{layer}.self_attn.o_proj.weight": [DIM, HEADS * HEAD_DIM]}
+        shapes |= attention_shapes(layer)
         if "relative_attention_num_buckets" in config:
             bias = f"{layer}.self_attn.relative_attention_bias.weight"
             shapes[bias] = [config["relative_attention_num_buckets"], HEADS]
@@ -83,11 +78,10 @@ def make_weights(config: dict) -> dict[str, torch.Tensor]:
                 shapes |= {f"{expert}.wi.weight": [config["moe_intermediate_size"], DIM],
                            f"{expert}.wo.weight": [DIM, config["moe_intermediate_size"]]}
         elif config["model_type"] == "glam":
-            shapes |= {f"{layer}.mlp.gate_proj.weight": [hidden, DIM], f"{layer}.mlp.up_proj.weight": [hidden, DIM],
-                       f"{layer}.mlp.down_proj.weight": [DIM, hidden]}
+            shapes |= gated_shapes(f"{layer}.mlp", hidden)
         else:
             shapes |= {f"{layer}.mlp.wi.weight": [hidden, DIM], f"{layer}.mlp.wo.weight": [DIM, hidden]}
-    return {name: torch.empty(shape) for name, shape in shapes.items()}
+    return shapes
 
 
 class Sparse(Plain):
@@ -169,22 +163,18 @@ class Sparse(Plain):
         chosen = torch.zeros_like(p).scatter(0, p.topk(count, 0).indices, 1.0)
         return p * chosen, order
 
-    def attention(self, x, positions, name, zero_rows=None):
+    def rope(self, x, positions):
+        return x if "relative_attention_num_buckets" in self.config else super().rope(x, positions)
+
+    def masked(self, logits, name, positions, places):
         """With a bias per head and bucket of the distance in place of rotary positions, where the config has one."""
         buckets = self.config.get("relative_attention_num_buckets")
-        if buckets is None:
-            return super().attention(x, positions, name, zero_rows)
-        from transformers.models.t5.modeling_t5 import T5Attention
-        distance = positions[None, :] - positions[:, None]
-        bucket = T5Attention._relative_position_bucket(distance, False, buckets,
-                                                       self.config["relative_attention_max_distance"])
-        heads = lambda part, count: self.lin(x, f"{name}.{part}_proj").view(len(x), count, HEAD_DIM)
-        q, k, v = heads("q", HEADS), heads("k", KV_HEADS), heads("v", KV_HEADS)
-        k, v = (t.repeat_interleave(HEADS // KV_HEADS, 1) for t in (k, v))
-        logits = torch.einsum("qhd,khd->hqk", q, k) * HEAD_DIM ** -0.5
-        logits = logits + self.weights[f"{name}.relative_attention_bias.weight"][bucket].permute(2, 0, 1)
-        logits = logits.masked_fill(distance > 0, float("-inf"))
-        return self.lin(torch.einsum("hqk,khd->qhd", softmax(logits, -1), v).reshape(len(x), -1), f"{name}.o_proj")
+        if buckets is not None:
+            from transformers.models.t5.modeling_t5 import T5Attention
+            bucket = T5Attention._relative_position_bucket(places[None, :] - positions[:, None], False, buckets,
+                                                           self.config["relative_attention_max_distance"])
+            logits = logits + self.weights[f"{name}.relative_attention_bias.weight"][bucket].permute(2, 0, 1)
+        return super().masked(logits, name, positions, places)
 
     def ffn_part(self, h, i, gate=1.0):
         layer = f"model.layers.{i}"
@@ -259,44 +249,41 @@ def is_useful(config: dict, run: Sparse) -> bool:
     return all(n.max() >= 2 and (n.min() == 0 or len(n) == SHORT) for n in numbers)
 
 
+def draft(name: str, seed: int) -> Draft:
+    config = MODELS[name]
+    weights = random_weights(shapes_of(config), seed, {"classifier.weight": 1.5, "relative_attention_bias": 3.0})
+    ids = input_ids(VOCAB, LENGTH, seed + 1000)
+    made = Draft(weights, {"input_ids": ids.int()})
+    for prefix, (length, drops) in variants(config).items():
+        run = Sparse(config, weights, drops)
+        values = run.run(ids[:length])
+        made.margins += run.margins
+        made.useful &= is_useful(config, run)
+        made.expected |= {prefix + key: value for key, value in values.items() if key != "input_ids"}
+    return made
+
+
+def compare(config: dict, kept: Draft) -> int:
+    """Holds the routers against the published ones; how many choices full experts refuse."""
+    dropped = 0
+    for length, drops in variants(config).values():
+        run = Sparse(config, kept.weights, drops)
+        run.compares = True
+        run.run(kept.expected["input_ids"][:length])
+        dropped += run.dropped
+    return dropped
+
+
 def build(name: str) -> None:
     config = MODELS[name]
-    for seed in range(2000, 6000):
-        weights = make_weights(config)
-        randomize(weights.items(), seed)
-        for tensor_name, tensor in weights.items():
-            if "classifier.weight" in tensor_name:
-                tensor.mul_(1.5)
-            if "relative_attention_bias" in tensor_name:
-                tensor.mul_(3.0)
-        ids = input_ids(VOCAB, LENGTH, seed + 1000)
-        found, margins, useful, dropped = {"input_ids": ids.int()}, [], True, 0
-        for prefix, (length, drops) in variants(config).items():
-            run = Sparse(config, weights, drops)
-            values = run.run(ids[:length])
-            margins += run.margins
-            useful &= is_useful(config, run)
-            dropped += run.dropped
-            found |= {prefix + key: value for key, value in values.items() if key != "input_ids"}
-        # Experts' choices meet more near ties; those of rows must survive products rounded to 8 bits.
-        if useful and min(margins) > (1e-3 if config["model_type"] == "expert_choice" else 8e-3):
-            for length, drops in variants(config).values():
-                run = Sparse(config, weights, drops)
-                run.compares = True
-                run.run(ids[:length])
-            break
-    else:
-        raise SystemExit(f"{name}: no seed gives a fixture without near ties")
-    source = (f"# {name}\nOur own random weights (seed {seed}); the function is stated in tools/golden/sparse_experts.py "
-              f"(float64, torch {torch.__version__.split('+')[0]}), after the sources named there: no causal checkpoint "
-              f"is published.\nSmallest distance of a routing decision from a tie: {min(margins):.1e}."
-              + (f" With the capacity {dropped} choices are refused.\nThe weights of its routers equal those of "
-                 f"transformers {version('transformers')}'s own router module.\n" if dropped else "\n"))
-    write(name, config, weights, found, source)
+    # Experts' choices meet more near ties; those of rows must survive products rounded to 8 bits.
+    seed, kept = search(name, range(2000, 6000), draft, 1e-3 if config["model_type"] == "expert_choice" else 8e-3)
+    dropped = compare(config, kept)
+    more = [f"With the capacity {dropped} choices are refused.\nThe weights of its routers equal those of transformers "
+            f"{version('transformers')}'s own router module."] if dropped else []
+    how = stated("sparse_experts.py", "after the sources named there: no causal checkpoint is published")
+    write(name, config, kept.weights, kept.expected, source(name, seed, how, smallest(kept), *more))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        for wanted in sys.argv[1:] or MODELS:
-            build(wanted)
+    make(MODELS, build)

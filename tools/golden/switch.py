@@ -6,14 +6,11 @@ encoder [13, dim], then of the decoder [9, dim], logits [9, vocab].
     pip install torch transformers; python tools/golden/switch.py [name ...]
 """
 
-import json
-import sys
-
 import torch
-import transformers
 from transformers import AutoModelForSeq2SeqLM, SwitchTransformersConfig
 
-from fixture import FOLDER, input_ids, randomize, write
+from fixture import (Draft, input_ids, keep_output, made_by, make, randomize, run_by_transformers, saved_config, search,
+                     smallest, source, write)
 
 SOURCE_LENGTH, LENGTH, VOCAB = 13, 9, 48
 BASE = dict(vocab_size=VOCAB, d_model=24, d_kv=8, d_ff=24, num_heads=3, num_layers=2, num_decoder_layers=2,
@@ -31,65 +28,47 @@ MODELS = {
 }
 
 
-def smallest_margin(model, run) -> float:
-    gaps = [float("inf")]
+def run(model, source_ids: torch.Tensor, ids: torch.Tensor) -> tuple[dict, list[float]]:
+    """What expected.safetensors holds, and how far each router's choice is from a tie."""
+    found, gaps = {"encoder_ids": source_ids.int(), "input_ids": ids.int()}, []
 
     def hook(_module, _inputs, output):
         best = output.sort(-1, descending=True).values
         gaps.append((best[..., 0] - best[..., 1]).min().item())
 
     handles = [m.register_forward_hook(hook) for n, m in model.named_modules() if n.endswith("router.classifier")]
-    run()
+    handles += [keep_output(found, f"hidden.{i}", block)
+                for i, block in enumerate([*model.encoder.block, *model.decoder.block])]
+    found["logits"] = model(input_ids=source_ids[None], decoder_input_ids=ids[None], use_cache=False).logits[0]
     for handle in handles:
         handle.remove()
-    return min(gaps)
+    return found, gaps
 
 
-def build(name: str) -> None:
+def draft(name: str, seed: int) -> Draft:
     config = SwitchTransformersConfig(**MODELS[name])
-    for seed in range(600, 700):
-        model = AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager").eval()
-        randomize(model.named_parameters(), seed)
-        for stack in (model.encoder, model.decoder):  # of their own only where nothing is tied
-            stack.embed_tokens.weight.copy_(model.shared.weight)
-        source = input_ids(VOCAB, SOURCE_LENGTH, seed + 1000)
-        target = input_ids(VOCAB, LENGTH, seed + 2000)
-        target[0] = config.decoder_start_token_id
-        run = lambda: model(input_ids=source[None], decoder_input_ids=target[None], use_cache=False)
-        margin = smallest_margin(model, run)
-        if margin > 5e-2:
-            break
-    else:
-        raise SystemExit(f"{name}: no seed gives a fixture without near ties")
-    found = {"encoder_ids": source.int(), "input_ids": target.int()}
-
-    def keep(key: str):
-        def hook(_module, _inputs, output):
-            found[key] = (output[0] if isinstance(output, tuple) else output)[0]
-        return hook
-
-    blocks = list(model.encoder.block) + list(model.decoder.block)
-    for i, block in enumerate(blocks):
-        block.register_forward_hook(keep(f"hidden.{i}"))
-    found["logits"] = run().logits[0]
-    folder = FOLDER / name
-    model.save_pretrained(folder)
-    (folder / "generation_config.json").unlink(missing_ok=True)
-    written = json.loads((folder / "config.json").read_text())
-    if name.endswith("-uneven"):
-        written = {k: v for k, v in written.items() if not k.endswith("_sparse_step")}
-    text = (f"# {name}\nOur own random weights (seed {seed}), run by huggingface/transformers {transformers.__version__} "
-            f"(`{type(model).__name__}`, eager attention, fp32, CPU, no expert over its capacity) with torch "
-            f"{torch.__version__.split('+')[0]}.\nMade by tools/golden/switch.py; tensors are described there. Smallest "
-            f"router margin: {margin:.1e}.\n")
+    model = AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager").eval()
+    randomize(model.named_parameters(), seed)
+    for stack in (model.encoder, model.decoder):  # of their own only where nothing is tied
+        stack.embed_tokens.weight.copy_(model.shared.weight)
+    ids = input_ids(VOCAB, LENGTH, seed + 2000)
+    ids[0] = config.decoder_start_token_id
+    found, gaps = run(model, input_ids(VOCAB, SOURCE_LENGTH, seed + 1000), ids)
     state = {k: v for k, v in model.state_dict().items() if "embed_tokens" not in k}
     if config.tie_word_embeddings:
         del state["lm_head.weight"]
-    write(name, written, state, found, text)
+    return Draft(state, found, gaps, model=model)
+
+
+def build(name: str) -> None:
+    seed, kept = search(name, range(600, 700), draft, 5e-2)
+    config = saved_config(kept.model, name)
+    if name.endswith("-uneven"):
+        config = {k: v for k, v in config.items() if not k.endswith("_sparse_step")}
+    how = run_by_transformers(kept.model, ", no expert over its capacity")
+    write(name, config, kept.weights, kept.expected,
+          source(name, seed, how, made_by("switch.py"), smallest(kept, "router margin")))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        for wanted in sys.argv[1:] or MODELS:
-            build(wanted)
+    make(MODELS, build)

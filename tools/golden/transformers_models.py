@@ -6,14 +6,11 @@ hidden.embed and hidden.<layer> [24, dim] (after the layer), logits [24, vocab].
     pip install torch transformers; python tools/golden/transformers_models.py [name ...]
 """
 
-import json
-import sys
-
 import torch
-import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from fixture import FOLDER, input_ids, randomize, write
+from fixture import (FOLDER, Draft, input_ids, keep_output, made_by, make, randomize, run_by_transformers, saved_config,
+                     search, smallest, source, write)
 
 LENGTH = 24
 VOCAB = 64
@@ -171,15 +168,8 @@ def layers_of(model) -> list:
 
 @torch.no_grad()
 def run(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    found = {}
-
-    def keep(name: str):
-        def hook(_module, _inputs, output):
-            found[name] = (output[0] if isinstance(output, tuple) else output)[0].clone()
-        return hook
-
-    layers = layers_of(model)
-    handles = [layer.register_forward_hook(keep(f"hidden.{i}")) for i, layer in enumerate(layers)]
+    found, layers = {}, layers_of(model)
+    handles = [keep_output(found, f"hidden.{i}", layer) for i, layer in enumerate(layers)]
     handles.append(layers[0].register_forward_pre_hook(
         lambda _m, args, kwargs: found.update({"hidden.embed": (args or [kwargs["hidden_states"]])[0][0].clone()}),
         with_kwargs=True))
@@ -189,9 +179,9 @@ def run(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"input_ids": ids.int(), **found, "logits": logits}
 
 
-def smallest_margin(model, ids: torch.Tensor) -> float:
-    """The smallest gap between the k-th and the next router logit: near ties would make the test depend on rounding."""
-    gaps = [float("inf")]
+def margins(model, ids: torch.Tensor) -> list[float]:
+    """The smallest gap between the k-th and the next router logit, for each choice of each router."""
+    gaps = []
 
     def gap(values: torch.Tensor, k: int) -> None:
         if k < values.shape[-1]:
@@ -220,7 +210,7 @@ def smallest_margin(model, ids: torch.Tensor) -> float:
         model(ids[None], use_cache=False)
     for handle in handles:
         handle.remove()
-    return min(gaps)
+    return gaps
 
 
 MXFP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
@@ -246,44 +236,38 @@ def quantize_experts(model, seed: int) -> dict[str, torch.Tensor]:
     return state
 
 
-def build(name: str) -> None:
+def draft(name: str, seed: int) -> Draft:
     kind, options = MODELS[name]
     config = AutoConfig.for_model(kind, **options)
-    for seed in range(100, 140):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
-        parameters = [(n, p) for n, p in model.named_parameters()]
-        parameters += [(n, b) for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
-        randomize(parameters, seed)
-        if kind == "deepseek_v2" and config.norm_topk_prob:
-            renormalize(model)
-        quantized = quantize_experts(model, seed) if name.endswith("-mxfp4") else None
-        ids = input_ids(VOCAB, LENGTH, seed + 1000)
-        margin = smallest_margin(model, ids)
-        if margin > 2e-3:
-            break
-    folder = FOLDER / name
-    model.save_pretrained(folder)
-    (folder / "generation_config.json").unlink(missing_ok=True)
-    config = json.loads((folder / "config.json").read_text())
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    parameters = [(n, p) for n, p in model.named_parameters()]
+    parameters += [(n, b) for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
+    randomize(parameters, seed)
+    if kind == "deepseek_v2" and config.norm_topk_prob:
+        renormalize(model)
+    quantized = quantize_experts(model, seed) if name.endswith("-mxfp4") else None
+    ids = input_ids(VOCAB, LENGTH, seed + 1000)
+    return Draft(quantized, run(model, ids), margins(model, ids), model=model)
+
+
+def build(name: str) -> None:
+    seed, kept = search(name, range(100, 140), draft, 2e-3)
+    model, quantized = kept.model, kept.weights
+    config = saved_config(model, name)
     stacked = dict(model.state_dict()) if name.endswith("-stacked") else quantized
     if stacked is not None and config.get("tie_word_embeddings"):
         del stacked["lm_head.weight"]
     if name in OLDER:
         config = older(config, OLDER[name])
     if name.endswith("-bare"):  # as saved without a head
-        (folder / "model.safetensors").unlink()
+        (FOLDER / name / "model.safetensors").unlink()
         stacked = {k.removeprefix("transformer."): v for k, v in model.state_dict().items() if k != "lm_head.weight"}
     if quantized is not None:
         config["quantization_config"] = {"quant_method": "mxfp4"}
-    source = (f"# {name}\nOur own random weights (seed {seed}), run by huggingface/transformers "
-              f"{transformers.__version__} (`{type(model).__name__}`, eager attention, fp32, CPU) with torch "
-              f"{torch.__version__.split('+')[0]}.\nMade by tools/golden/transformers_models.py; tensors are "
-              f"described there. Smallest router margin: "
-              f"{'none (dense)' if margin == float('inf') else f'{margin:.1e}'}.\n")
-    write(name, config, stacked, run(model, ids), source)
+    write(name, config, stacked, kept.expected,
+          source(name, seed, run_by_transformers(model), made_by("transformers_models.py"),
+                 smallest(kept, "router margin")))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    for wanted in sys.argv[1:] or MODELS:
-        build(wanted)
+    make(MODELS, build)
