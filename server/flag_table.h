@@ -31,6 +31,7 @@ const char* Name(FlagGroup group);
 // Bits of FlagRow::commands.
 inline constexpr uint8_t kOnServe = 1, kOnGenerate = 2, kOnBench = 4, kOnInspect = 8;
 inline constexpr uint8_t kOnBenchMachine = 16, kOnBenchProfile = 32, kOnBenchQuality = 64;
+inline constexpr uint8_t kOnBenchServe = 128;
 inline constexpr uint8_t kOnEngine =
     kOnServe | kOnGenerate | kOnBench | kOnBenchProfile | kOnBenchQuality;
 // Commands that schedule steps themselves; the others decide what a step is.

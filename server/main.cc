@@ -26,6 +26,8 @@ CommandResult Run(const ServerConfig& config) {
       return {.exit_code = RunBenchProfile(config)};
     case Command::kBenchQuality:
       return {.exit_code = RunBenchQuality(config)};
+    case Command::kBenchServe:
+      return {.exit_code = RunBenchServe(config)};
     case Command::kInspect:
       return {.exit_code = RunInspect(config)};
     case Command::kVersion:

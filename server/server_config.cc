@@ -36,6 +36,8 @@ constexpr CommandRow kCommands[] = {
      "account one decode step and one prefill chunk by op"},
     {Command::kBenchQuality, "bench quality", kOnBenchQuality,
      "compare what rounded weights predict with what bf16 weights do"},
+    {Command::kBenchServe, "bench serve", kOnBenchServe,
+     "put a load on any OpenAI-compatible server and measure it"},
     {Command::kInspect, "inspect", kOnInspect, "print what a model directory holds"},
     {Command::kVersion, "version", 0, "print the version"},
 };
@@ -183,7 +185,19 @@ void CollectEnvironment(const Environment& environment, uint8_t command_bit, Fla
   }
 }
 
+absl::Status CheckLoad(const LoadConfig& load) {
+  if (load.url.empty()) {
+    return absl::InvalidArgumentError("--url is required, such as --url=http://127.0.0.1:8080");
+  }
+  if ((load.rate > 0.0) == (load.concurrency > 0)) {
+    return absl::InvalidArgumentError(
+        "one of --rate (open loop) and --concurrency (closed loop) is required");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckCombinations(ServerConfig& config) {
+  if (config.command == Command::kBenchServe) return CheckLoad(config.load);
   if (config.command == Command::kVersion || config.command == Command::kBenchMachine)
     return absl::OkStatus();
   if (config.engine.model_directory.empty()) {

@@ -23,6 +23,7 @@ enum class Command : uint8_t {
   kBenchMachine,
   kBenchProfile,
   kBenchQuality,
+  kBenchServe,
   kInspect,
   kVersion
 };
@@ -32,6 +33,7 @@ inline constexpr int kExitOk = 0;
 inline constexpr int kExitUsage = 64;
 inline constexpr int kExitBadModel = 65;
 inline constexpr int kExitPortInUse = 69;
+inline constexpr int kExitUnavailable = 69;  // the server to measure
 inline constexpr int kExitInternal = 70;
 inline constexpr int kExitDeviceLost = 71;
 
@@ -102,6 +104,21 @@ struct QualityConfig {
   int32_t window = 0;
 };
 
+// `sluice bench serve`, which also reads the prompt and output tokens of BenchConfig, the text of
+// QualityConfig, the seed of GenerateConfig and the served model's name.
+struct LoadConfig {
+  std::string url;
+  std::string api_key;
+  double rate = 0.0;        // 0: a closed loop
+  int32_t concurrency = 0;  // 0: an open loop
+  int32_t requests = 100;
+  int32_t warmup_requests = 4;
+  int32_t vocab_size = 1000;
+  double slo_ttft_ms = 2000.0;
+  double slo_itl_ms = 200.0;
+  double timeout_seconds = 120.0;
+};
+
 struct ServerConfig {
   Command command = Command::kNone;
   bool help = false;
@@ -116,6 +133,7 @@ struct ServerConfig {
   BenchConfig bench;
   ProfileConfig profile;
   QualityConfig quality;
+  LoadConfig load;
   bool print_json = false;  // instead of text
 };
 

@@ -70,6 +70,7 @@ nlohmann::json Summary(const Contender& contender, const BenchLoad& load) {
           {"output_tokens", load.output_tokens},
           {"prefill_tokens_per_second", Median(rounds, &BenchResult::prefill_tokens_per_second)},
           {"decode_tokens_per_second", Median(rounds, &BenchResult::decode_tokens_per_second)},
+          {"output_tokens_per_second", Median(rounds, &BenchResult::output_tokens_per_second)},
           {"flops_per_token", Median(rounds, &BenchResult::flops_per_token)},
           {"weight_bytes_per_step", Median(rounds, &BenchResult::weight_bytes_per_step)},
           {"weight_bytes_per_second", Median(rounds, &BenchResult::weight_bytes_per_second)},

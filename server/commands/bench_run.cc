@@ -90,6 +90,8 @@ absl::StatusOr<BenchResult> BenchSubject::Measure(const BenchLoad& load, bool fo
   result.prefill_tokens_per_second =
       prompt_tokens / absl::ToDoubleSeconds(prefilled.time - start.time);
   result.decode_tokens_per_second = decoded / absl::ToDoubleSeconds(end.time - prefilled.time);
+  result.output_tokens_per_second = static_cast<double>(end.generated - start.generated) /
+                                    absl::ToDoubleSeconds(end.time - start.time);
   result.flops_per_token = (end.flops - prefilled.flops) / decoded;
   result.weight_bytes_per_step = (end.weight_bytes - prefilled.weight_bytes) / steps;
   result.weight_bytes_per_second = (end.weight_bytes - prefilled.weight_bytes) /

@@ -19,6 +19,7 @@ int RunBench(const ServerConfig& config);
 int RunBenchMachine(const ServerConfig& config);
 int RunBenchProfile(const ServerConfig& config);
 int RunBenchQuality(const ServerConfig& config);
+int RunBenchServe(const ServerConfig& config);
 int RunVersion();
 
 // "0.1.0", from CMake's project version.

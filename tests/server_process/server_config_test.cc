@@ -139,6 +139,24 @@ TEST(ServerConfigTest, BenchQualityIsACommandOfTwoWords) {
   EXPECT_THAT(ErrorOf({"bench", "--model=/m", "--text=story"}), HasSubstr("unknown flag --text"));
 }
 
+TEST(ServerConfigTest, BenchServeNeedsAnAddressAndOneKindOfLoop) {
+  const auto config =
+      Parse({"bench", "serve", "--url=http://h:1", "--rate=2.5", "--seed=3", "--output-tokens=9"},
+            {{"SLUICE_API_KEY", "k"}, {"SLUICE_MODEL", "/m"}});
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->command, Command::kBenchServe);
+  EXPECT_EQ(config->load.rate, 2.5);
+  EXPECT_EQ(config->load.api_key, "k");
+  EXPECT_EQ(config->generate.seed, 3);
+  EXPECT_EQ(config->bench.output_tokens, 9);
+  EXPECT_THAT(ErrorOf({"bench", "serve", "--rate=1"}), HasSubstr("--url is required"));
+  EXPECT_THAT(ErrorOf({"bench", "serve", "--url=u"}), HasSubstr("one of --rate"));
+  EXPECT_THAT(ErrorOf({"bench", "serve", "--url=u", "--rate=1", "--concurrency=1"}),
+              HasSubstr("one of --rate"));
+  EXPECT_THAT(ErrorOf({"bench", "serve", "--url=u", "--model=/m"}),
+              HasSubstr("unknown flag --model"));
+}
+
 struct BadCase {
   std::vector<std::string> arguments;
   std::string message;

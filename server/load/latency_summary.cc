@@ -1,0 +1,27 @@
+#include "server/load/latency_summary.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace sluice::server {
+
+double Quantile(const std::vector<double>& sorted, double q) {
+  const double place = q * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<size_t>(place);
+  const size_t above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (place - static_cast<double>(below)) * (sorted[above] - sorted[below]);
+}
+
+LatencySummary Summarize(std::vector<double> values) {
+  if (values.empty()) return {};
+  std::sort(values.begin(), values.end());
+  return {.count = values.size(),
+          .mean = std::accumulate(values.begin(), values.end(), 0.0) /
+                  static_cast<double>(values.size()),
+          .p50 = Quantile(values, 0.5),
+          .p90 = Quantile(values, 0.9),
+          .p99 = Quantile(values, 0.99),
+          .max = values.back()};
+}
+
+}  // namespace sluice::server
