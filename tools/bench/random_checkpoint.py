@@ -40,7 +40,15 @@ MOD_1_4B = DENSE_1_4B | {
     "mod": {"gate_fn": "sigmoid", "combine": "scaled_update", "decide": "router_threshold", "threshold": 0.5,
             "prefill_decide": "router_threshold", "pos": "absolute", "kv": "routed_only", "capacity": 0.125},
 }
-SHAPES = {"llama-1b": LLAMA_1B, "olmoe": OLMOE, "dense-1.4b": DENSE_1_4B, "mod-1.4b": MOD_1_4B}
+# Table of arXiv 2405.16039 and the sweeps of RobertCsordas/moeut_training_code: two layers, nine times.
+MOEUT_244M = {
+    "model_type": "moeut", "vocab_size": 8000, "hidden_size": 1024, "num_hidden_layers": 18, "group_size": 2,
+    "num_attention_heads": 4, "head_dim": 128, "rotary_dim": 64, "rope_theta": 10000.0, "num_experts": 387,
+    "moe_intermediate_size": 128, "num_experts_per_tok": 16, "num_attention_experts": 10,
+    "num_attention_experts_per_tok": 2, "layer_norm_eps": 1e-5, "max_position_embeddings": 1024,
+}
+SHAPES = {"llama-1b": LLAMA_1B, "olmoe": OLMOE, "dense-1.4b": DENSE_1_4B, "mod-1.4b": MOD_1_4B,
+          "moeut-244m": MOEUT_244M}
 ONE_IN_EIGHT = 1.1503  # of a standard normal variable, above it lies an eighth
 
 
@@ -77,18 +85,31 @@ def layer(config: dict, i: int) -> dict[str, torch.Tensor]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shape", choices=sorted(SHAPES))
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--layers", type=int, help="cut to so many layers")
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    config = COMMON | SHAPES[args.shape]
-    config["num_hidden_layers"] = args.layers or config["num_hidden_layers"]
+def moeut(config: dict) -> dict[str, torch.Tensor]:
+    """Names of RobertCsordas/moeut."""
+    dim, vocab, wide = config["hidden_size"], config["vocab_size"], config["moe_intermediate_size"]
+    heads, head, experts = config["num_attention_heads"], config["head_dim"], config["num_experts"]
+    attention = heads * config["num_attention_experts"]
+    ones, zeros = torch.ones(dim, dtype=torch.bfloat16), torch.zeros(dim, dtype=torch.bfloat16)
+    found = {"embedding.weight": random(vocab, dim, std=1.0), "lm_head.weight": random(vocab, dim),
+             "lm_head.bias": random(vocab), "out_norm.weight": ones, "out_norm.bias": zeros}
+    for i in range(config["group_size"]):
+        at = f"transformer.layers.{i}."
+        for norm in ("ln1", "ln2"):
+            found |= {at + norm + ".weight": ones.clone(), at + norm + ".bias": zeros.clone()}
+        found |= {
+            at + "attention.q.weight": random(heads * head, dim), at + "attention.k.weight": random(heads * head, dim),
+            at + "attention.v": random(attention, dim, head), at + "attention.o": random(attention, head, dim),
+            at + "attention.sel_v": random(attention, dim), at + "attention.sel_o": random(attention, dim),
+            at + "ffn.keys": random(experts, dim, wide), at + "ffn.values": random(experts, wide, dim),
+            at + "ffn.expert_sel": random(experts, dim),
+        }
+    return found
+
+
+def decoder(config: dict) -> dict[str, torch.Tensor]:
+    """Names of transformers' Llama, OLMoE, and what `mod` adds."""
     dim, vocab = config["hidden_size"], config["vocab_size"]
-    if "mod" in config:
-        config["mod"] = config["mod"] | {"layers": list(range(1, config["num_hidden_layers"], 2))}
     tensors = {"model.embed_tokens.weight": random(vocab, dim),
                "model.norm.weight": torch.ones(dim, dtype=torch.bfloat16)}
     if not config["tie_word_embeddings"]:
@@ -101,6 +122,23 @@ def main() -> None:
         for name, tensor in tensors.items():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 tensor[columns] = 0.0
+    return tensors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", choices=sorted(SHAPES))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--layers", type=int, help="cut to so many layers")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    config = COMMON | SHAPES[args.shape]
+    config["num_hidden_layers"] = args.layers or config["num_hidden_layers"]
+    if "mod" in config:
+        config["mod"] = config["mod"] | {"layers": list(range(1, config["num_hidden_layers"], 2))}
+    if config["num_hidden_layers"] % config.get("group_size", 1) != 0:
+        raise SystemExit(f"--layers: {args.shape} repeats {config['group_size']} layers")
+    tensors = moeut(config) if config["model_type"] == "moeut" else decoder(config)
     args.out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, args.out / "model.safetensors", metadata={"format": "pt"})
     (args.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")

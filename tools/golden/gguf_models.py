@@ -112,6 +112,14 @@ def published(state: dict) -> dict:
     return found
 
 
+def target_of(names: gguf.TensorNameMap, full: str) -> str:
+    """gguf's name of a published tensor."""
+    stem, suffix = full.rsplit(".", 1)
+    target = names.get_name(stem.replace("block_sparse_moe", "mlp")) or names.get_name(stem)
+    assert target, full
+    return f"{target}.{suffix}"
+
+
 def make(name: str) -> None:
     model_type, values, architecture, kind, permutes = MODELS[name]
     config = AutoConfig.for_model(model_type, **values)
@@ -126,9 +134,7 @@ def make(name: str) -> None:
     for full, tensor in published(state).items():
         if full == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        stem, suffix = full.rsplit(".", 1)
-        target = names.get_name(stem.replace("block_sparse_moe", "mlp")) or names.get_name(stem)
-        assert target, full
+        target, suffix = target_of(names, full).rsplit(".", 1)
         weight = tensor.detach().numpy()
         if target.endswith("ffn_gate_inp_shexp"):
             weight = weight[0]

@@ -1,0 +1,151 @@
+"""llama.cpp by its C interface: speed of prompts and of batches, or the greedy answer to a prompt.
+
+LIB is libllama.so of any build of llama.cpp or ik_llama.cpp; of its parameters only those are set that every version
+has. Random tokens, as its own batched-bench feeds; flash attention as the library decides.
+
+  tools/bench/llama_cpp.py build/bin/libllama.so /tmp/llama-1b-q8_0.gguf --prompts 512 --batch-sizes 1,8
+"""
+
+import argparse
+import ctypes
+import json
+import random
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOM = 1024  # more than any version's parameter structures, which are handed back as they came
+
+
+class Structure(ctypes.Structure):
+    """Passed by value, always as the last argument, so that being longer than the callee's own does no harm."""
+    _fields_ = [("bytes", ctypes.c_uint8 * ROOM)]
+
+
+class Batch(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_int32), ("tokens", ctypes.c_void_p), ("embeddings", ctypes.c_void_p),
+                ("positions", ctypes.c_void_p), ("sequence_counts", ctypes.c_void_p),
+                ("sequences", ctypes.c_void_p), ("wanted", ctypes.c_void_p), ("rest", ctypes.c_uint8 * 64)]
+
+
+LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+# n_ctx, n_batch, n_ubatch, n_seq_max stand together in every version, with these defaults.
+CONTEXT_DEFAULTS = struct.pack("4I", 512, 2048, 512, 1)
+
+
+class LlamaCpp:
+    def __init__(self, library: Path, model: Path, threads: int, positions: int, sequences: int, physical: int):
+        self.lib = lib = ctypes.CDLL(str(library))
+        pointer = ctypes.c_void_p
+        for name, result, arguments in (
+                ("llama_model_default_params", Structure, []), ("llama_context_default_params", Structure, []),
+                ("llama_model_load_from_file", pointer, [ctypes.c_char_p, Structure]),
+                ("llama_init_from_model", pointer, [pointer, Structure]),
+                ("llama_set_n_threads", None, [pointer, ctypes.c_int32, ctypes.c_int32]),
+                ("llama_model_get_vocab", pointer, [pointer]), ("llama_vocab_n_tokens", ctypes.c_int32, [pointer]),
+                ("llama_decode", ctypes.c_int32, [pointer, Batch]), ("llama_synchronize", None, [pointer]),
+                ("llama_get_logits_ith", ctypes.POINTER(ctypes.c_float), [pointer, ctypes.c_int32])):
+            function = getattr(lib, name)
+            function.restype, function.argtypes = result, arguments
+        self.quiet = LOG(lambda *_: None)
+        lib.llama_log_set(self.quiet, None)
+        lib.llama_backend_init()
+        handle = lib.llama_model_load_from_file(str(model).encode(), lib.llama_model_default_params())
+        if not handle:
+            raise SystemExit(f"{library}: cannot load {model}")
+        self.vocab_size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(handle))
+        params = lib.llama_context_default_params()
+        at = bytes(params.bytes).find(CONTEXT_DEFAULTS)
+        if at < 0:
+            raise SystemExit(f"{library}: its context parameters are unknown to tools/bench/llama_cpp.py")
+        # Some versions round what each sequence gets up to 256.
+        each = -(-positions // 256) * 256
+        struct.pack_into("4I", params.bytes, at, each * sequences, 2048, physical, sequences)
+        self.context = lib.llama_init_from_model(handle, params)
+        if not self.context:
+            raise SystemExit(f"{library}: no context of {each} x {sequences} positions for {model}")
+        lib.llama_set_n_threads(self.context, threads, threads)
+
+    def clear(self) -> None:
+        if hasattr(self.lib, "llama_memory_clear"):
+            self.lib.llama_get_memory.restype = ctypes.c_void_p
+            self.lib.llama_memory_clear(ctypes.c_void_p(self.lib.llama_get_memory(ctypes.c_void_p(self.context))), False)
+        else:
+            self.lib.llama_kv_cache_clear(ctypes.c_void_p(self.context))
+
+    def decode(self, rows: list[tuple[int, int, int, bool]]) -> None:
+        """rows: token, position, sequence, whether logits are wanted; in batches of what the context takes."""
+        for begin in range(0, len(rows), 2048):
+            part = rows[begin:begin + 2048]
+            tokens, positions, sequences, wanted = (np.ascontiguousarray(column, dtype) for column, dtype in zip(
+                zip(*part), (np.int32, np.int32, np.int32, np.int8)))
+            counts = np.ones(len(part), np.int32)
+            pointers = (sequences.ctypes.data + 4 * np.arange(len(part), dtype=np.uint64)).astype(np.uint64)
+            failed = self.lib.llama_decode(self.context, Batch(
+                len(part), tokens.ctypes.data, None, positions.ctypes.data, counts.ctypes.data, pointers.ctypes.data,
+                wanted.ctypes.data))
+            if failed:
+                raise SystemExit(f"llama_decode: {failed}")
+        self.lib.llama_synchronize(self.context)
+
+    def time(self, batch: int, prompt: int, output: int) -> dict:
+        generator = random.Random(batch)
+
+        def token() -> int:
+            return generator.randrange(self.vocab_size)
+
+        self.clear()
+        rows = [(token(), i, s, i == prompt - 1) for s in range(batch) for i in range(prompt)]
+        begin = time.perf_counter()
+        self.decode(rows)
+        prefilled = time.perf_counter()
+        for i in range(output - 1):
+            self.decode([(token(), prompt + i, s, True) for s in range(batch)])
+        end = time.perf_counter()
+        return {"batch": batch, "prompt": prompt, "prefill": batch * prompt / (prefilled - begin),
+                "decode": batch * (output - 1) / (end - prefilled) if output > 1 else None}
+
+    def greedy(self, prompt: list[int], count: int) -> list[int]:
+        self.clear()
+        rows = [(token, i, 0, i == len(prompt) - 1) for i, token in enumerate(prompt)]
+        found: list[int] = []
+        for _ in range(count):
+            self.decode(rows)
+            logits = np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self.context, -1), (self.vocab_size,))
+            found.append(int(logits.argmax()))
+            rows = [(found[-1], len(prompt) + len(found) - 1, 0, True)]
+        return found
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("library", type=Path, metavar="LIB")
+    parser.add_argument("model", type=Path, metavar="GGUF")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompts", type=numbers, default=[], help="lengths, each alone")
+    parser.add_argument("--batch-sizes", type=numbers, default=[], help="sequences decoded together")
+    parser.add_argument("--context", type=int, default=512, help="prompt of every sequence of a batch")
+    parser.add_argument("--output-tokens", type=int, default=32)
+    parser.add_argument("--ubatch", type=int, default=2048, help="rows computed at once")
+    parser.add_argument("--greedy", type=numbers, help="token ids to go on from")
+    args = parser.parse_args()
+    longest = max([*args.prompts, args.context + args.output_tokens, len(args.greedy or []) + args.output_tokens])
+    model = LlamaCpp(args.library, args.model, args.threads, longest, max([1, *args.batch_sizes]), args.ubatch)
+    if args.greedy:
+        print(json.dumps(model.greedy(args.greedy, args.output_tokens)))
+        return
+    model.time(1, 64, 4)  # warm-up
+    for prompt in args.prompts:
+        print(json.dumps(model.time(1, prompt, 1)), flush=True)
+    for batch in args.batch_sizes:
+        print(json.dumps(model.time(batch, args.context, args.output_tokens)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
