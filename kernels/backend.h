@@ -49,7 +49,7 @@ struct ExpertSource {
 };
 
 // out[out_rows[i]] = act(x[x_rows[i]] W^T + bias), or += row_scale[i] * (...) when `accumulate`.
-// With int8 weights x W^T has the same bits on every backend (kernels/int8.h).
+// With int8 and int4 weights x W^T has the same bits on every backend (int8.h, int4.h).
 struct LinearArgs {
   TensorView x;  // [*, k]
   RowSet x_rows;
@@ -291,7 +291,7 @@ class Backend {
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes) = 0;
 
   // Packs `parts`, which have equal k, stacked along n. Used to fuse q|k|v and gate|up.
-  // InvalidArgument for int8 with more than kMaxInt8Depth inputs.
+  // InvalidArgument for int8 and int4 with more than kMaxInt8Depth inputs.
   virtual absl::StatusOr<PackedMatrix> Pack(std::span<const WeightSource> parts,
                                             WeightFormat format) = 0;
   // Allocates all experts of a layer; PackExpert then fills them one by one, so that only one

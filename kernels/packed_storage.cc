@@ -26,9 +26,10 @@ PackedMatrix Shape(int64_t n, int64_t k, WeightFormat format) {
 }
 
 absl::Status CheckDepth(int64_t k, WeightFormat format) {
-  if (format != WeightFormat::kInt8 || k <= kMaxInt8Depth) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "int8 weights of ", k, " inputs: int32 sums hold at most ", kMaxInt8Depth, "; use bf16"));
+  if (!IsInteger(format) || k <= kMaxInt8Depth) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(Name(format), " weights of ", k,
+                                                 " inputs: int32 sums hold at most ", kMaxInt8Depth,
+                                                 "; use bf16"));
 }
 
 // Gives `matrix` its place at `next` and moves on.

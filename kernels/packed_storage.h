@@ -11,7 +11,7 @@
 namespace sluice::kernels {
 
 // A matrix of `parts` stacked along n, without values. All parts have the same k (CHECK). Errors of
-// Backend::Allocate and, for int8 that is too deep, InvalidArgument.
+// Backend::Allocate and, for int8 or int4 that is too deep, InvalidArgument.
 absl::StatusOr<PackedMatrix> AllocatePacked(Backend& backend,
                                             std::span<const WeightSource> parts,
                                             WeightFormat format);

@@ -62,6 +62,9 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const DeviceSpec& sp
   absl::StatusOr<GemmChoice> int8 = SelectGemm(WeightFormat::kInt8, *features, spec.gemm);
   if (!int8.ok()) return int8.status();
   selection.int8 = *int8;
+  absl::StatusOr<GemmChoice> int4 = SelectGemm(WeightFormat::kInt4, *features, spec.gemm);
+  if (!int4.ok()) return int4.status();
+  selection.int4 = *int4;
   const int threads = spec.threads == 0 ? std::max(1, AvailableProcessors()) : spec.threads;
   return std::unique_ptr<Backend>(new CpuBackend(threads, *features, selection));
 }
@@ -69,13 +72,19 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const DeviceSpec& sp
 CpuBackend::CpuBackend(int threads, const CpuFeatures& features, const Selection& selection)
     : features_(features), selection_(selection), pool_(threads) {
   worker_.resize(static_cast<size_t>(threads));
+  expanded_.resize(static_cast<size_t>(threads));
   for (Scratch& scratch : worker_) scratch.Get<char>(kWorkerScratchBytes);
 }
 
 std::vector<KernelChoice> CpuBackend::Kernels() const {
+  const GemmFamily& few = selection_.int4.family;
+  std::string int4 = selection_.int8.family.name;
+  if (few.tile != nullptr && few.name != int4)
+    int4 = absl::StrCat(few.name, " up to ", few.max_rows, " rows, then ", int4);
   return {{"linear f32", selection_.f32.family.name, selection_.f32.reason},
           {"linear bf16", selection_.bf16.family.name, selection_.bf16.reason},
           {"linear int8", selection_.int8.family.name, selection_.int8.reason},
+          {"linear int4", int4, selection_.int8.reason},
           {"attention, norm, activation", selection_.vector->name, features_.reason}};
 }
 
@@ -84,6 +93,7 @@ absl::StatusOr<Buffer> CpuBackend::Allocate(size_t bytes) { return AllocateHost(
 void CpuBackend::ReserveScratch(int32_t max_rows) {
   input_.Get<float>(std::max(max_rows, kExpertChunk) * max_k_);
   partial_.Get<float>(kExpertChunk * max_n_);
+  for (int worker = 0; worker < num_threads(); ++worker) Expanded(worker);
 }
 
 void CpuBackend::CopyToHost(const void* device, void* host, size_t bytes) {

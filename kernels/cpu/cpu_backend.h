@@ -11,6 +11,7 @@
 #include "kernels/backend_factory.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/gemm_select.h"
+#include "kernels/cpu/packed_layout.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/cpu/vector_kernels.h"
 
@@ -19,8 +20,9 @@ namespace sluice::kernels::cpu {
 // Rows of a GEMM as its family reads them.
 struct GemmInput {
   const void* data = nullptr;
-  int64_t stride = 0;             // elements
-  const float* scales = nullptr;  // int8: of each row
+  int64_t stride = 0;                  // elements
+  const float* scales = nullptr;       // int8, int4: of each row
+  const GemmFamily* family = nullptr;  // that the rows were prepared for
 };
 
 // Where one product goes.
@@ -38,6 +40,7 @@ struct BlockRange {
   int64_t block = 0;
   int64_t begin = 0;
   int64_t end = 0;
+  int8_t* expanded = nullptr;  // CpuBackend::Expanded of the worker
 };
 
 // Rows [first_row, last_row) of one sequence and one KV head.
@@ -125,12 +128,17 @@ class CpuBackend final : public Backend {
     GemmChoice f32;
     GemmChoice bf16;
     GemmChoice int8;
+    GemmChoice int4;
   };
 
   CpuBackend(int threads, const CpuFeatures& features, const Selection& selection);
 
-  const GemmFamily& Family(WeightFormat format) const {
-    if (format == WeightFormat::kInt8) return selection_.int8.family;
+  // For int4 weights it depends on the rows of the product, but no bit does: the family of int4 has
+  // those of int8 on the weights made int8.
+  const GemmFamily& Family(WeightFormat format, int64_t rows) const {
+    const GemmFamily& int4 = selection_.int4.family;
+    if (format == WeightFormat::kInt4 && int4.tile != nullptr && rows <= int4.max_rows) return int4;
+    if (IsInteger(format)) return selection_.int8.family;
     return format == WeightFormat::kF32 ? selection_.f32.family : selection_.bf16.family;
   }
 
@@ -155,20 +163,30 @@ class CpuBackend final : public Backend {
     });
   }
 
-  // Rows of x in the element type of `weight`, gathered and padded as its family wants them. Valid
-  // until the next call.
-  GemmInput PrepareInput(TensorView x, const RowSet& rows, const PackedMatrix& weight);
-  // `scale` is set by int8 only.
+  // Rows of x, gathered and padded as `family` wants them. Valid until the next call.
+  GemmInput PrepareInput(TensorView x,
+                         const RowSet& rows,
+                         const PackedMatrix& weight,
+                         const GemmFamily& family);
+  // `scale` is set by families of integers only.
   void PrepareRow(
-      const float* x, WeightFormat format, int64_t columns, void* out, float* scale) const;
-  // Bytes of one input element.
-  int64_t InputBytes(WeightFormat format) const;
+      const float* x, const GemmFamily& family, int64_t columns, void* out, float* scale) const;
+  // The block of outputs that starts at `column` as the family of `input` reads it: in its place,
+  // or for int4 made int8 in `expanded`.
+  const void* BlockAt(const GemmInput& input,
+                      const PackedMatrix& weight,
+                      int64_t column,
+                      int8_t* expanded) const;
   // The product of the input rows from `row` on and the block of outputs that starts at `column`;
-  // how many rows, and where to, is the caller's.
+  // how many rows, with which values, and where to, is the caller's.
   GemmTile TileAt(const GemmInput& input,
                   int64_t row,
                   const PackedMatrix& weight,
                   int64_t column) const;
+  // Room for two int4 blocks made int8, null without int4 weights. A worker's own.
+  int8_t* Expanded(int worker) {
+    return expanded_[static_cast<size_t>(worker)].Get<int8_t>(2 * kBlockColumns * max_int4_k_);
+  }
   void RunGemm(const GemmInput& input, const PackedMatrix& weight, const GemmOutput& output);
   // Output block `block` (64 columns) for the rows [begin, end).
   void RunBlock(const GemmInput& input,
@@ -198,11 +216,13 @@ class CpuBackend final : public Backend {
   CpuFeatures features_;
   Selection selection_;
   ThreadPool pool_;
-  Scratch input_;                // rows of the current GEMM
-  Scratch partial_;              // products of ExpertLinear
-  std::vector<Scratch> worker_;  // one per worker
+  Scratch input_;                  // rows of the current GEMM
+  Scratch partial_;                // products of ExpertLinear
+  std::vector<Scratch> worker_;    // one per worker
+  std::vector<Scratch> expanded_;  // one per worker
   int64_t max_k_ = 64;
   int64_t max_n_ = 64;
+  int64_t max_int4_k_ = 0;
 };
 
 }  // namespace sluice::kernels::cpu

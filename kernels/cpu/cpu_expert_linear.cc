@@ -59,20 +59,22 @@ void CpuBackend::RunExpertChunk(const ExpertLinearArgs& args, int32_t begin, int
   SortedChunk chunk;
   const int32_t count = end - begin;
   const PackedMatrix& shape = args.weights[0];
-  const GemmFamily& family = Family(shape.format);
+  const auto num_experts = static_cast<int64_t>(args.weights.size());
+  const GemmFamily& family = Family(shape.format, (count + num_experts - 1) / num_experts);
   Sort(args, begin, count, chunk);
   Cut(args, begin, count, family.max_rows, chunk);
-  const GemmInput input = PrepareInput(args.x, {chunk.x_rows, count, nullptr}, shape);
+  const GemmInput input = PrepareInput(args.x, {chunk.x_rows, count, nullptr}, shape, family);
   const int64_t blocks = shape.n_padded / kBlockColumns;
   GemmOutput output;
   output.out = MatrixView(partial_.Get<float>(count * shape.n_padded), count, shape.n_padded);
   output.rows = {chunk.order, count, nullptr};
   const int64_t work = count * shape.n_padded * shape.k_padded;
-  For(blocks * chunk.num_segments, work, [&](int64_t task, int) {
+  For(blocks * chunk.num_segments, work, [&](int64_t task, int worker) {
     const Segment& segment = chunk.segments[task % chunk.num_segments];
     const PackedMatrix& weight = args.weights[static_cast<size_t>(segment.expert)];
     SLUICE_DCHECK(weight.n == shape.n && weight.k == shape.k && weight.format == shape.format);
-    RunBlock(input, weight, output, {task / chunk.num_segments, segment.begin, segment.end});
+    RunBlock(input, weight, output,
+             {task / chunk.num_segments, segment.begin, segment.end, Expanded(worker)});
     if (family.end != nullptr) family.end();
   });
   For(blocks, count * shape.n_padded, [&](int64_t block, int) {

@@ -38,15 +38,10 @@ Split Plan(int64_t rows, const PackedMatrix& weight, int64_t max_rows, int64_t t
 
 }  // namespace
 
-int64_t CpuBackend::InputBytes(WeightFormat format) const {
-  if (format == WeightFormat::kInt8) return 1;
-  return Family(format).input == GemmInputType::kBf16 ? 2 : 4;
-}
-
 void CpuBackend::PrepareRow(
-    const float* x, WeightFormat format, int64_t columns, void* out, float* scale) const {
+    const float* x, const GemmFamily& family, int64_t columns, void* out, float* scale) const {
   const int64_t padded = RoundUp(columns, kBlockColumns);
-  switch (Family(format).input) {
+  switch (family.input) {
     case GemmInputType::kF32:
       std::memcpy(out, x, static_cast<size_t>(columns) * sizeof(float));
       break;
@@ -65,19 +60,34 @@ void CpuBackend::PrepareRow(
   }
 }
 
-GemmInput CpuBackend::PrepareInput(TensorView x, const RowSet& rows, const PackedMatrix& weight) {
+GemmInput CpuBackend::PrepareInput(TensorView x,
+                                   const RowSet& rows,
+                                   const PackedMatrix& weight,
+                                   const GemmFamily& family) {
   SLUICE_CHECK(x.dtype == DType::kF32 && x.cols >= weight.k) << x.cols << " " << weight.k;
-  if (weight.format == WeightFormat::kF32 && rows.index == nullptr) return {x.data, x.row_stride};
-  const int64_t row_bytes = weight.k_padded * InputBytes(weight.format);
-  const bool scaled = weight.format == WeightFormat::kInt8;
+  if (family.input == GemmInputType::kF32 && rows.index == nullptr)
+    return {x.data, x.row_stride, nullptr, &family};
+  const int64_t row_bytes = weight.k_padded * InputBytes(family.input);
+  const bool scaled = IsInteger(weight.format);
   const int64_t bytes = rows.count * row_bytes;
   char* out = input_.Get<char>(bytes + (scaled ? rows.count * 4 : 0));
   auto* scales = static_cast<float*>(static_cast<void*>(out + bytes));
   ForRows(rows.count, weight.k, [&](int64_t i) {
     const float* row = x.Row(rows[static_cast<int32_t>(i)]);
-    PrepareRow(row, weight.format, weight.k, out + i * row_bytes, scales + i);
+    PrepareRow(row, family, weight.k, out + i * row_bytes, scales + i);
   });
-  return {out, weight.k_padded, scaled ? scales : nullptr};
+  return {out, weight.k_padded, scaled ? scales : nullptr, &family};
+}
+
+const void* CpuBackend::BlockAt(const GemmInput& input,
+                                const PackedMatrix& weight,
+                                int64_t column,
+                                int8_t* expanded) const {
+  const char* block =
+      static_cast<const char*>(weight.data) + ValueBytes(weight.format, column * weight.k_padded);
+  if (weight.format != WeightFormat::kInt4 || input.family == &selection_.int4.family) return block;
+  selection_.vector->expand_int4(block, weight.k_padded, expanded);
+  return expanded;
 }
 
 GemmTile CpuBackend::TileAt(const GemmInput& input,
@@ -85,12 +95,11 @@ GemmTile CpuBackend::TileAt(const GemmInput& input,
                             const PackedMatrix& weight,
                             int64_t column) const {
   GemmTile tile;
-  tile.a = static_cast<const char*>(input.data) + row * input.stride * InputBytes(weight.format);
+  tile.a =
+      static_cast<const char*>(input.data) + row * input.stride * InputBytes(input.family->input);
   tile.a_stride = input.stride;
-  tile.b = static_cast<const char*>(weight.data) +
-           column * weight.k_padded * ElementBytes(weight.format);
   tile.k = weight.format == WeightFormat::kF32 ? weight.k : weight.k_padded;
-  if (weight.format == WeightFormat::kInt8) {
+  if (IsInteger(weight.format)) {
     tile.a_scale = input.scales + row;
     tile.b_scale = weight.scales() + column;
     tile.b_sum = weight.sums() + column;
@@ -102,8 +111,9 @@ void CpuBackend::RunBlock(const GemmInput& input,
                           const PackedMatrix& weight,
                           const GemmOutput& output,
                           const BlockRange& range) const {
-  const GemmFamily& family = Family(weight.format);
+  const GemmFamily& family = *input.family;
   const int64_t column = range.block * kBlockColumns;
+  const void* values = BlockAt(input, weight, column, range.expanded);
   alignas(64) float c[kMaxTileRows * kBlockColumns];
   EpilogueRow row;
   row.columns = std::min(kBlockColumns, weight.n - column);
@@ -112,6 +122,7 @@ void CpuBackend::RunBlock(const GemmInput& input,
   row.accumulate = output.accumulate;
   for (int64_t begin = range.begin; begin < range.end; begin += family.max_rows) {
     GemmTile tile = TileAt(input, begin, weight, column);
+    tile.b = values;
     tile.c = c;
     tile.rows = static_cast<int32_t>(std::min<int64_t>(family.max_rows, range.end - begin));
     family.tile(tile);
@@ -129,12 +140,13 @@ void CpuBackend::RunGemm(const GemmInput& input,
                          const PackedMatrix& weight,
                          const GemmOutput& output) {
   const int64_t rows = output.rows.count;
-  const GemmFamily& family = Family(weight.format);
+  const GemmFamily& family = *input.family;
   const int64_t blocks = weight.n_padded / kBlockColumns;
   const Split split = Plan(rows, weight, family.max_rows, pool_.num_threads());
   const int64_t tasks = split.block_tasks * split.row_tasks;
-  For(tasks, rows * weight.k_padded * blocks, [&](int64_t task, int) {
+  For(tasks, rows * weight.k_padded * blocks, [&](int64_t task, int worker) {
     BlockRange range;
+    range.expanded = Expanded(worker);
     range.begin = task % split.row_tasks * split.rows_per_task;
     range.end = std::min(rows, range.begin + split.rows_per_task);
     const int64_t first = task / split.row_tasks * split.blocks_per_task;
@@ -150,7 +162,8 @@ void CpuBackend::Linear(const LinearArgs& args) {
   SLUICE_CHECK(args.x_rows.count == args.out_rows.count);
   SLUICE_CHECK(args.out.cols >= args.weight->n) << args.out.cols << " " << args.weight->n;
   if (args.x_rows.count == 0 || args.weight->n == 0) return;
-  const GemmInput input = PrepareInput(args.x, args.x_rows, *args.weight);
+  const GemmInput input = PrepareInput(args.x, args.x_rows, *args.weight,
+                                       Family(args.weight->format, args.x_rows.count));
   GemmOutput output;
   output.out = args.out;
   output.rows = args.out_rows;

@@ -33,9 +33,10 @@ struct MoeRows {
   int64_t first_hidden = 0;  // of the slice
   GemmInput input;           // [rows, dim]
   char* hidden = nullptr;    // [rows, slice_hidden padded], as the second product reads them
-  // int8 only: the same before rounding, whose scale needs the whole slice, and the scales.
+  // int8, int4: the same before rounding, whose scale needs the whole slice, and the scales.
   float* values = nullptr;
   float* hidden_scales = nullptr;
+  int8_t* expanded = nullptr;
   TensorView partial;  // rows by assignment
   RowSet assignments;
 };
@@ -110,11 +111,11 @@ int64_t HiddenStride(const PackedExperts& experts) {
 }
 
 // Per worker: the gathered input rows, then the hidden rows, of at most four bytes an element; then
-// what int8 needs beside them: hidden values and two scales of every row.
+// what integers need beside them: hidden values and two scales of every row.
 int64_t WorkerBytes(const PackedExperts& experts) {
   const int64_t hidden = kMoeRows * HiddenStride(experts);
-  const bool int8 = experts.format == WeightFormat::kInt8;
-  return 4 * (InputElements(experts) + hidden + (int8 ? hidden + 2 * kMoeRows : 0));
+  const bool scaled = IsInteger(experts.format);
+  return 4 * (InputElements(experts) + hidden + (scaled ? hidden + 2 * kMoeRows : 0));
 }
 
 }  // namespace
@@ -141,22 +142,30 @@ void CpuBackend::RunMoeUp(const MoeFfnArgs& args,
                           const PackedExperts::Slice& slice,
                           int64_t column) const {
   const int64_t stride = HiddenStride(*args.experts);
-  const int64_t input_bytes = InputBytes(slice.w1.format);
-  const GemmFamily& family = Family(slice.w1.format);
+  const GemmFamily& family = *rows.input.family;
+  const int64_t input_bytes = InputBytes(family.input);
   alignas(64) float gate[kMaxTileRows * kBlockColumns];
   alignas(64) float up[kMaxTileRows * kBlockColumns];
   const int64_t columns = std::min(kBlockColumns, slice.w1.n - column);
   const int64_t unit = rows.expert * args.experts->hidden + rows.first_hidden + column;
   const float* gate_bias = args.biases.gate == nullptr ? nullptr : args.biases.gate + unit;
   const float* up_bias = args.biases.up == nullptr ? nullptr : args.biases.up + unit;
+  const void* w1 = BlockAt(rows.input, slice.w1, column, rows.expanded);
+  const void* w3 = nullptr;
+  if (args.experts->gated) {
+    int8_t* second = rows.expanded + kBlockColumns * slice.w1.k_padded;
+    w3 = BlockAt(rows.input, slice.w3, column, rows.expanded == nullptr ? nullptr : second);
+  }
   for (int32_t begin = 0; begin < rows.assignments.count; begin += family.max_rows) {
     const int32_t count = std::min(family.max_rows, rows.assignments.count - begin);
     GemmTile tile = TileAt(rows.input, begin, slice.w1, column);
+    tile.b = w1;
     tile.rows = count;
     tile.c = gate;
     family.tile(tile);
     if (args.experts->gated) {
       tile = TileAt(rows.input, begin, slice.w3, column);
+      tile.b = w3;
       tile.rows = count;
       tile.c = up;
       family.tile(tile);
@@ -169,10 +178,10 @@ void CpuBackend::RunMoeUp(const MoeFfnArgs& args,
       selection_.vector->activate({static_cast<VectorActivation>(args.activation), values, factor,
                                    values, kBlockColumns, args.clamp.alpha, args.clamp.limit});
       const int64_t at = (begin + r) * stride + column;
-      if (slice.w1.format == WeightFormat::kInt8) {
+      if (rows.values != nullptr) {
         std::memcpy(rows.values + at, values, kBlockColumns * sizeof(float));
       } else {
-        PrepareRow(values, slice.w1.format, kBlockColumns, rows.hidden + at * input_bytes, nullptr);
+        PrepareRow(values, family, kBlockColumns, rows.hidden + at * input_bytes, nullptr);
       }
     }
   }
@@ -190,16 +199,16 @@ void CpuBackend::RunMoeSlice(const MoeFfnArgs& args,
   }
   const int64_t stride = HiddenStride(*args.experts);
   for (int32_t r = 0; r < rows.assignments.count && rows.values != nullptr; ++r) {
-    PrepareRow(rows.values + r * stride, slice.w2.format, slice.w2.k, rows.hidden + r * stride,
+    PrepareRow(rows.values + r * stride, *rows.input.family, slice.w2.k, rows.hidden + r * stride,
                rows.hidden_scales + r);
   }
   GemmOutput output;
   output.out = rows.partial;
   output.rows = rows.assignments;
   output.accumulate = accumulate;
-  const GemmInput hidden{rows.hidden, stride, rows.hidden_scales};
+  const GemmInput hidden{rows.hidden, stride, rows.hidden_scales, rows.input.family};
   for (int64_t block = 0; block < slice.w2.n_padded / kBlockColumns; ++block) {
-    RunBlock(hidden, slice.w2, output, {block, 0, rows.assignments.count});
+    RunBlock(hidden, slice.w2, output, {block, 0, rows.assignments.count, rows.expanded});
   }
 }
 
@@ -216,22 +225,24 @@ void CpuBackend::RunMoeTask(const MoeFfnArgs& args, const MoePlan& plan, int64_t
   char* memory = worker_[static_cast<size_t>(worker)].Get<char>(WorkerBytes(experts));
   rows.hidden = memory + 4 * InputElements(experts);
   const PackedMatrix& shape = experts.At(rows.expert, 0).w1;
-  const int64_t row_bytes = shape.k_padded * InputBytes(experts.format);
+  const GemmFamily& family = Family(experts.format, last - begin);
+  const int64_t row_bytes = shape.k_padded * InputBytes(family.input);
   float* input_scales = nullptr;
-  if (experts.format == WeightFormat::kInt8) {
+  if (IsInteger(experts.format)) {
     const int64_t hidden = kMoeRows * HiddenStride(experts);
     rows.values = static_cast<float*>(static_cast<void*>(rows.hidden + 4 * hidden));
     rows.hidden_scales = rows.values + hidden;
     input_scales = rows.hidden_scales + kMoeRows;
   }
-  rows.input = {memory, shape.k_padded, input_scales};
+  rows.expanded = Expanded(worker);
+  rows.input = {memory, shape.k_padded, input_scales, &family};
   // A slice task takes all rows of its expert, in runs that fit the scratch.
   for (; begin < last; begin += run) {
     const int32_t count = std::min(run, last - begin);
     rows.assignments = {plan.order + begin, count, nullptr};
     for (int32_t r = 0; r < count; ++r) {
       const int32_t row = args.x_rows[plan.order[begin + r] / args.top_k];
-      PrepareRow(args.x.Row(row), shape.format, shape.k, memory + r * row_bytes, input_scales + r);
+      PrepareRow(args.x.Row(row), family, shape.k, memory + r * row_bytes, input_scales + r);
     }
     const int64_t assignments = static_cast<int64_t>(args.x_rows.count) * args.top_k;
     float* partial = plan.partial + (by_slice ? part * experts.dim : 0);
@@ -242,7 +253,6 @@ void CpuBackend::RunMoeTask(const MoeFfnArgs& args, const MoePlan& plan, int64_t
       RunMoeSlice(args, rows, s, /*accumulate=*/s > first_slice);
     }
   }
-  const GemmFamily& family = Family(experts.format);
   if (family.end != nullptr) family.end();
 }
 

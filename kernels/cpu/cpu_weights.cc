@@ -1,11 +1,13 @@
 // Packing of weights into the CPU layout (packed_layout.h), experts in slices, and Embed, which
 // reads it back.
 #include <algorithm>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/packed_layout.h"
+#include "kernels/int4.h"
 #include "kernels/int8.h"
 #include "kernels/packed_storage.h"
 
@@ -48,7 +50,31 @@ void QuantizeRow(const Element* from, int64_t step, int64_t row, const PackedMat
 }
 
 template <typename Element>
+void QuantizeRowToInt4(const Element* from, int64_t step, int64_t row, const PackedMatrix& matrix) {
+  std::vector<float> values(static_cast<size_t>(matrix.k));
+  std::vector<int8_t> q(static_cast<size_t>(matrix.k_padded));
+  std::vector<int8_t> groups(static_cast<size_t>(matrix.k_padded / kInt4Group));
+  for (int64_t k = 0; k < matrix.k; ++k) values[static_cast<size_t>(k)] = Value(from[k * step]);
+  matrix.scales()[row] = RoundToInt4(values, q.data(), groups.data());
+  auto* to = static_cast<int8_t*>(const_cast<void*>(matrix.data));
+  int32_t sum = 0;
+  for (int64_t k = 0; k < matrix.k_padded; k += 8) {
+    const int8_t scale = groups[static_cast<size_t>(k / kInt4Group)];
+    to[PackedOffsetInt4Scale(row, k, matrix.k_padded)] = scale;
+    int8_t* bytes = to + PackedOffsetInt4(row, k, matrix.k_padded);
+    for (int64_t i = 0; i < 4; ++i) {
+      const int8_t low = q[static_cast<size_t>(k + i)];
+      const int8_t high = q[static_cast<size_t>(k + i + 4)];
+      bytes[i] = static_cast<int8_t>((low & 15) | (high << 4));
+      sum += (low + high) * scale;
+    }
+  }
+  matrix.sums()[row] = 128 * sum;
+}
+
+template <typename Element>
 void PackRow(const Element* from, int64_t step, int64_t row, const PackedMatrix& matrix) {
+  if (matrix.format == WeightFormat::kInt4) return QuantizeRowToInt4(from, step, row, matrix);
   if (matrix.format == WeightFormat::kInt8) return QuantizeRow(from, step, row, matrix);
   void* data = const_cast<void*>(matrix.data);
   if (matrix.format == WeightFormat::kF32) {
@@ -90,11 +116,21 @@ void PackPart(const WeightSource& source, const SourcePart& part, const PackedMa
   SLUICE_CHECK(false) << Name(source.dtype);
 }
 
+// The int8 at a place, or that it stands for.
+int32_t IntegerWeight(const PackedMatrix& matrix, int64_t n, int64_t k) {
+  const auto* values = static_cast<const int8_t*>(matrix.data);
+  if (matrix.format == WeightFormat::kInt8) return values[PackedOffsetInt8(n, k, matrix.k_padded)];
+  const int32_t byte = values[PackedOffsetInt4(n, k, matrix.k_padded)];
+  const int32_t half = (byte >> PackedShiftInt4(k)) & 15;
+  return (half < 8 ? half : half - 16) * values[PackedOffsetInt4Scale(n, k, matrix.k_padded)];
+}
+
 }  // namespace
 
 void CpuBackend::NoteShape(const PackedMatrix& matrix) {
   max_k_ = std::max(max_k_, matrix.k_padded);
   max_n_ = std::max(max_n_, matrix.n_padded);
+  if (matrix.format == WeightFormat::kInt4) max_int4_k_ = std::max(max_int4_k_, matrix.k_padded);
 }
 
 absl::StatusOr<PackedMatrix> CpuBackend::Pack(std::span<const WeightSource> parts,
@@ -159,13 +195,10 @@ void CpuBackend::Embed(const PackedMatrix& table,
       for (int64_t k = 0; k < table.k; ++k) row[k] = scale * from[k * kBlockColumns];
       return;
     }
-    if (table.format == WeightFormat::kInt8) {
-      const auto* from =
-          static_cast<const int8_t*>(table.data) + PackedOffsetInt8(id, 0, table.k_padded);
+    if (IsInteger(table.format)) {
       const float row_scale = table.scales()[id];
       for (int64_t k = 0; k < table.k; ++k) {
-        const auto q = static_cast<float>(from[PackedOffsetInt8(0, k, table.k_padded)]);
-        row[k] = scale * (q * row_scale);
+        row[k] = scale * (static_cast<float>(IntegerWeight(table, id, k)) * row_scale);
       }
       return;
     }

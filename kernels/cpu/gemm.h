@@ -20,14 +20,29 @@ enum class GemmInputType : uint8_t {
   kInt8Offset,  // the same plus 128, as bytes without sign
 };
 
+// Bytes of one element.
+constexpr int64_t InputBytes(GemmInputType input) {
+  switch (input) {
+    case GemmInputType::kF32:
+    case GemmInputType::kRounded:
+      return 4;
+    case GemmInputType::kBf16:
+      return 2;
+    case GemmInputType::kInt8:
+    case GemmInputType::kInt8Offset:
+      break;
+  }
+  return 1;
+}
+
 struct GemmTile {
   const void* a = nullptr;  // [rows, a_stride], see GemmInputType
   int64_t a_stride = 0;     // elements
   const void* b = nullptr;  // one packed block of 64 outputs
-  int64_t k = 0;            // f32: inputs; bf16, int8: inputs, padded to a multiple of 64
+  int64_t k = 0;            // f32: inputs; others: inputs, padded to a multiple of 64
   int32_t rows = 0;         // 1..max_rows of the family
   float* c = nullptr;       // out: [rows, 64], 64-byte aligned
-  // int8 only: c = (f32(exact sum) * a_scale) * b_scale, the same bits from every family.
+  // int8, int4: c = (f32(exact sum) * a_scale) * b_scale, the same bits from every family.
   const float* a_scale = nullptr;  // [rows]
   const float* b_scale = nullptr;  // [64]
   const int32_t* b_sum = nullptr;  // [64] 128 times the sum of the weights of an output
@@ -58,6 +73,8 @@ extern const GemmFamily kGemmInt8Avx2;
 extern const GemmFamily kGemmInt8Avx512;      // s16 products, as AVX2
 extern const GemmFamily kGemmInt8Avx512Vnni;  // VPDPBUSD
 extern const GemmFamily kGemmInt8Amx;
+// Of few rows: with more it is faster to make the weights int8 first, which changes no bits.
+extern const GemmFamily kGemmInt4Avx512Vnni;
 extern const GemmFamily kGemmInt8TileEmulation;
 extern const GemmFamily kGemmBf16TileEmulation;  // the AMX loop on emulated tiles, for tests
 

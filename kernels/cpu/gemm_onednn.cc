@@ -84,7 +84,7 @@ template <WeightFormat kFormat>
 void OneDnnTile(const GemmTile& tile) {
   UseOneThread();
   const int64_t depth = RoundUp(tile.k, kBlockColumns);
-  const int64_t size = ElementBytes(kFormat);
+  const int64_t size = ValueBytes(kFormat, 1);
   thread_local std::vector<float> a;
   thread_local std::vector<float> c(static_cast<size_t>(kRows * kBlockColumns));
   a.assign(static_cast<size_t>(kRows * depth), 0.0f);
@@ -124,6 +124,7 @@ absl::StatusOr<GemmFamily> OneDnnGemm(WeightFormat format) {
     case WeightFormat::kBF16:
       return GemmFamily{"onednn", GemmInputType::kBf16, kRows, &OneDnnTile<WeightFormat::kBF16>};
     case WeightFormat::kInt8:
+    case WeightFormat::kInt4:  // made int8 before it comes here
       break;
   }
   return GemmFamily{"onednn", GemmInputType::kInt8Offset, kRows, &OneDnnTile<WeightFormat::kInt8>};

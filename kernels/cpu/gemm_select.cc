@@ -12,10 +12,8 @@
 namespace sluice::kernels::cpu {
 namespace {
 
-// Sums of floats in another order; int8 families give the same bits.
-float SelfTestTolerance(WeightFormat format) {
-  return format == WeightFormat::kInt8 ? 0.0f : 1e-4f;
-}
+// Sums of floats in another order; families of integers give the same bits.
+float SelfTestTolerance(WeightFormat format) { return IsInteger(format) ? 0.0f : 1e-4f; }
 
 struct Candidate {
   const GemmFamily* family = nullptr;
@@ -30,6 +28,7 @@ const GemmFamily& ScalarFamily(WeightFormat format) {
     case WeightFormat::kBF16:
       return kGemmBf16Scalar;
     case WeightFormat::kInt8:
+    case WeightFormat::kInt4:
       break;
   }
   return kGemmInt8Scalar;
@@ -55,9 +54,12 @@ std::vector<Candidate> Candidates(WeightFormat format) {
              {&kGemmInt8Avx512, Isa::kAvx512},
              {&kGemmInt8Avx2, Isa::kAvx2}};
       break;
+    case WeightFormat::kInt4:
+      out = {{&kGemmInt4Avx512Vnni, Isa::kAvx512, &CpuFeatures::avx512_vnni}};
+      break;
   }
 #endif
-  out.push_back({&ScalarFamily(format)});
+  if (format != WeightFormat::kInt4) out.push_back({&ScalarFamily(format)});
   return out;
 }
 
@@ -95,7 +97,7 @@ struct Operand {
     return offset.data();
   }
   const void* As(WeightFormat format) const {
-    if (format == WeightFormat::kInt8) return int8.data();
+    if (IsInteger(format)) return int8.data();
     return format == WeightFormat::kF32 ? static_cast<const void*>(f32.data()) : bf16.data();
   }
 };
@@ -112,19 +114,37 @@ struct Int8Parts {
   }
 };
 
+constexpr int64_t kDepth = 192;
+
+// A block of int4 weights made of any bytes; `int8` becomes what it stands for.
+std::vector<int8_t> Int4Block(std::vector<int8_t>& int8) {
+  std::vector<int8_t> packed(int8.begin(), int8.begin() + kDepth / kInt4Group * kInt4GroupBytes);
+  for (int64_t n = 0; n < kBlockColumns; ++n) {
+    for (int64_t k = 0; k < kDepth; ++k) {
+      int8_t& scale = packed[static_cast<size_t>(PackedOffsetInt4Scale(n, k, kDepth))];
+      scale = static_cast<int8_t>(scale % (kInt4LargestScale + 1));
+      const int32_t byte = packed[static_cast<size_t>(PackedOffsetInt4(n, k, kDepth))];
+      const int32_t half = (byte >> PackedShiftInt4(k)) & 15;
+      const int32_t weight = (half < 8 ? half : half - 16) * scale;
+      int8[static_cast<size_t>(PackedOffsetInt8(n, k, kDepth))] = static_cast<int8_t>(weight);
+    }
+  }
+  return packed;
+}
+
 }  // namespace
 
 float SelfTestError(const GemmFamily& family, WeightFormat format) {
-  constexpr int64_t kDepth = 192;
   const GemmFamily& scalar = ScalarFamily(format);
   const Operand a(static_cast<size_t>(family.max_rows * kDepth), 1);
-  const Operand b(kDepth * kBlockColumns, 2);
+  Operand b(kDepth * kBlockColumns, 2);
+  std::vector<int8_t> int4;
+  if (format == WeightFormat::kInt4) int4 = Int4Block(b.int8);
   const Int8Parts parts(b.int8);
   alignas(64) float wanted[kMaxTileRows * kBlockColumns];
   alignas(64) float got[kMaxTileRows * kBlockColumns];
   GemmTile tile;
   tile.a_stride = kDepth;
-  tile.b = b.As(format);
   tile.k = kDepth;
   tile.a_scale = tile.b_scale = parts.scales.data();
   tile.b_sum = parts.sums.data();
@@ -133,9 +153,11 @@ float SelfTestError(const GemmFamily& family, WeightFormat format) {
   for (int32_t count = 1; count <= family.max_rows; ++count) {
     tile.rows = count;
     tile.a = a.As(scalar.input);
+    tile.b = b.As(format);
     tile.c = wanted;
     scalar.tile(tile);
     tile.a = a.As(family.input);
+    if (format == WeightFormat::kInt4) tile.b = int4.data();
     tile.c = got;
     family.tile(tile);
     for (int64_t i = 0; i < count * kBlockColumns; ++i) {
@@ -152,6 +174,7 @@ absl::StatusOr<GemmChoice> SelectGemm(WeightFormat format,
                                       const CpuFeatures& features,
                                       const std::string& gemm) {
   if (gemm == "onednn") {
+    if (format == WeightFormat::kInt4) return GemmChoice{};
     absl::StatusOr<GemmFamily> family = OneDnnGemm(format);
     if (!family.ok()) return family.status();
     return GemmChoice{*family, "asked for oneDNN"};
@@ -166,6 +189,7 @@ absl::StatusOr<GemmChoice> SelectGemm(WeightFormat format,
     absl::StrAppend(&reason, reason.empty() ? "" : "; ", candidate.family->name,
                     " failed its self-test (error ", error, ")");
   }
+  if (format == WeightFormat::kInt4) return GemmChoice{.family = {}, .reason = reason};
   return absl::InternalError(absl::StrCat("no GEMM family works: ", reason));
 }
 

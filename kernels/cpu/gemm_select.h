@@ -17,7 +17,8 @@ struct GemmChoice {
 };
 
 // The best family that passes a self-test against the scalar family. `gemm` is "auto" or "onednn";
-// FailedPrecondition when oneDNN is not built in.
+// FailedPrecondition when oneDNN is not built in. For int4 the family may have no tile: then its
+// blocks are made int8 for the family of that, which with many rows they always are.
 absl::StatusOr<GemmChoice> SelectGemm(WeightFormat format,
                                       const CpuFeatures& features,
                                       const std::string& gemm);

@@ -72,6 +72,26 @@ SLUICE_INLINE I16 LoadInt(const void* from) {
   return out;
 }
 
+// Sixteen bytes with sign, widened. Said outright for the reason that WidenHalves has.
+SLUICE_INLINE I16 LoadSignedBytes(const int8_t* from) {
+  I16 out;
+#if defined(__AVX512F__)
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  out.part[0] = reinterpret_cast<VecI>(_mm512_maskz_cvtepi8_epi32(0xFFFF, bytes));
+#elif defined(__AVX2__)
+  for (int p = 0; p < kParts; ++p) {
+    const __m128i bytes =
+        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + p * kNativeLanes));
+    out.part[p] = reinterpret_cast<VecI>(_mm256_cvtepi8_epi32(bytes));
+  }
+#else
+  for (int p = 0; p < kParts; ++p) {
+    for (int i = 0; i < kNativeLanes; ++i) out.part[p][i] = from[p * kNativeLanes + i];
+  }
+#endif
+  return out;
+}
+
 SLUICE_INLINE F16 ToFloat(I16 value) {
   F16 out;
   for (int p = 0; p < kParts; ++p) out.part[p] = __builtin_convertvector(value.part[p], VecF);

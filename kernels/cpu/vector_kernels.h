@@ -114,6 +114,8 @@ struct VectorKernels {
   void (*softmax)(float* x, int64_t columns) = nullptr;
   void (*sigmoid)(float* x, int64_t columns) = nullptr;
   void (*attend)(const AttendTask& task) = nullptr;
+  // A block of 64 outputs of int4 weights as the int8 that they stand for (packed_layout.h).
+  void (*expand_int4)(const void* block, int64_t k_padded, int8_t* out) = nullptr;
 };
 
 extern const VectorKernels kVectorScalar;

@@ -54,23 +54,48 @@ inline void WriteElement(void* data, DType dtype, int64_t index, float value) {
   }
 }
 
+// A row of int4 weights: two values to a byte, behind them the scales of the groups.
+struct Int4Row {
+  Int4Row(const PackedMatrix& matrix, int64_t row)
+      : values(static_cast<uint8_t*>(const_cast<void*>(matrix.data)) +
+               row * ValueBytes(WeightFormat::kInt4, matrix.k_padded)),
+        groups(static_cast<int8_t*>(static_cast<void*>(values + matrix.k_padded / 2))) {}
+
+  void Set(int64_t k, int8_t q) const {
+    const int shift = static_cast<int>(k % 2) * 4;
+    values[k / 2] = static_cast<uint8_t>((values[k / 2] & (0xF0 >> shift)) | ((q & 15) << shift));
+  }
+  // The int8 that the weight stands for.
+  int32_t At(int64_t k) const {
+    const int32_t bits = (values[k / 2] >> (k % 2 * 4)) & 15;
+    return (bits < 8 ? bits : bits - 16) * groups[k / kInt4Group];
+  }
+
+  uint8_t* values;
+  int8_t* groups;
+};
+
+inline int32_t IntegerWeight(const PackedMatrix& matrix, int64_t row, int64_t column) {
+  if (matrix.format == WeightFormat::kInt4) return Int4Row(matrix, row).At(column);
+  return static_cast<const int8_t*>(matrix.data)[row * matrix.k_padded + column];
+}
+
 // Element [row, column] of a row-major packed weight.
 inline float WeightElement(const PackedMatrix& matrix, int64_t row, int64_t column) {
-  const int64_t index = row * matrix.k_padded + column;
-  if (matrix.format == WeightFormat::kInt8) {
-    return static_cast<float>(static_cast<const int8_t*>(matrix.data)[index]) *
-           matrix.scales()[row];
+  if (IsInteger(matrix.format)) {
+    return static_cast<float>(IntegerWeight(matrix, row, column)) * matrix.scales()[row];
   }
+  const int64_t index = row * matrix.k_padded + column;
   const DType dtype = matrix.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
   return ReadElement(matrix.data, dtype, index);
 }
 
 // One row of inputs as a GEMM of this format sees it: bf16 weights round their inputs to bf16, int8
-// weights to int8 with a scale of the row (kernels/int8.h).
+// and int4 weights to int8 with a scale of the row (kernels/int8.h).
 class InputRow {
  public:
   InputRow(const PackedMatrix& matrix, const float* x) : matrix_(matrix) {
-    if (matrix.format == WeightFormat::kInt8) {
+    if (IsInteger(matrix.format)) {
       float largest = 0.0f;
       for (int64_t i = 0; i < matrix.k; ++i) largest = LargerMagnitude(largest, x[i]);
       scale_ = ScaleForInt8(largest);
@@ -83,10 +108,11 @@ class InputRow {
 
   // The product with row `row` of the weights.
   double Dot(int64_t row) const {
-    if (matrix_.format == WeightFormat::kInt8) {
-      const auto* weight = static_cast<const int8_t*>(matrix_.data) + row * matrix_.k_padded;
+    if (IsInteger(matrix_.format)) {
       int32_t sum = 0;
-      for (size_t i = 0; i < int8_.size(); ++i) sum += int32_t{int8_[i]} * int32_t{weight[i]};
+      for (int64_t k = 0; k < matrix_.k; ++k) {
+        sum += int32_t{int8_[static_cast<size_t>(k)]} * IntegerWeight(matrix_, row, k);
+      }
       return static_cast<double>(Int8Product(sum, scale_.scale, matrix_.scales()[row]));
     }
     double sum = 0.0;

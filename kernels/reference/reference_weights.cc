@@ -1,8 +1,10 @@
 // Packing of the reference backend: row-major, padded like every packed matrix.
 #include <algorithm>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "kernels/host_memory.h"
+#include "kernels/int4.h"
 #include "kernels/int8.h"
 #include "kernels/packed_storage.h"
 #include "kernels/reference/reference_backend.h"
@@ -43,7 +45,24 @@ void QuantizeBlock(const WeightSource& source,
   }
 }
 
+void QuantizeBlockToInt4(const WeightSource& source,
+                         const SourceBlock& block,
+                         const PackedMatrix& matrix) {
+  std::vector<float> values(static_cast<size_t>(matrix.k));
+  std::vector<int8_t> q(values.size());
+  for (int64_t row = 0; row < block.rows; ++row) {
+    for (int64_t k = 0; k < matrix.k; ++k) {
+      values[static_cast<size_t>(k)] = SourceElement(source, block.row0 + row, block.column0 + k);
+    }
+    const int64_t target = block.first_row + row;
+    const reference::Int4Row to(matrix, target);
+    matrix.scales()[target] = RoundToInt4(values, q.data(), to.groups);
+    for (int64_t k = 0; k < matrix.k; ++k) to.Set(k, q[static_cast<size_t>(k)]);
+  }
+}
+
 void CopyBlock(const WeightSource& source, const SourceBlock& block, const PackedMatrix& matrix) {
+  if (matrix.format == WeightFormat::kInt4) return QuantizeBlockToInt4(source, block, matrix);
   if (matrix.format == WeightFormat::kInt8) return QuantizeBlock(source, block, matrix);
   const DType dtype = matrix.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
   void* data = const_cast<void*>(matrix.data);
@@ -75,13 +94,12 @@ absl::StatusOr<PackedMatrix> ReferenceBackend::Pack(std::span<const WeightSource
 absl::StatusOr<PackedExperts> ReferenceBackend::AllocateExperts(
     int32_t num_experts, int64_t dim, int64_t hidden, bool gated, WeightFormat format) {
   return AllocatePacked(
-      *this,
-      {.num_experts = num_experts,
-       .dim = dim,
-       .hidden = hidden,
-       .slice_hidden = format == WeightFormat::kInt8 ? std::min(hidden, kInt8SliceHidden) : hidden,
-       .gated = gated,
-       .format = format});
+      *this, {.num_experts = num_experts,
+              .dim = dim,
+              .hidden = hidden,
+              .slice_hidden = IsInteger(format) ? std::min(hidden, kInt8SliceHidden) : hidden,
+              .gated = gated,
+              .format = format});
 }
 
 void ReferenceBackend::PackExpert(const ExpertSource& source,

@@ -55,7 +55,7 @@ void BM_Linear(benchmark::State& state) {
   std::vector<float> weight = Random(n * k);
   const WeightSource source{weight.data(), DType::kF32, n, k, false};
   std::vector<PackedMatrix> matrices;
-  const int64_t bytes = n * k * ElementBytes(format);
+  const int64_t bytes = ValueBytes(format, n * k);
   const int64_t copies = rows <= 16 ? kWorkingSetBytes / bytes : 4;
   for (int64_t i = 0; i < copies; ++i) {
     matrices.push_back(std::move(*backend.Pack({&source, 1}, format)));
@@ -76,7 +76,7 @@ void BM_Linear(benchmark::State& state) {
 }
 
 void LinearSizes(benchmark::internal::Benchmark* bench) {
-  for (int format : {1, 2, 0}) {  // bf16, int8, f32
+  for (int format : {1, 2, 3, 0}) {  // bf16, int8, int4, f32
     for (int rows : {1, 2, 4, 8, 16, 64, 512}) bench->Args({rows, format, 2048, 2048});
   }
   bench->Args({1, 1, 412, 412})->Args({1, 1, 82, 412});
@@ -149,7 +149,7 @@ void BM_Moe(benchmark::State& state) {
     touched += static_cast<double>(std::count(seen.begin(), seen.end(), true));
     backend.MoeFfn(args);
   }
-  const double expert_bytes = 3.0 * kDim * kHidden * static_cast<double>(ElementBytes(format));
+  const double expert_bytes = static_cast<double>(ValueBytes(format, 3 * kDim * kHidden));
   const double mean_touched = touched / static_cast<double>(state.iterations());
   SetRates(state, mean_touched * expert_bytes, 2.0 * 3.0 * kDim * kHidden * kTopK * rows);
 }

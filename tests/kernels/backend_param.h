@@ -101,6 +101,7 @@ class BackendTest : public testing::TestWithParam<BackendParam> {
   std::unique_ptr<Backend> reference_;
 };
 
-constexpr WeightFormat kFormats[] = {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt8};
+constexpr WeightFormat kFormats[] = {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt8,
+                                     WeightFormat::kInt4};
 
 }  // namespace sluice::kernels

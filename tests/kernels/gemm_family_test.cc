@@ -56,6 +56,7 @@ TEST(Int8FamilyTest, EveryFamilyGivesTheSameBits) {
   }
   if (features.avx512_vnni) {
     EXPECT_EQ(SelfTestError(kGemmInt8Avx512Vnni, WeightFormat::kInt8), 0.0f);
+    EXPECT_EQ(SelfTestError(kGemmInt4Avx512Vnni, WeightFormat::kInt4), 0.0f);
   }
   if (features.amx_int8) {
     EXPECT_EQ(SelfTestError(kGemmInt8Amx, WeightFormat::kInt8), 0.0f);
@@ -71,6 +72,32 @@ void WrongInt8Tile(const GemmTile& tile) {
 TEST(Int8FamilyTest, SelfTestFindsTheLastBit) {
   const GemmFamily wrong{"wrong", GemmInputType::kInt8, 8, &WrongInt8Tile};
   EXPECT_GT(SelfTestError(wrong, WeightFormat::kInt8), 0.0f);
+}
+
+#if defined(__x86_64__)
+// An input of one too much.
+void WrongInt4Tile(const GemmTile& tile) {
+  GemmTile moved = tile;
+  std::vector<uint8_t> a(static_cast<size_t>(tile.rows * tile.a_stride));
+  std::memcpy(a.data(), tile.a, a.size());
+  ++a[0];
+  moved.a = a.data();
+  kGemmInt4Avx512Vnni.tile(moved);
+}
+
+TEST(Int8FamilyTest, SelfTestOfInt4FindsOneStep) {
+  if (!DetectCpuFeatures("auto")->avx512_vnni) GTEST_SKIP() << "no AVX512-VNNI here";
+  const GemmFamily wrong{"wrong", GemmInputType::kInt8Offset, 8, &WrongInt4Tile};
+  EXPECT_GT(SelfTestError(wrong, WeightFormat::kInt4), 0.0f);
+}
+#endif
+
+TEST(GemmSelectTest, Int4WithoutAFamilyOfItsOwnIsMadeInt8) {
+  for (const char* gemm : {"auto", "onednn"}) {
+    const absl::StatusOr<GemmChoice> choice = SelectGemm(WeightFormat::kInt4, CpuFeatures(), gemm);
+    ASSERT_TRUE(choice.ok()) << choice.status();
+    EXPECT_EQ(choice->family.tile, nullptr);
+  }
 }
 
 void WrongTile(const GemmTile& tile) {

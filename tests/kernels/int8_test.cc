@@ -1,5 +1,5 @@
-// int8 products: the definition of kernels/int8.h by hand, the same bits from every backend, and
-// what happens to rows that have no scale.
+// Products of integers: the definition of kernels/int8.h by hand (int4's: int4_test), and of both
+// formats the same bits from every backend, and what happens to rows that have no scale.
 #include "kernels/int8.h"
 
 #include <algorithm>
@@ -11,13 +11,17 @@
 namespace sluice::kernels {
 namespace {
 
+constexpr WeightFormat kIntegers[] = {WeightFormat::kInt8, WeightFormat::kInt4};
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 class Int8Test : public BackendTest {
  protected:
   // x W^T without an epilogue.
-  Matrix Product(Backend& backend, Matrix& x, Matrix& weight) {
-    const PackedMatrix packed = PackOn(backend, weight, WeightFormat::kInt8);
+  Matrix Product(Backend& backend,
+                 Matrix& x,
+                 Matrix& weight,
+                 WeightFormat format = WeightFormat::kInt8) {
+    const PackedMatrix packed = PackOn(backend, weight, format);
     Matrix out(x.rows, weight.rows);
     LinearArgs args{.x = x.View(), .x_rows = AllRows(x.rows), .weight = &packed};
     args.out = out.View();
@@ -43,63 +47,72 @@ TEST_P(Int8Test, EveryBackendGivesTheBitsOfTheReference) {
   struct Size {
     int64_t rows, n, k;
   };
-  const Size sizes[] = {{0, 5, 5},   {1, 1, 1},    {1, 82, 412}, {3, 63, 65},    {7, 412, 82},
-                        {8, 65, 63}, {17, 64, 64}, {33, 7, 130}, {70, 193, 129}, {5, 640, 31}};
+  const Size sizes[] = {{0, 5, 5},      {1, 1, 1},    {1, 82, 412}, {3, 63, 65},
+                        {7, 412, 82},   {8, 65, 63},  {17, 64, 64}, {33, 7, 130},
+                        {70, 193, 129}, {5, 640, 31}, {9, 130, 97}, {2, 64, 32}};
   for (const Size& size : sizes) {
     Matrix weight = RandomMatrix(size.n, size.k, 1);
     Matrix bias = RandomMatrix(1, size.n, 3);
     Matrix x = RandomMatrix(size.rows, size.k, 2);
-    const PackedMatrix ours = PackOn(*backend_, weight, WeightFormat::kInt8);
-    const PackedMatrix theirs = PackOn(*reference_, weight, WeightFormat::kInt8);
-    for (Activation activation : {Activation::kNone, Activation::kRelu}) {
-      Matrix got(size.rows, size.n);
-      Matrix wanted(size.rows, size.n);
-      LinearArgs args{.x = x.View(), .x_rows = AllRows(size.rows), .weight = &ours};
-      args.bias = bias.values.data();
-      args.activation = activation;
-      args.out = got.View();
-      args.out_rows = AllRows(size.rows);
-      backend_->Linear(args);
-      args.weight = &theirs;
-      args.out = wanted.View();
-      reference_->Linear(args);
-      EXPECT_EQ(got.values, wanted.values) << size.rows << "x" << size.n << "x" << size.k;
+    Matrix got(size.rows, size.n);
+    Matrix wanted(size.rows, size.n);
+    LinearArgs args{.x = x.View(), .x_rows = AllRows(size.rows)};
+    args.bias = bias.values.data();
+    args.out_rows = AllRows(size.rows);
+    for (const WeightFormat format : kIntegers) {
+      const PackedMatrix ours = PackOn(*backend_, weight, format);
+      const PackedMatrix theirs = PackOn(*reference_, weight, format);
+      for (const Activation activation : {Activation::kNone, Activation::kRelu}) {
+        args.activation = activation;
+        args.weight = &ours;
+        args.out = got.View();
+        backend_->Linear(args);
+        args.weight = &theirs;
+        args.out = wanted.View();
+        reference_->Linear(args);
+        EXPECT_EQ(got.values, wanted.values)
+            << Name(format) << " " << size.rows << "x" << size.n << "x" << size.k;
+      }
     }
   }
 }
 
 TEST_P(Int8Test, RowsWithoutAScaleAreZeroOrNotANumber) {
-  Matrix weight = RandomMatrix(70, 33, 4);
-  Matrix x = RandomMatrix(6, 33, 5);
-  const Matrix clean = Product(*backend_, x, weight);
-  for (int64_t k = 0; k < 33; ++k) {
-    x.At(0, k) = 0.0f;
-    x.At(1, k) *= 1e-38f;  // 127 / largest would be infinite
+  for (const WeightFormat format : kIntegers) {
+    Matrix weight = RandomMatrix(70, 33, 4);
+    Matrix x = RandomMatrix(6, 33, 5);
+    const Matrix clean = Product(*backend_, x, weight, format);
+    for (int64_t k = 0; k < 33; ++k) {
+      x.At(0, k) = 0.0f;
+      x.At(1, k) *= 1e-38f;  // 127 / largest would be infinite
+    }
+    x.At(2, 32) = NAN;
+    x.At(3, 0) = kInfinity;
+    x.At(4, 16) = -kInfinity;
+    Matrix out = Product(*backend_, x, weight, format);
+    for (int64_t n = 0; n < 70; ++n) {
+      EXPECT_EQ(out.At(0, n), 0.0f);
+      EXPECT_EQ(out.At(1, n), 0.0f);
+      for (int64_t row : {2, 3, 4}) EXPECT_TRUE(std::isnan(out.At(row, n))) << row << " " << n;
+    }
+    EXPECT_EQ(0, std::memcmp(&out.At(5, 0), &clean.values[5 * 70], 70 * sizeof(float)));
   }
-  x.At(2, 32) = NAN;
-  x.At(3, 0) = kInfinity;
-  x.At(4, 16) = -kInfinity;
-  Matrix out = Product(*backend_, x, weight);
-  for (int64_t n = 0; n < 70; ++n) {
-    EXPECT_EQ(out.At(0, n), 0.0f);
-    EXPECT_EQ(out.At(1, n), 0.0f);
-    for (int64_t row : {2, 3, 4}) EXPECT_TRUE(std::isnan(out.At(row, n))) << row << " " << n;
-  }
-  EXPECT_EQ(0, std::memcmp(&out.At(5, 0), &clean.values[5 * 70], 70 * sizeof(float)));
 }
 
 TEST_P(Int8Test, AWeightThatIsNotFiniteSpoilsItsOutputOnly) {
-  Matrix weight = RandomMatrix(70, 33, 6);
-  Matrix x = RandomMatrix(3, 33, 7);
-  const Matrix clean = Product(*backend_, x, weight);
-  weight.At(5, 3) = NAN;
-  weight.At(66, 0) = kInfinity;
-  const Matrix out = Product(*backend_, x, weight);
-  for (size_t i = 0; i < out.values.size(); ++i) {
-    if (i % 70 == 5 || i % 70 == 66) {
-      EXPECT_TRUE(std::isnan(out.values[i])) << i;
-    } else {
-      EXPECT_EQ(out.values[i], clean.values[i]) << i;
+  for (const WeightFormat format : kIntegers) {
+    Matrix weight = RandomMatrix(70, 33, 6);
+    Matrix x = RandomMatrix(3, 33, 7);
+    const Matrix clean = Product(*backend_, x, weight, format);
+    weight.At(5, 3) = NAN;
+    weight.At(66, 0) = kInfinity;
+    const Matrix out = Product(*backend_, x, weight, format);
+    for (size_t i = 0; i < out.values.size(); ++i) {
+      if (i % 70 == 5 || i % 70 == 66) {
+        EXPECT_TRUE(std::isnan(out.values[i])) << i;
+      } else {
+        EXPECT_EQ(out.values[i], clean.values[i]) << i;
+      }
     }
   }
 }
@@ -119,14 +132,15 @@ TEST_P(Int8Test, TheDeepestProductDoesNotOverflow) {
 }
 
 TEST_P(Int8Test, DeeperProductsAreRefused) {
-  Matrix weight(1, kMaxInt8Depth + 1);
-  const WeightSource source = SourceOf(weight);
-  const auto packed = backend_->Pack({&source, 1}, WeightFormat::kInt8);
-  EXPECT_EQ(packed.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(packed.status().message().find("65536"), std::string::npos) << packed.status();
-  EXPECT_EQ(
-      backend_->AllocateExperts(1, kMaxInt8Depth + 1, 1, true, WeightFormat::kInt8).status().code(),
-      absl::StatusCode::kInvalidArgument);
+  for (const WeightFormat format : kIntegers) {
+    Matrix weight(1, kMaxInt8Depth + 1);
+    const WeightSource source = SourceOf(weight);
+    const auto packed = backend_->Pack({&source, 1}, format);
+    EXPECT_EQ(packed.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_NE(packed.status().message().find("65536"), std::string::npos) << packed.status();
+    EXPECT_EQ(backend_->AllocateExperts(1, kMaxInt8Depth + 1, 1, true, format).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
 }
 
 // Each slice of an expert is rounded by itself, so a value a thousand times larger in one slice

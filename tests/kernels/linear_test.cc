@@ -3,6 +3,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "kernels/int4.h"
 #include "tests/kernels/backend_param.h"
 
 namespace sluice::kernels {
@@ -185,6 +186,16 @@ TEST_P(LinearTest, PackStacksPartsAndReadsTransposedAndHalfSources) {
   for (float value : top.values) half.push_back(ToBF16(value));
   const WeightSource parts[] = {{half.data(), DType::kBF16, 70, 33, false},
                                 {turned.values.data(), DType::kF32, 9, 33, true}};
+  Matrix int4(79, 33);  // what its values stand for
+  for (int64_t n = 0; n < 79; ++n) {
+    std::vector<float> row;
+    for (int64_t k = 0; k < 33; ++k)
+      row.push_back(n < 70 ? ToFloat(half[static_cast<size_t>(n * 33 + k)]) : bottom.At(n - 70, k));
+    int8_t q[33], groups[2];
+    const float scale = RoundToInt4(row, q, groups);
+    for (int64_t k = 0; k < 33; ++k)
+      int4.At(n, k) = static_cast<float>(groups[k / 32] * q[k]) * scale;
+  }
   for (WeightFormat format : kFormats) {
     const PackedMatrix packed = std::move(*backend_->Pack(parts, format));
     EXPECT_EQ(packed.n, 79);
@@ -205,6 +216,7 @@ TEST_P(LinearTest, PackStacksPartsAndReadsTransposedAndHalfSources) {
           }
           wanted = std::nearbyint(exact * (127.0f / largest)) * (largest / 127.0f);
         }
+        if (format == WeightFormat::kInt4) wanted = int4.At(n, k);
         ASSERT_EQ(rows.At(n, k), 2.0f * wanted) << Name(format) << " " << n << " " << k;
       }
     }

@@ -103,7 +103,7 @@ TEST(BackendFactoryTest, ReportsItsKernels) {
   std::unique_ptr<Backend> backend =
       std::move(*CreateBackend({.device = "cpu", .threads = 1, .isa = "scalar"}));
   const std::vector<KernelChoice> kernels = backend->Kernels();
-  ASSERT_EQ(kernels.size(), 4u);
+  ASSERT_EQ(kernels.size(), 5u);
   for (const KernelChoice& kernel : kernels) {
     EXPECT_EQ(kernel.kernel, "scalar");
     EXPECT_EQ(kernel.reason, "asked for scalar");
