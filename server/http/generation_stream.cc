@@ -98,6 +98,7 @@ void GenerationStream::BalancePressure() {
     paused_ = false;
     call_.SetPaused(false);
   }
+  sse_.ReportProgress(paused_);
   const absl::Duration stalled = SteadyNow() - sse_.last_progress();
   if (paused_ && stalled >= exchange_.core.options.timeouts.slow_reader) {
     exchange_.record.error_code = "slow_consumer";
@@ -124,6 +125,7 @@ absl::Duration GenerationStream::NextDeadline() const {
 
 asio::awaitable<bool> GenerationStream::Flush() {
   const absl::Duration patience = exchange_.core.options.timeouts.slow_reader;
+  sse_.ReportProgress(true);
   while (sse_.buffered_bytes() > 0) {
     if (sse_.broken() || exchange_.connection.disconnected()) co_return false;
     const absl::Duration left = sse_.last_progress() + patience - SteadyNow();

@@ -22,8 +22,13 @@ struct SseStream::Shared {
   size_t in_flight_bytes = 0;
   bool writing = false;
   bool broken = false;
+  bool reports_progress = false;
   absl::Duration last_send;
   absl::Duration last_progress;
+
+  void NotifyProgress() const {
+    if (wake != nullptr && (broken || reports_progress)) wake->Notify();
+  }
 };
 
 SseStream::SseStream(std::shared_ptr<Connection> connection, AsyncSignal* wake, bool chunked)
@@ -50,12 +55,12 @@ asio::awaitable<void> SseStream::WriteLoop(std::shared_ptr<Shared> shared) {
       rest.remove_prefix(piece.size());
       shared->in_flight_bytes = rest.size();
       shared->last_progress = SteadyNow();
-      if (shared->wake != nullptr) shared->wake->Notify();
+      shared->NotifyProgress();
     }
     bytes.clear();
   }
   shared->writing = false;
-  if (shared->wake != nullptr) shared->wake->Notify();
+  shared->NotifyProgress();
 }
 
 void SseStream::Append(std::string_view bytes) {
@@ -92,6 +97,8 @@ void SseStream::SendPing() { SendEvent(": ping\n\n"); }
 void SseStream::SendEnd() {
   if (chunked_) Append("0\r\n\r\n");
 }
+
+void SseStream::ReportProgress(bool wanted) { shared_->reports_progress = wanted; }
 
 size_t SseStream::buffered_bytes() const {
   return shared_->waiting.size() + shared_->in_flight_bytes;

@@ -14,8 +14,8 @@ namespace sluice::server {
 
 class SseStream {
  public:
-  // `wake` is notified whenever bytes have left or the connection broke, until the stream is
-  // destroyed.
+  // `wake` is notified when the connection broke and, while that is asked for, whenever bytes have
+  // left, until the stream is destroyed.
   SseStream(std::shared_ptr<Connection> connection, AsyncSignal* wake, bool chunked);
   ~SseStream();
   SseStream(const SseStream&) = delete;
@@ -30,6 +30,8 @@ class SseStream {
   // The end of a chunked body; nothing may follow.
   void SendEnd();
 
+  // For who waits for room or for the end: off, or a token that needs neither costs a second wake.
+  void ReportProgress(bool wanted);
   size_t buffered_bytes() const;
   bool broken() const;
   // When something was last put into the buffer; when bytes last left it.

@@ -58,7 +58,7 @@ class LoadRun {
  private:
   absl::Status Resolve();
   absl::StatusOr<std::string> FirstModel();
-  // Whether the server answered in full; fills `record`.
+  // One request that is not counted.
   RequestRecord Try(const ServerTraits& traits);
   std::string Body(int64_t index) const;
   absl::Duration Now() const;
