@@ -288,8 +288,9 @@ absl::StatusOr<ServerConfig> ParseServerConfig(const std::vector<std::string>& a
 }
 
 std::optional<kernels::WeightFormat> WeightFormatOf(const std::string& choice) {
+  using kernels::WeightFormat;
   for (const auto format :
-       {kernels::WeightFormat::kF32, kernels::WeightFormat::kBF16, kernels::WeightFormat::kInt8}) {
+       {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt8, WeightFormat::kInt4}) {
     if (choice == kernels::Name(format)) return format;
   }
   return std::nullopt;

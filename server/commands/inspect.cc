@@ -72,7 +72,7 @@ void PrintText(const Inspection& inspection) {
   PrintLine("tokenizer", inspection.tokenizer);
   PrintLine("chat template", inspection.chat_template);
   PrintLine("served with", inspection.can_be_served
-                               ? "cpu (bf16, f32, int8), reference"
+                               ? "cpu (bf16, f32, int8, int4), reference"
                                : "nothing: the tokenizer or the chat template cannot be used");
 }
 
@@ -83,7 +83,7 @@ void PrintJson(const Inspection& inspection) {
   json["chat_template"] = inspection.chat_template;
   json["served_with"] = nlohmann::json::array();
   if (inspection.can_be_served)
-    json["served_with"] = {"cpu:bf16", "cpu:f32", "cpu:int8", "reference"};
+    json["served_with"] = {"cpu:bf16", "cpu:f32", "cpu:int8", "cpu:int4", "reference"};
   json["spec"] = SpecToJson(inspection.spec);
   std::printf("%s\n", json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }

@@ -61,6 +61,10 @@ std::vector<Setting> Settings() {
            {.device = {.device = "cpu", .threads = 2}, .format = kernels::WeightFormat::kInt8}},
           {"reference_int8",
            {.device = {.device = "reference"}, .format = kernels::WeightFormat::kInt8}},
+          {"cpu_int4",
+           {.device = {.device = "cpu", .threads = 2}, .format = kernels::WeightFormat::kInt4}},
+          {"reference_int4",
+           {.device = {.device = "reference"}, .format = kernels::WeightFormat::kInt4}},
           {"cpu_scalar_bf16",
            {.device = {.device = "cpu", .threads = 1, .isa = "scalar"}, .format = bf16}}};
 }

@@ -126,8 +126,10 @@ TEST(ServerConfigTest, WeightsBecomeAFormat) {
   EXPECT_EQ(config->engine.weights, kernels::WeightFormat::kBF16);
   EXPECT_EQ(Parse({"serve", "--model=/m", "--weights=int8"})->engine.weights,
             kernels::WeightFormat::kInt8);
-  EXPECT_THAT(ErrorOf({"serve", "--model=/m", "--weights=int4"}),
-              HasSubstr("auto, f32, bf16, int8"));
+  EXPECT_EQ(Parse({"serve", "--model=/m", "--weights=int4"})->engine.weights,
+            kernels::WeightFormat::kInt4);
+  EXPECT_THAT(ErrorOf({"serve", "--model=/m", "--weights=int2"}),
+              HasSubstr("auto, f32, bf16, int8, int4"));
 }
 
 TEST(ServerConfigTest, BenchQualityIsACommandOfTwoWords) {
