@@ -1,0 +1,158 @@
+"""Sluice against other engines on the same random weights, row by row, as one Markdown table.
+
+Before a row is timed, the peer answers greedily and Sluice says what it would have answered at each place: where they
+do not agree, it is not the same computation and the row is refused. Engines take turns (A B B A); a round is left out
+when the bandwidth of memory moved by more than 5 % or the hypervisor took more than 1 %. --prepare writes the models.
+
+  tools/bench/compare_peer.py --models /tmp/peers --prepare olmoe-int8
+  tools/bench/compare_peer.py --models /tmp/peers --llama-cpp LLAMA_CPP/build/bin/libllama.so olmoe-int8 moeut
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engines import LlamaCpp, Load, ROOT, Sluice, Torch
+from rounds import HEADER, Machine, compare, limits, table
+
+PROVED = 64  # tokens
+
+
+@dataclass(frozen=True)
+class Row:
+    shape: str
+    layers: int                  # enough to leave the caches, few enough to be done in minutes
+    load: Load
+    weights: tuple[str, ...]     # of Sluice
+    gguf: str = ""               # type of the file that Sluice and llama.cpp read; empty: the checkpoint itself
+    torch: bool = False
+    twin: str = ""               # shape that Sluice runs as the peer
+    agreement: float = 0.9       # least share of equal tokens; int8 rounds otherwise than Q8_0
+
+
+ROWS = {
+    "olmoe-int8": Row("olmoe", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75),
+    "olmoe-bf16": Row("olmoe", 4, Load([512, 2048], [1], 512, 33), ("bf16",), gguf="BF16"),
+    "llama-int8": Row("llama-1b", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75),
+    "llama-bf16": Row("llama-1b", 4, Load([512, 2048], [1, 8], 512, 33), ("bf16",), gguf="BF16", torch=True),
+    "mod": Row("mod-1.4b", 6, Load([512, 2048], [1, 8, 32], 512, 33), ("bf16",), twin="dense-1.4b"),
+    "moeut": Row("moeut-244m", 18, Load([512], [1, 32], 128, 33), ("bf16", "int8"), torch=True, agreement=0.75),
+}
+
+
+def files(row: Row, models: Path) -> dict[str, Path]:
+    base = f"{row.shape}-{row.layers}"
+    found = {"checkpoint": models / base}
+    if row.gguf:
+        found["gguf"] = models / f"{base}-{row.gguf.lower()}.gguf"
+    if row.twin:
+        found["twin"] = models / f"{row.twin}-{row.layers}"
+    return found
+
+
+def prepare(row: Row, models: Path) -> None:
+    def run(script: str, *words) -> None:
+        subprocess.run([sys.executable, ROOT / "tools" / "bench" / script, *map(str, words)], check=True)
+
+    paths = files(row, models)
+    needed = ["checkpoint"] if row.torch or not row.gguf or not paths["gguf"].exists() else []
+    for kind, shape in (("checkpoint", row.shape), ("twin", row.twin)):
+        if (kind in needed or kind == "twin" and row.twin) and not (paths[kind] / "config.json").exists():
+            run("random_checkpoint.py", shape, paths[kind], "--layers", row.layers)
+    if row.gguf and not paths["gguf"].exists():
+        run("export_gguf.py", paths["checkpoint"], row.gguf, paths["gguf"])
+
+
+def engines(row: Row, args: argparse.Namespace) -> tuple[list, list]:
+    paths = files(row, args.models)
+    ours = [Sluice(f"sluice {weights}", paths.get("gguf", paths["checkpoint"]), args.threads, weights, args.binary)
+            for weights in row.weights]
+    peers: list = []
+    if row.twin:
+        peers.append(Sluice(f"sluice {row.weights[0]} on {row.twin}", paths["twin"], args.threads, row.weights[0],
+                            args.binary))
+    for name, library in (("llama.cpp", args.llama_cpp), ("ik_llama.cpp", args.ik_llama_cpp)):
+        if row.gguf and library:
+            peers.append(LlamaCpp(f"{name} {row.gguf}", library, paths["gguf"], args.threads))
+    if row.torch and not args.no_torch:
+        peers.append(Torch(paths["checkpoint"], args.threads))
+    return ours, peers
+
+
+def prove(name: str, row: Row, ours: list, peers: list) -> None:
+    generator = random.Random(1)
+    prompt = [generator.randrange(1000) for _ in range(16)]
+    for peer in peers:
+        if isinstance(peer, Sluice):
+            continue  # another model on purpose
+        answer = peer.greedy(prompt, PROVED)
+        for mine in ours:
+            expected = mine.next_tokens(prompt + answer)[len(prompt) - 1:]
+            equal = sum(a == b for a, b in zip(answer, expected))
+            print(f"{name}: {mine.name} and {peer.name} agree on {equal} of {PROVED} greedy tokens "
+                  f"({len(set(answer))} different ones)", flush=True)
+            if equal < row.agreement * PROVED:
+                raise SystemExit(f"{name}: {mine.name} and {peer.name} do not compute the same: nothing is timed")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="of " + ", ".join(ROWS) + "; none: all")
+    parser.add_argument("--models", type=Path, required=True, help="where the checkpoints and GGUF files are")
+    parser.add_argument("--prepare", action="store_true", help="only write those that are missing")
+    parser.add_argument("--llama-cpp", type=Path, help="libllama.so")
+    parser.add_argument("--ik-llama-cpp", type=Path, help="its libllama.so")
+    parser.add_argument("--no-torch", action="store_true")
+    parser.add_argument("--layers", type=int, help="cut the models to so many")
+    parser.add_argument("--context", type=int, help="prompt of each sequence that decodes in a batch")
+    parser.add_argument("--output-tokens", type=int)
+    parser.add_argument("--prompts", type=lambda text: [int(n) for n in text.split(",") if n], help="lengths")
+    parser.add_argument("--batch-sizes", type=lambda text: [int(n) for n in text.split(",") if n])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--keep-noisy", action="store_true", help="rounds count whatever the machine did: to try it out")
+    parser.add_argument("--binary", type=Path, default=ROOT / "build" / "release" / "sluice")
+    args = parser.parse_args()
+    for name in args.rows:
+        if name not in ROWS:
+            parser.error(f"{name}: no such row; there are {', '.join(ROWS)}")
+    return args
+
+
+def chosen(name: str, args: argparse.Namespace) -> Row:
+    row = ROWS[name]
+    load = replace(row.load, **{field: value for field, value in (
+        ("context", args.context), ("output", args.output_tokens), ("prompts", args.prompts),
+        ("batches", args.batch_sizes)) if value is not None})
+    return replace(row, load=load, layers=args.layers or row.layers)
+
+
+def main() -> None:
+    args = arguments()
+    names = args.rows or list(ROWS)
+    if args.prepare:
+        for name in names:
+            prepare(chosen(name, args), args.models)
+        return
+    notes, lines, machine = limits(args.binary, args.threads), [], Machine(args.threads)
+    for name in names:
+        row, begin = chosen(name, args), time.monotonic()
+        ours, peers = engines(row, args)
+        if not peers:
+            print(f"{name}: no peer given, left out", flush=True)
+            continue
+        prove(name, row, ours, peers)
+        found, rejected = compare(ours + peers, row.load, args.rounds, machine, args.keep_noisy)
+        lines += table(f"{name}, {row.layers} layers", ours, peers, row.load, found, rejected)
+        print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
+    print(f"\n`{' '.join(['tools/bench/compare_peer.py', *sys.argv[1:]])}`\n")
+    print(f"{args.threads} threads; limits in this run: {'; '.join(notes)}\n")
+    print("\n".join([HEADER, *lines]))
+
+
+if __name__ == "__main__":
+    main()
