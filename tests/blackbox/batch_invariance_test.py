@@ -74,6 +74,9 @@ class BatchInvarianceTest(unittest.TestCase):
     def test_mod_int8_other_thread_count(self):
         self.compare("tiny-mod", ("--weights", "int8", "--threads", "1"), ("--weights", "int8", "--threads", "2"))
 
+    def test_mod_int4_other_thread_count(self):
+        self.compare("tiny-mod", ("--weights", "int4", "--threads", "1"), ("--weights", "int4", "--threads", "2"))
+
     def test_dense(self):
         self.compare("tiny-dense", (), ())
 

@@ -89,7 +89,8 @@ TEST(AllocationTest, TheCounterCounts) {
 }
 
 TEST(AllocationTest, AStepAllocatesNothing) {
-  for (const auto format : {kernels::WeightFormat::kF32, kernels::WeightFormat::kInt8}) {
+  for (const auto format :
+       {kernels::WeightFormat::kF32, kernels::WeightFormat::kInt8, kernels::WeightFormat::kInt4}) {
     for (uint32_t seed = 0; seed < 25; ++seed)
       EXPECT_EQ(AllocationsOfSteps(seed, format), 0) << kernels::Name(format) << " seed " << seed;
   }

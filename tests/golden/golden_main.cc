@@ -1,8 +1,10 @@
 // sluice-golden: holds golden folders against this build's numbers. What golden_test asserts, for
 // people and for folders from elsewhere.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <string>
 #include <vector>
@@ -14,7 +16,7 @@ namespace sluice {
 namespace {
 
 constexpr char kHelp[] =
-    "usage: sluice-golden [--device reference|cpu] [--weights f32|bf16|int8] FOLDER...\n"
+    "usage: sluice-golden [--device reference|cpu] [--weights f32|bf16|int8|int4] FOLDER...\n"
     "Runs the model of each folder (of tests/golden or shared/goldens) and compares every layer "
     "with\n"
     "expected.safetensors; models that are causal per token also in chunks, token by token and\n"
@@ -82,10 +84,13 @@ int Main(const std::vector<std::string>& arguments) {
       options.device = value;
       ++i;
     } else if (argument == "--weights") {
-      if (value != "f32" && value != "bf16" && value != "int8")
-        return Usage("--weights takes f32, bf16 or int8");
-      options.weights = value == "f32" ? kernels::WeightFormat::kF32 : kernels::WeightFormat::kBF16;
-      if (value == "int8") options.weights = kernels::WeightFormat::kInt8;
+      constexpr kernels::WeightFormat kFormats[] = {
+          kernels::WeightFormat::kF32, kernels::WeightFormat::kBF16, kernels::WeightFormat::kInt8,
+          kernels::WeightFormat::kInt4};
+      const auto* format = std::find_if(std::begin(kFormats), std::end(kFormats),
+                                        [&](auto each) { return value == kernels::Name(each); });
+      if (format == std::end(kFormats)) return Usage("--weights takes f32, bf16, int8 or int4");
+      options.weights = *format;
       ++i;
     } else if (argument.rfind("--", 0) == 0) {
       return Usage("unknown option " + argument);

@@ -23,9 +23,11 @@ using nlohmann::json;
 constexpr Tolerance kF32 = {1e-5f, 1e-6f};  // of the README of the shared fixtures
 constexpr Tolerance kBf16 = {4e-2f, 4e-2f};
 constexpr Tolerance kInt8 = {6e-2f, 6e-2f};
+constexpr Tolerance kInt4 = {5e-1f, 5e-1f};
 
 const Tolerance& ToleranceOf(kernels::WeightFormat format) {
   if (format == kernels::WeightFormat::kInt8) return kInt8;
+  if (format == kernels::WeightFormat::kInt4) return kInt4;
   return format == kernels::WeightFormat::kBF16 ? kBf16 : kF32;
 }
 
