@@ -96,8 +96,8 @@ class LlamaCpp:
         found = {f"prefill {row['prompt']}": row["prefill"] for row in rows[:len(load.prompts)]}
         return found | {f"decode {row['batch']}": row["decode"] for row in rows[len(load.prompts):]}
 
-    def greedy(self, prompt: list[int], count: int) -> list[int]:
-        return lines_of([*self.command(), f"--greedy={','.join(map(str, prompt))}", f"--output-tokens={count}"])[0]
+    def next_tokens(self, ids: list[int]) -> list[int]:
+        return lines_of([*self.command(), f"--next-of={','.join(map(str, ids))}"])[0]
 
 
 class Torch:
@@ -151,10 +151,7 @@ class Torch:
         found = {f"prefill {prompt}": self.time(1, prompt, 2)[0] for prompt in load.prompts}
         return found | {f"decode {batch}": self.time(batch, load.context, load.output)[1] for batch in load.batches}
 
-    def greedy(self, prompt: list[int], count: int) -> list[int]:
-        step, found, ids = self.start(1, len(prompt) + count), [], [prompt]
+    def next_tokens(self, ids: list[int]) -> list[int]:
+        step = self.start(1, len(ids))
         with self.torch.no_grad():
-            for _ in range(count):
-                found.append(int(step(self.torch.tensor(ids)).argmax()))
-                ids = [[found[-1]]]
-        return found
+            return [int(step(self.torch.tensor([[token]])).argmax()) for token in ids]

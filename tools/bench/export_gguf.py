@@ -49,7 +49,8 @@ def published(file: safe_open) -> dict[str, list[str]]:
 def export(directory: Path, kind: Type, out: Path) -> None:
     config = AutoConfig.from_pretrained(directory)
     architecture, permutes = next((row[2], row[4]) for row in MODELS.values() if row[0] == config.model_type)
-    writer = gguf.GGUFWriter(out, architecture)
+    half = out.with_suffix(".part")  # so that what was interrupted is not taken for a model
+    writer = gguf.GGUFWriter(half, architecture)
     keys(writer, config, architecture)
     tokens(writer, directory, config.vocab_size)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], config.num_hidden_layers)
@@ -70,6 +71,7 @@ def export(directory: Path, kind: Type, out: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    half.rename(out)
     print(f"{out}: {out.stat().st_size / 1e6:.0f} MB")
 
 

@@ -1,4 +1,4 @@
-"""llama.cpp by its C interface: speed of prompts and of batches, or the greedy answer to a prompt.
+"""llama.cpp by its C interface: speed of prompts and of batches, or the likeliest next tokens.
 
 LIB is libllama.so of any build of llama.cpp or ik_llama.cpp; of its parameters only those are set that every version
 has. Random tokens, as its own batched-bench feeds; flash attention as the library decides.
@@ -107,16 +107,12 @@ class LlamaCpp:
         return {"batch": batch, "prompt": prompt, "prefill": batch * prompt / (prefilled - begin),
                 "decode": batch * (output - 1) / (end - prefilled) if output > 1 else None}
 
-    def greedy(self, prompt: list[int], count: int) -> list[int]:
+    def next_tokens(self, ids: list[int]) -> list[int]:
+        """What greedy decoding would take after each token."""
         self.clear()
-        rows = [(token, i, 0, i == len(prompt) - 1) for i, token in enumerate(prompt)]
-        found: list[int] = []
-        for _ in range(count):
-            self.decode(rows)
-            logits = np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self.context, -1), (self.vocab_size,))
-            found.append(int(logits.argmax()))
-            rows = [(found[-1], len(prompt) + len(found) - 1, 0, True)]
-        return found
+        self.decode([(token, i, 0, True) for i, token in enumerate(ids)])
+        rows = (self.lib.llama_get_logits_ith(self.context, i) for i in range(len(ids)))
+        return [int(np.ctypeslib.as_array(row, (self.vocab_size,)).argmax()) for row in rows]
 
 
 def numbers(text: str) -> list[int]:
@@ -133,12 +129,12 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=512, help="prompt of every sequence of a batch")
     parser.add_argument("--output-tokens", type=int, default=32)
     parser.add_argument("--ubatch", type=int, default=2048, help="rows computed at once")
-    parser.add_argument("--greedy", type=numbers, help="token ids to go on from")
+    parser.add_argument("--next-of", type=numbers, help="token ids: only print what is likeliest after each")
     args = parser.parse_args()
-    longest = max([*args.prompts, args.context + args.output_tokens, len(args.greedy or []) + args.output_tokens])
+    longest = max([*args.prompts, args.context + args.output_tokens, len(args.next_of or [])])
     model = LlamaCpp(args.library, args.model, args.threads, longest, max([1, *args.batch_sizes]), args.ubatch)
-    if args.greedy:
-        print(json.dumps(model.greedy(args.greedy, args.output_tokens)))
+    if args.next_of:
+        print(json.dumps(model.next_tokens(args.next_of)))
         return
     model.time(1, 64, 4)  # warm-up
     for prompt in args.prompts:
