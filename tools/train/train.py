@@ -161,8 +161,10 @@ def train(run: Run, args: argparse.Namespace) -> None:
     valid = Windows(np.load(args.valid, mmap_mode="r"), length, rows, seed=0)
     planned = Schedule(options["total_steps"], options["warmup_steps"], options["cooldown_first"])
     curve, checkpoint = args.out / "loss_curve.csv", args.out / "checkpoint.pt"
-    if not curve.exists():
-        curve.write_text(",".join(COLUMNS) + "\n")
+    # What an earlier call wrote after its last checkpoint is done again.
+    written = curve.read_text().splitlines()[1:] if curve.exists() else []
+    kept = [line for line in written if int(line.split(",")[0]) <= run.step]
+    curve.write_text("".join(line + "\n" for line in [",".join(COLUMNS), *kept]))
     recent, started, first_step = [], time.monotonic(), run.step
     last_save = started
     while True:
