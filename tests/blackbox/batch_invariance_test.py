@@ -116,7 +116,7 @@ class BatchInvarianceTest(unittest.TestCase):
     def test_every_instruction_set_and_weight_format(self):
         lacking = []
         for isa in ("scalar", "avx2", "avx512", "amx"):
-            for weights in ("f32", "bf16", "int8"):
+            for weights in ("f32", "bf16", "int8", "int4"):
                 flags = ("--isa", isa, "--weights", weights)
                 with self.subTest(isa=isa, weights=weights), golden_models.served("mixtral") as model:
                     try:
