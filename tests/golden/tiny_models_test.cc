@@ -3,6 +3,7 @@
 // takes.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <string>
@@ -73,15 +74,16 @@ TEST_P(TinyModelTest, MatchesItsTrainingCode) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models,
-                         TinyModelTest,
-                         ::testing::Combine(::testing::Values("tiny-mod", "tiny-dense"),
-                                            ::testing::ValuesIn(kVariants)),
-                         [](const auto& param) {
-                           std::string name = std::get<0>(param.param);
-                           name[4] = '_';
-                           return absl::StrCat(name, "_", std::get<1>(param.param).name);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Models,
+    TinyModelTest,
+    ::testing::Combine(::testing::Values("tiny-mod", "tiny-dense", "tiny-dense-5", "tiny-moe"),
+                       ::testing::ValuesIn(kVariants)),
+    [](const auto& param) {
+      std::string name = std::get<0>(param.param);
+      std::replace(name.begin(), name.end(), '-', '_');
+      return absl::StrCat(name, "_", std::get<1>(param.param).name);
+    });
 
 }  // namespace
 }  // namespace sluice
