@@ -35,6 +35,7 @@ TEST(ChatTemplateLimitsTest, HostileTemplatesAreRefused) {
       Repeat("{% if 1 %}", 20000),
       "{{ 'a' | map(" + Repeat("'map',", 30000) + "'upper') | list }}",
       "{{ '" + Repeat("a", 200000) + "' * 100000 }}",
+      "{{ ('a' ~ messages[0].content[0]) * 4000000 }}",  // 8 MB, whose marks would be 64
       "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(1000) %}{% set ns.x = ns.x ~ ns.x "
       "%}{% endfor %}",
       "{% set ns = namespace(x=[]) %}{% for i in range(100000) %}{% set ns.x = [ns.x] %}{% endfor "

@@ -67,7 +67,7 @@ JinjaInterpreter::FlowResult JinjaInterpreter::ExecuteStatement(const JinjaState
 }
 
 absl::Status JinjaInterpreter::Emit(const TemplateText& text) {
-  RETURN_IF_ERROR(budget_.Bytes(text.size()));
+  RETURN_IF_ERROR(budget_.Bytes(text.stored_bytes()));
   outputs_.back().Append(text);
   if (outputs_.back().size() <= settings_.max_output_bytes) return absl::OkStatus();
   return JinjaError("output limit exceeded");

@@ -85,17 +85,18 @@ JinjaResult FloatArithmetic(JinjaOperator op, double a, double b) {
 JinjaResult Concatenate(const JinjaValue& left, const JinjaValue& right, JinjaBudget& budget) {
   ASSIGN_OR_RETURN(TemplateText text, JinjaToText(left, budget));
   ASSIGN_OR_RETURN(const TemplateText tail, JinjaToText(right, budget));
-  RETURN_IF_ERROR(budget.Bytes(text.size() + tail.size()));
+  RETURN_IF_ERROR(budget.Bytes(text.stored_bytes() + tail.stored_bytes()));
   text.Append(tail);
   return JinjaValue::Text(std::move(text));
 }
 
 JinjaResult Repeat(const JinjaValue& value, int64_t count, JinjaBudget& budget) {
   const TemplateText* text = value.text();
-  const size_t size = text != nullptr ? text->size() : value.list()->items.size();
+  const size_t size =
+      text != nullptr ? text->stored_bytes() : value.list()->items.size() * sizeof(JinjaValue);
   const size_t times = count > 0 ? static_cast<size_t>(count) : 0;
   if (size > 0 && times > (size_t{1} << 32) / size) return JinjaError("text limit exceeded");
-  RETURN_IF_ERROR(budget.Bytes(size * times * (text != nullptr ? 1 : sizeof(JinjaValue))));
+  RETURN_IF_ERROR(budget.Bytes(size * times));
   if (text != nullptr) {
     TemplateText repeated;
     for (size_t i = 0; size > 0 && i < times; ++i) repeated.Append(*text);

@@ -122,7 +122,7 @@ JinjaResult Join(const JinjaCall& call) {
       ASSIGN_OR_RETURN(item, JinjaAttributePath(item, attribute.text(), call.budget));
     }
     ASSIGN_OR_RETURN(const TemplateText text, JinjaToText(item, call.budget));
-    RETURN_IF_ERROR(call.budget.Bytes(separator.size() + text.size()));
+    RETURN_IF_ERROR(call.budget.Bytes(separator.stored_bytes() + text.stored_bytes()));
     if (i > 0) joined.Append(separator);
     joined.Append(text);
   }

@@ -103,7 +103,7 @@ absl::StatusOr<TemplateText> ReplaceText(const TemplateText& text,
   size_t begin = 0;
   size_t found = FindText(text.text(), from, 0);
   for (int64_t count = 0; found != kNowhere && (max_count < 0 || count < max_count); ++count) {
-    RETURN_IF_ERROR(budget.Bytes(to.size()));
+    RETURN_IF_ERROR(budget.Bytes(to.stored_bytes()));
     result.Append(text.Substring(begin, found));
     result.Append(to);
     begin = found + from.size();

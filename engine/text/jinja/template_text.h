@@ -23,6 +23,8 @@ class TemplateText {
   const std::string& text() const { return text_; }
   size_t size() const { return text_.size(); }
   bool empty() const { return text_.empty(); }
+  // With its marks, which can weigh more than a text that changes its origin at every byte.
+  size_t stored_bytes() const { return text_.size() + spans_.size() * sizeof(Span); }
   // The parts that came out of a message: in order, not empty, not touching.
   const std::vector<Span>& message_spans() const { return spans_; }
   bool from_message() const { return !spans_.empty(); }
