@@ -1,10 +1,13 @@
 // `sluice bench serve`: the same load on any OpenAI-compatible server.
+#include <sys/resource.h>
+
 #include <csignal>
 #include <cstdio>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/json_reader.h"
 #include "engine/status_macros.h"
 #include "server/commands/commands.h"
 #include "server/load/load_report.h"
@@ -44,11 +47,22 @@ absl::StatusOr<PromptSource> MakePrompts(const ServerConfig& config) {
   return PromptSource::TokenIds(tokens, config.load.vocab_size, seed);
 }
 
+// A connection for each request in flight: as many as the system allows.
+void RaiseFileLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 // Unavailable when no request was answered.
 absl::Status BenchServe(const ServerConfig& config) {
   ASSIGN_OR_RETURN(LoadTarget target, MakeTarget(config.load));
   ASSIGN_OR_RETURN(PromptSource prompts, MakePrompts(config));
   const LoadPlan plan = MakePlan(config);
+  if (!IsValidUtf8(plan.model)) {
+    return absl::InvalidArgumentError("--served-model-name: not valid UTF-8");
+  }
   const LatencyObjective objective{.ttft_ms = config.load.slo_ttft_ms,
                                    .itl_ms = config.load.slo_itl_ms};
   LoadRun run(std::move(target), plan, std::move(prompts));
@@ -70,6 +84,7 @@ absl::Status BenchServe(const ServerConfig& config) {
 
 int RunBenchServe(const ServerConfig& config) {
   std::signal(SIGPIPE, SIG_IGN);  // a server that goes away is a result
+  RaiseFileLimit();
   const absl::Status status = BenchServe(config);
   if (status.ok()) return kExitOk;
   std::fprintf(stderr, "sluice bench serve: %s\n", std::string(status.message()).c_str());

@@ -83,7 +83,13 @@ asio::awaitable<HttpExchange::Result> HttpExchange::Run(const std::string& bytes
   boost::system::error_code error;
   WaitAtMost(std::min(kConnectLimit, target_.timeout));
   // Opened here, because the timer looks whether it is.
-  socket_.open(target_.endpoints.front().protocol(), error);
+  for (const auto& endpoint : target_.endpoints) {
+    socket_.open(endpoint.protocol(), error);
+    if (!error) break;
+  }
+  if (error) {
+    co_return Ended(RequestEnd::kConnect, absl::StrCat("cannot open a socket: ", error.message()));
+  }
   Watch();
   endpoint_ = co_await asio::async_connect(socket_, target_.endpoints,
                                            asio::redirect_error(asio::use_awaitable, error));
@@ -119,11 +125,11 @@ asio::awaitable<HttpExchange::Result> HttpExchange::ReadAnswer(const OnBody& on_
     if (error) break;
     const absl::Status status = reader_.Feed({buffer_.data(), count}, use);
     if (is_abandoned) break;
-    if (is_complete) continue;
+    if (is_complete && !status.ok()) break;
     if (!status.ok()) co_return Ended(RequestEnd::kMalformed, std::string(status.message()));
   }
   if (is_complete || is_abandoned) {
-    timed_out_ = false;
+    timed_out_ = cancelled_ = false;
     co_return Ended(RequestEnd::kAnswered, "");
   }
   const absl::Status status = reader_.End();

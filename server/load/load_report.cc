@@ -17,8 +17,10 @@ bool IsGood(const RequestRecord& record, const LatencyObjective& objective) {
   if (record.chunks == 0 ||
       ToDoubleMilliseconds(record.first_token - record.due) > objective.ttft_ms)
     return false;
-  std::vector<double> gaps(record.gaps_ms.begin(), record.gaps_ms.end());
-  return gaps.empty() || Summarize(std::move(gaps)).p99 <= objective.itl_ms;
+  const auto late = std::count_if(record.gaps_ms.begin(), record.gaps_ms.end(), [&](auto gap) {
+    return static_cast<double>(gap) > objective.itl_ms;
+  });
+  return 100 * late <= static_cast<int64_t>(record.gaps_ms.size());
 }
 
 // The latencies of all requests, before they are summed up.
@@ -105,7 +107,8 @@ LoadReport MakeLoadReport(const LoadMeasurement& measurement,
     latencies.Add(record);
     report.output_tokens += record.output_tokens();
     chunks += record.chunks;
-    if (record.output_tokens() < plan.output_tokens) ++report.short_answers;
+    if (record.completion_tokens.has_value() && record.output_tokens() < plan.output_tokens)
+      ++report.short_answers;
     if (IsGood(record, objective)) ++report.good;
     if (!record.prompt_tokens.has_value()) continue;
     ++counted_prompts;

@@ -79,6 +79,7 @@ void LoadRun::RunAll() {
 }
 
 asio::awaitable<void> LoadRun::Send(int64_t index, absl::Duration due) {
+  if (interrupted_) co_return;  // between its start and this line
   const std::string bytes = RequestBytes(target_, "/v1/completions", Body(index));
   RequestRecord record;
   record.due = due;
@@ -86,6 +87,7 @@ asio::awaitable<void> LoadRun::Send(int64_t index, absl::Duration due) {
   CompletionStream stream(record, plan_.output_tokens + kSpareChunks);
   const HttpExchange::OnBody on_body = [&](int status, std::string_view piece) {
     const bool is_new = stream.Feed(status, piece, Now());
+    record.ended = Now();
     if (!stream.is_over()) {
       return is_new ? HttpExchange::BodyUse::kProgress : HttpExchange::BodyUse::kNothingNew;
     }
@@ -97,7 +99,8 @@ asio::awaitable<void> LoadRun::Send(int64_t index, absl::Duration due) {
   most_in_flight_ = std::max(most_in_flight_, static_cast<int32_t>(exchanges_.size()));
   HttpExchange::Result result = co_await exchange->Run(bytes, on_body);
   exchanges_.erase(exchange);
-  record.ended = Now();
+  // A server that closes late has answered when it said so.
+  if (result.end != RequestEnd::kAnswered || record.ended < record.sent) record.ended = Now();
   record.http_status = result.status;
   if (result.end == RequestEnd::kAnswered) {
     stream.End(result.status);
@@ -182,6 +185,7 @@ RequestRecord LoadRun::Try(const ServerTraits& traits) {
   origin_ = SteadyClock().Now();
   Start(Send(int64_t{plan_.requests} + plan_.warmup_requests, absl::ZeroDuration()));
   RunAll();
+  if (records_.empty()) return {.end = RequestEnd::kInterrupted, .message = "interrupted"};
   return std::move(records_.front());
 }
 

@@ -214,6 +214,22 @@ TEST(LoadReportTest, GoodputCountsRequestsThatMeetBothObjectives) {
   EXPECT_THAT(ToText(report, plan, ServerTraits{.model = "m"}, objective), HasSubstr("429: full"));
 }
 
+TEST(LoadReportTest, OneGapInAHundredMayBeLate) {
+  const auto good = [](size_t in_time, size_t late) {
+    RequestRecord record = Answered(0, 10, {});
+    record.gaps_ms.assign(in_time, 10.0f);
+    record.gaps_ms.insert(record.gaps_ms.end(), late, 400.0f);
+    const LoadPlan plan{.requests = 1, .concurrency = 1, .output_tokens = 3};
+    return MakeLoadReport({.records = {record}, .elapsed = absl::Seconds(1)}, plan,
+                          {.ttft_ms = 100, .itl_ms = 200})
+        .good;
+  };
+  EXPECT_EQ(good(62, 1), 0);
+  EXPECT_EQ(good(99, 1), 1);
+  EXPECT_EQ(good(198, 2), 1);
+  EXPECT_EQ(good(197, 3), 0);
+}
+
 TEST(LoadReportTest, TokensAreThoseTheServerCountsAndShortAnswersAreSaid) {
   RequestRecord record = Answered(0, 1, {10, 10});
   record.completion_tokens = 5;  // in three chunks

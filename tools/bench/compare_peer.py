@@ -101,10 +101,10 @@ def prove(name: str, row: Row, ours: list, peers: list) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help="of " + ", ".join(ROWS) + "; none: all")
-    parser.add_argument("--models", type=Path, required=True, help="where the checkpoints and GGUF files are")
+    parser.add_argument("--models", type=resolved, required=True, help="where the checkpoints and GGUF files are")
     parser.add_argument("--prepare", action="store_true", help="only write those that are missing")
-    parser.add_argument("--llama-cpp", type=Path, help="libllama.so")
-    parser.add_argument("--ik-llama-cpp", type=Path, help="its libllama.so")
+    parser.add_argument("--llama-cpp", type=resolved, help="libllama.so")
+    parser.add_argument("--ik-llama-cpp", type=resolved, help="its libllama.so")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--layers", type=int, help="cut the models to so many")
     parser.add_argument("--context", type=int, help="prompt of each sequence that decodes in a batch")
@@ -128,6 +128,11 @@ def chosen(name: str, args: argparse.Namespace) -> Row:
         ("context", args.context), ("output", args.output_tokens), ("prompts", args.prompts),
         ("batches", args.batch_sizes)) if value is not None})
     return replace(row, load=load, layers=args.layers or row.layers)
+
+
+def resolved(text: str) -> Path:
+    """Neither the server's starter nor the loader of libraries looks from here."""
+    return Path(text).resolve()
 
 
 def main() -> None:
