@@ -53,10 +53,12 @@ int32_t ChunkRows(const EngineConfig& config,
     }
   }
   // C* = (P / BW) (b_w / 2) max(E / k, 1 / c): two operations a weight of b_w bytes and row.
-  // An int8 weight is half the bytes and twice the rate of a bf16 one: the same rows.
+  // An int8 weight is half the bytes and twice the rate of a bf16 one: the same rows. An int4 one
+  // has again half the bytes, and the rate of int8.
   const bool f32 = config.weights == kernels::WeightFormat::kF32;
   const double balance = BalanceOf(kernels, f32 ? "linear f32" : "linear bf16");
-  const double rows = balance * (f32 ? 4.0 : 2.0) / 2.0 * sparsity;
+  const bool int4 = config.weights == kernels::WeightFormat::kInt4;
+  const double rows = balance * (f32 ? 4.0 : int4 ? 1.0 : 2.0) / 2.0 * sparsity;
   const double tiles = std::ceil(std::min(rows, 1e6) / 64.0);
   const int32_t chunk = std::clamp(static_cast<int32_t>(tiles) * 64, kMinChunkRows, kMaxChunkRows);
   if (!ReadsWholePrompt(spec)) return chunk;

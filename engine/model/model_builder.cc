@@ -59,8 +59,7 @@ class ModelBuilder {
  private:
   const StackSpec& stack() const { return model_->spec_.decoder(); }
 
-  // int4 there nearly doubles the KL divergence that it costs everywhere else (README.md says how
-  // that is measured).
+  // The error of the head goes straight into the logits, nothing after it evens it out.
   WeightFormat HeadFormat() const {
     return loader_.format() == WeightFormat::kInt4 ? WeightFormat::kInt8 : loader_.format();
   }

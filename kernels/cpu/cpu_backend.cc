@@ -81,11 +81,12 @@ std::vector<KernelChoice> CpuBackend::Kernels() const {
   std::string int4 = selection_.int8.family.name;
   if (few.tile != nullptr && few.name != int4)
     int4 = absl::StrCat(few.name, " up to ", few.max_rows, " rows, then ", int4);
-  return {{"linear f32", selection_.f32.family.name, selection_.f32.reason},
-          {"linear bf16", selection_.bf16.family.name, selection_.bf16.reason},
-          {"linear int8", selection_.int8.family.name, selection_.int8.reason},
-          {"linear int4", int4, selection_.int8.reason},
-          {"attention, norm, activation", selection_.vector->name, features_.reason}};
+  return {
+      {"linear f32", selection_.f32.family.name, selection_.f32.reason},
+      {"linear bf16", selection_.bf16.family.name, selection_.bf16.reason},
+      {"linear int8", selection_.int8.family.name, selection_.int8.reason},
+      {"linear int4", int4, few.tile == nullptr ? selection_.int4.reason : selection_.int8.reason},
+      {"attention, norm, activation", selection_.vector->name, features_.reason}};
 }
 
 absl::StatusOr<Buffer> CpuBackend::Allocate(size_t bytes) { return AllocateHost(bytes); }

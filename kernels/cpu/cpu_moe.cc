@@ -153,8 +153,9 @@ void CpuBackend::RunMoeUp(const MoeFfnArgs& args,
   const void* w1 = BlockAt(rows.input, slice.w1, column, rows.expanded);
   const void* w3 = nullptr;
   if (args.experts->gated) {
-    int8_t* second = rows.expanded + kBlockColumns * slice.w1.k_padded;
-    w3 = BlockAt(rows.input, slice.w3, column, rows.expanded == nullptr ? nullptr : second);
+    int8_t* second =
+        rows.expanded == nullptr ? nullptr : rows.expanded + kBlockColumns * slice.w1.k_padded;
+    w3 = BlockAt(rows.input, slice.w3, column, second);
   }
   for (int32_t begin = 0; begin < rows.assignments.count; begin += family.max_rows) {
     const int32_t count = std::min(family.max_rows, rows.assignments.count - begin);

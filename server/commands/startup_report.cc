@@ -35,9 +35,10 @@ void StartupReport::Engine(const EngineReport& report) const {
     absl::StrAppend(&ops, ops.empty() ? "" : ", ", choice.op);
   }
   for (const auto& [kernel, ops] : ops_of) Line("kernel", absl::StrCat(kernel, ": ", ops));
-  Line("weights", absl::StrCat(report.weights, report.weights.starts_with("int")
-                                                   ? "; routers, gates, norms and biases in f32"
-                                                   : ""));
+  Line("weights",
+       absl::StrCat(
+           report.weights, report.weights == "int4" ? ", the head int8" : "",
+           report.weights.starts_with("int") ? "; routers, gates, norms and biases in f32" : ""));
   Line("threads", absl::StrCat(report.threads));
   Line("memory", absl::StrCat("weights ", HumanBytes(report.weight_bytes), ", keys and values ",
                               HumanBytes(report.kv_bytes), " = ", report.kv_tokens,

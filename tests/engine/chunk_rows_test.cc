@@ -53,6 +53,9 @@ TEST(ChunkRowsTest, SparserLayersWantLongerChunks) {
   EXPECT_EQ(Rows(LayerSpec(), "amx"), kMinChunkRows);
   EXPECT_EQ(Rows(ExpertLayer(64, 8), "amx"), 704);  // 88 * 8
   EXPECT_EQ(Rows(RoutedLayer(0.125), "amx"), 704);
+  EXPECT_EQ(Rows(ExpertLayer(128, 8), "amx"), 1408);
+  EXPECT_EQ(Rows(ExpertLayer(128, 8), "amx", kernels::WeightFormat::kInt8), 1408);
+  EXPECT_EQ(Rows(ExpertLayer(128, 8), "amx", kernels::WeightFormat::kInt4), 704);
   // Tiles multiply no f32: its own family counts.
   EXPECT_EQ(Rows(ExpertLayer(64, 8), "amx", kernels::WeightFormat::kF32), kMinChunkRows);
   EXPECT_EQ(Rows(ExpertLayer(512, 8), "amx", kernels::WeightFormat::kF32), 704);  // 11 * 64

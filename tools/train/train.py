@@ -163,7 +163,7 @@ def train(run: Run, args: argparse.Namespace) -> None:
     curve, checkpoint = args.out / "loss_curve.csv", args.out / "checkpoint.pt"
     # What an earlier call wrote after its last checkpoint is done again.
     written = curve.read_text().splitlines()[1:] if curve.exists() else []
-    kept = [line for line in written if int(line.split(",")[0]) <= run.step]
+    kept = [line for line in written if line.count(",") == len(COLUMNS) - 1 and int(line.split(",")[0]) <= run.step]
     curve.write_text("".join(line + "\n" for line in [",".join(COLUMNS), *kept]))
     recent, started, first_step = [], time.monotonic(), run.step
     last_save = started
