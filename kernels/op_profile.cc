@@ -14,7 +14,7 @@ double Seconds(Clock::duration duration) { return std::chrono::duration<double>(
 
 OpCost LinearCost(const LinearArgs& args) {
   const PackedMatrix& weight = *args.weight;
-  OpCost cost{.op = "linear", .label = weight.label};
+  OpCost cost{.op = "linear", .label = weight.label, .weights = weight.format};
   if (args.x_rows.count == 0) return cost;
   cost.bytes = static_cast<double>(weight.bytes());
   cost.operations = 2.0 * args.x_rows.count * static_cast<double>(weight.n * weight.k);
@@ -25,6 +25,7 @@ OpCost ExpertLinearCost(const ExpertLinearArgs& args) {
   OpCost cost{.op = "expert_linear"};
   if (args.weights.empty()) return cost;
   cost.label = args.weights[0].label;
+  cost.weights = args.weights[0].format;
   std::vector<bool> touched(args.weights.size(), false);
   for (int32_t a = 0; a < args.count; ++a) {
     const auto expert = static_cast<size_t>(args.expert[a]);
@@ -38,7 +39,7 @@ OpCost ExpertLinearCost(const ExpertLinearArgs& args) {
 
 OpCost MoeCost(const MoeFfnArgs& args) {
   const PackedExperts& experts = *args.experts;
-  OpCost cost{.op = "moe_ffn", .label = experts.label};
+  OpCost cost{.op = "moe_ffn", .label = experts.label, .weights = experts.format};
   std::vector<bool> touched(static_cast<size_t>(experts.num_experts), false);
   const double products = experts.gated ? 3.0 : 2.0;
   for (int64_t a = 0; a < int64_t{args.x_rows.count} * args.top_k; ++a) {

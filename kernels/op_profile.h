@@ -14,6 +14,7 @@ namespace sluice::kernels {
 struct OpCost {
   std::string_view op;     // "linear", "attention", ...; lives as long as the program
   std::string_view label;  // of its weight, which it lives as long as; empty where it has none
+  WeightFormat weights = WeightFormat::kF32;  // without any: what it computes in
   int64_t calls = 0;
   double seconds = 0.0;
   // Weights read once a call, keys and values once a call and sequence. Activations are not

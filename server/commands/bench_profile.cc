@@ -24,6 +24,7 @@ namespace {
 using kernels::MachineLimits;
 using kernels::OpCost;
 using kernels::OpProfile;
+using kernels::WeightFormat;
 
 class Stopwatch {
  public:
@@ -205,14 +206,11 @@ class Profiler {
   int64_t steps_ = 0;
 };
 
-// The best peak of the units that products of these weights can use; everything else is f32.
-double PeakOf(const MachineLimits& limits, std::string_view weights) {
+// The best peak of the units that products of such weights can use; int4 becomes int8 on the way.
+double PeakOf(const MachineLimits& limits, WeightFormat weights) {
   const double f32 = limits.operations_per_second("f32");
-  return weights == "f32" ? f32 : std::max(f32, limits.operations_per_second(std::string(weights)));
-}
-
-double PeakOf(const MachineLimits& limits, std::string_view weights, const OpCost& op) {
-  return PeakOf(limits, op.op == "linear" ? weights : "f32");
+  const WeightFormat units = kernels::IsInteger(weights) ? WeightFormat::kInt8 : weights;
+  return std::max(f32, limits.operations_per_second(kernels::Name(units)));
 }
 
 nlohmann::json ToJson(const Account& account) {
@@ -221,6 +219,7 @@ nlohmann::json ToJson(const Account& account) {
   for (const OpCost& op : account.ops) {
     rows.push_back({{"op", op.op},
                     {"label", op.label},
+                    {"weights", kernels::Name(op.weights)},
                     {"calls", static_cast<double>(op.calls) / steps},
                     {"seconds", op.seconds / steps},
                     {"bytes", op.bytes / steps},
@@ -239,7 +238,7 @@ void PrintRow(const std::string& name, double calls, double seconds, double shar
   std::printf("  %-34s %7.1f %9.3f %6.1f%%", name.c_str(), calls, seconds * 1e3, share * 100);
 }
 
-void Print(const Account& account, const MachineLimits& limits, std::string_view weights) {
+void Print(const Account& account, const MachineLimits& limits) {
   const auto steps = static_cast<double>(account.steps);
   std::printf("\n%s: %.3f ms (mean of %d)\n", account.name.c_str(),
               account.wall_seconds / steps * 1e3, static_cast<int>(account.steps));
@@ -254,8 +253,7 @@ void Print(const Account& account, const MachineLimits& limits, std::string_view
       const double rate = op.operations / op.seconds;
       std::printf(" %9.2f %7.2f %5.0f%% %9.1f %8.1f %5.0f%%", op.bytes / steps / 1e6,
                   bytes_rate / 1e9, 100 * bytes_rate / limits.memory_bytes_per_second(),
-                  op.operations / steps / 1e6, rate / 1e9,
-                  100 * rate / PeakOf(limits, weights, op));
+                  op.operations / steps / 1e6, rate / 1e9, 100 * rate / PeakOf(limits, op.weights));
     }
     std::printf("\n");
   }
@@ -278,10 +276,12 @@ absl::Status Profile(const ServerConfig& config) {
   ASSIGN_OR_RETURN(const Account decode, profiler->Decode(config.profile, config.bench.rounds));
   ASSIGN_OR_RETURN(const Account prefill,
                    profiler->Prefill(config.bench.prompt_tokens, config.bench.rounds));
-  const std::string& weights = profiler->report().weights;
   if (config.print_json) {
     const nlohmann::json json = {{"memory_bytes_per_second", limits.memory_bytes_per_second()},
-                                 {"operations_per_second", PeakOf(limits, weights)},
+                                 {"operations_per_second",
+                                  {{"f32", PeakOf(limits, WeightFormat::kF32)},
+                                   {"bf16", PeakOf(limits, WeightFormat::kBF16)},
+                                   {"int8", PeakOf(limits, WeightFormat::kInt8)}}},
                                  {"handover_seconds", limits.handover_seconds},
                                  {"threads", limits.threads},
                                  {"accounts", {ToJson(decode), ToJson(prefill)}}};
@@ -290,14 +290,16 @@ absl::Status Profile(const ServerConfig& config) {
   }
   std::printf("%s\n", profiler->report().spec_line.c_str());
   std::printf(
-      "%d threads; measured just now: memory %.1f GB/s, peak %.0f GFLOP/s, hand-over %.2f us\n",
-      limits.threads, limits.memory_bytes_per_second() / 1e9, PeakOf(limits, weights) / 1e9,
-      limits.handover_seconds * 1e6);
+      "%d threads; measured just now: memory %.1f GB/s, peak %.0f GFLOP/s in f32, %.0f with bf16, "
+      "%.0f with int8 weights, hand-over %.2f us\n",
+      limits.threads, limits.memory_bytes_per_second() / 1e9,
+      PeakOf(limits, WeightFormat::kF32) / 1e9, PeakOf(limits, WeightFormat::kBF16) / 1e9,
+      PeakOf(limits, WeightFormat::kInt8) / 1e9, limits.handover_seconds * 1e6);
   std::printf(
       "decode: %d sequences of %d tokens; prefill: %d tokens. MB: weights, keys and values\n",
       config.profile.batch, config.profile.context, config.bench.prompt_tokens);
-  Print(decode, limits, weights);
-  Print(prefill, limits, weights);
+  Print(decode, limits);
+  Print(prefill, limits);
   return absl::OkStatus();
 }
 
