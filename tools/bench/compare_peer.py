@@ -32,6 +32,7 @@ class Row:
     torch: bool = False
     twin: str = ""               # shape that Sluice runs as the peer
     agreement: float = 0.9       # least share of equal tokens; int8 rounds otherwise than Q8_0
+    proved_in_f32: bool = False  # random experts in bf16 choose otherwise in every engine, and in PyTorch than in its f32
 
 
 ROWS = {
@@ -40,7 +41,7 @@ ROWS = {
     "llama-int8": Row("llama-1b", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75),
     "llama-bf16": Row("llama-1b", 4, Load([512, 2048], [1, 8], 512, 33), ("bf16",), gguf="BF16", torch=True),
     "mod": Row("mod-1.4b", 6, Load([512, 2048], [1, 8, 32], 512, 33), ("bf16",), twin="dense-1.4b"),
-    "moeut": Row("moeut-244m", 18, Load([512], [1, 32], 128, 33), ("bf16", "int8"), torch=True, agreement=0.75),
+    "moeut": Row("moeut-244m", 18, Load([512], [1, 32], 128, 33), ("bf16", "int8"), torch=True, proved_in_f32=True),
 }
 
 
@@ -83,9 +84,13 @@ def engines(row: Row, args: argparse.Namespace) -> tuple[list, list]:
     return ours, peers
 
 
-def prove(name: str, row: Row, ours: list, peers: list) -> None:
+def prove(name: str, row: Row, ours: list, peers: list, args: argparse.Namespace) -> None:
     generator = random.Random(1)
     ids = [generator.randrange(1000) for _ in range(PROVED + 1)]  # of any vocabulary
+    if row.proved_in_f32:
+        checkpoint = files(row, args.models)["checkpoint"]
+        ours = [replace(ours[0], name="sluice f32", weights="f32")]
+        peers = [Torch(checkpoint, args.threads, "float32")]
     for peer in peers:
         if isinstance(peer, Sluice):
             continue  # another model on purpose
@@ -149,7 +154,7 @@ def main() -> None:
         if not peers:
             print(f"{name}: no peer given, left out", flush=True)
             continue
-        prove(name, row, ours, peers)
+        prove(name, row, ours, peers, args)
         found, rejected = compare(ours + peers, row.load, args.rounds, machine, args.keep_noisy)
         lines += table(f"{name}, {row.layers} layers", ours, peers, row.load, found, rejected)
         print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)

@@ -101,9 +101,9 @@ class LlamaCpp:
 
 
 class Torch:
-    """transformers, or our MoEUT (moeut_torch.py): bf16, eager, with a key-value cache."""
+    """transformers, or our MoEUT (moeut_torch.py): eager, with a key-value cache."""
 
-    def __init__(self, model: Path, threads: int):
+    def __init__(self, model: Path, threads: int, dtype: str = "bfloat16"):
         import torch
         torch.set_num_threads(threads)
         self.torch = torch
@@ -113,10 +113,10 @@ class Torch:
         self.name = "PyTorch" if self.is_moeut else "transformers"
         if self.is_moeut:
             import moeut_torch
-            self.model = moeut_torch.load(model)
+            self.model = moeut_torch.load(model, getattr(torch, dtype))
         else:
             from transformers import AutoModelForCausalLM
-            self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+            self.model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
 
     def start(self, batch: int, positions: int):
         """A function from ids [batch, rows] to the last row's logits, which remembers what came before."""

@@ -146,8 +146,9 @@ GOLDEN_NAMES = {
 }
 
 
-def load(directory: Path) -> Moeut:
-    return Moeut(json.loads((directory / "config.json").read_text()), load_file(directory / "model.safetensors"))
+def load(directory: Path, dtype: torch.dtype) -> Moeut:
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(directory / "model.safetensors").items()}
+    return Moeut(json.loads((directory / "config.json").read_text()), weights)
 
 
 def check(folder: Path) -> None:
