@@ -23,7 +23,7 @@ struct CheckOptions {
 
 struct TensorResult {
   std::string name;
-  float worst = 0.0f;  // max |d|; of decisions: how many differ
+  float worst = 0.0f;  // max |d|; of decisions: how many differ; of rounded weights: relative rms
   float allowed = 0.0f;
   bool ok() const { return worst <= allowed; }  // false for NaN
 };

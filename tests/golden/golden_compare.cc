@@ -55,6 +55,17 @@ std::vector<bool> RowsRun(const std::vector<float>* hidden, size_t rows, size_t 
   return run;
 }
 
+// Infinite for vectors of different sizes.
+float RelativeRms(const std::vector<float>& actual, const std::vector<float>& wanted) {
+  if (actual.size() != wanted.size()) return INFINITY;
+  double off = 0.0, all = 0.0;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    off += std::pow(double{actual[i]} - double{wanted[i]}, 2.0);
+    all += std::pow(double{wanted[i]}, 2.0);
+  }
+  return off == 0.0 ? 0.0f : static_cast<float>(std::sqrt(off / all));
+}
+
 }  // namespace
 
 int32_t FirstOtherChoice(const std::vector<SequenceTrace>& traces,
@@ -155,7 +166,12 @@ void Comparison::Floats(const std::string& name,
   TensorResult result{prefix_ + name, INFINITY, Allowed(wanted, tolerance_.values)};
   if (const ExpectedTensor* chosen = Expected(kRowsOf + name); chosen != nullptr)
     LeaveOut(*chosen, tolerance_.rows > 0.0f, actual, wanted);
-  if (actual.size() == wanted.size()) result.worst = FindWorst(actual, wanted).error;
+  if (tolerance_.rms > 0.0f) {
+    result.worst = RelativeRms(actual, wanted);
+    result.allowed = tolerance_.rms;
+  } else if (actual.size() == wanted.size()) {
+    result.worst = FindWorst(actual, wanted).error;
+  }
   report_.tensors.push_back(std::move(result));
 }
 

@@ -25,7 +25,7 @@ constexpr char kHelp[] =
 
 void Print(const GoldenReport& report) {
   for (const TensorResult& tensor : report.tensors) {
-    std::printf("  %-24s max|d| %9.2e  allowed %9.2e  %s\n", tensor.name.c_str(),
+    std::printf("  %-24s error %9.2e  allowed %9.2e  %s\n", tensor.name.c_str(),
                 static_cast<double>(tensor.worst), static_cast<double>(tensor.allowed),
                 tensor.ok() ? "ok" : "MISS");
   }
