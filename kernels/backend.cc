@@ -69,6 +69,10 @@ void RunExpertRows(Backend& backend,
 
 }  // namespace
 
+void Backend::ForEach(int64_t count, absl::FunctionRef<void(int64_t)> task) {
+  for (int64_t i = 0; i < count; ++i) task(i);
+}
+
 int64_t Backend::MoeWorkspaceBytes(const PackedExperts& experts,
                                    int32_t max_rows,
                                    int32_t top_k) const {

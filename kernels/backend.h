@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "kernels/kv_span.h"
 #include "kernels/packed_matrix.h"
@@ -290,6 +291,18 @@ class Backend {
   // advised from 2 MiB up), zeroed.
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes) = 0;
 
+  // Runs task(i) for every i in [0, count) on the threads that the backend has: for reading and
+  // packing at load. The default runs them in order.
+  virtual void ForEach(int64_t count, absl::FunctionRef<void(int64_t)> task);
+
+  // A matrix whose values are filled by PackRows, or copied from one of the same shape that a
+  // backend with the same Kernels() packed. Errors as of Pack.
+  virtual absl::StatusOr<PackedMatrix> AllocateMatrix(int64_t n,
+                                                      int64_t k,
+                                                      WeightFormat format) = 0;
+  // Packs `rows`, which has the k of the matrix, as its outputs [first_row, first_row + rows.n).
+  // Tasks of ForEach may pack different rows of one matrix; nothing else may run beside them.
+  virtual void PackRows(const WeightSource& rows, int64_t first_row, PackedMatrix& matrix) = 0;
   // Packs `parts`, which have equal k, stacked along n. Used to fuse q|k|v and gate|up.
   // InvalidArgument for int8 and int4 with more than kMaxInt8Depth inputs.
   virtual absl::StatusOr<PackedMatrix> Pack(std::span<const WeightSource> parts,

@@ -50,7 +50,10 @@ inline float LargerMagnitude(float largest, float value) {
 
 inline int8_t ToInt8(float value, const Int8Scale& scale) {
   if (scale.inverse == 0.0f) return 0;
-  return static_cast<int8_t>(std::nearbyint(value * scale.inverse));
+  // Adding and taking away 1.5 * 2^23 rounds |x| < 2^22 to the nearest even integer, as nearbyint
+  // does, which is a call on machines without SSE4.1.
+  constexpr float kToInteger = 0x1.8p23f;
+  return static_cast<int8_t>(value * scale.inverse + kToInteger - kToInteger);
 }
 
 inline float Int8Product(int32_t sum, float input_scale, float weight_scale) {

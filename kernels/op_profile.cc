@@ -107,6 +107,15 @@ class ProfilingBackend final : public Backend {
   int num_threads() const override { return backend_->num_threads(); }
   std::vector<KernelChoice> Kernels() const override { return backend_->Kernels(); }
   absl::StatusOr<Buffer> Allocate(size_t bytes) override { return backend_->Allocate(bytes); }
+  void ForEach(int64_t count, absl::FunctionRef<void(int64_t)> task) override {
+    backend_->ForEach(count, task);
+  }
+  absl::StatusOr<PackedMatrix> AllocateMatrix(int64_t n, int64_t k, WeightFormat format) override {
+    return backend_->AllocateMatrix(n, k, format);
+  }
+  void PackRows(const WeightSource& rows, int64_t first_row, PackedMatrix& matrix) override {
+    backend_->PackRows(rows, first_row, matrix);
+  }
   absl::StatusOr<PackedMatrix> Pack(std::span<const WeightSource> parts,
                                     WeightFormat format) override {
     return backend_->Pack(parts, format);

@@ -91,6 +91,10 @@ std::vector<KernelChoice> CpuBackend::Kernels() const {
 
 absl::StatusOr<Buffer> CpuBackend::Allocate(size_t bytes) { return AllocateHost(bytes); }
 
+void CpuBackend::ForEach(int64_t count, absl::FunctionRef<void(int64_t)> task) {
+  pool_.ParallelFor(count, [&](int64_t index, int) { task(index); });
+}
+
 void CpuBackend::ReserveScratch(int32_t max_rows) {
   input_.Get<float>(std::max(max_rows, kExpertChunk) * max_k_);
   partial_.Get<float>(kExpertChunk * max_n_);

@@ -87,6 +87,9 @@ class CpuBackend final : public Backend {
   std::vector<KernelChoice> Kernels() const override;
 
   absl::StatusOr<Buffer> Allocate(size_t bytes) override;
+  void ForEach(int64_t count, absl::FunctionRef<void(int64_t)> task) override;
+  absl::StatusOr<PackedMatrix> AllocateMatrix(int64_t n, int64_t k, WeightFormat format) override;
+  void PackRows(const WeightSource& rows, int64_t first_row, PackedMatrix& matrix) override;
   absl::StatusOr<PackedMatrix> Pack(std::span<const WeightSource> parts,
                                     WeightFormat format) override;
   absl::StatusOr<PackedExperts> AllocateExperts(

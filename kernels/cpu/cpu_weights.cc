@@ -1,6 +1,8 @@
 // Packing of weights into the CPU layout (packed_layout.h), experts in slices, and Embed, which
 // reads it back.
 #include <algorithm>
+#include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -72,30 +74,65 @@ void QuantizeRowToInt4(const Element* from, int64_t step, int64_t row, const Pac
   matrix.sums()[row] = 128 * sum;
 }
 
+// Inputs [begin, end) of a row.
+struct InputRange {
+  int64_t begin = 0;  // even
+  int64_t end = 0;
+};
+
+// Pairs that lie together in the source as they do in the matrix.
+void CopyPairs(const BF16* from, InputRange range, BF16* to) {
+  int64_t k = range.begin;
+  for (; k + 1 < range.end; k += 2) std::memcpy(to + k * kBlockColumns, from + k, 2 * sizeof(BF16));
+  if (k < range.end) to[k * kBlockColumns] = from[k];
+}
+
 template <typename Element>
-void PackRow(const Element* from, int64_t step, int64_t row, const PackedMatrix& matrix) {
-  if (matrix.format == WeightFormat::kInt4) return QuantizeRowToInt4(from, step, row, matrix);
-  if (matrix.format == WeightFormat::kInt8) return QuantizeRow(from, step, row, matrix);
+void PackInputs(
+    const Element* from, int64_t step, int64_t row, InputRange range, const PackedMatrix& matrix) {
   void* data = const_cast<void*>(matrix.data);
   if (matrix.format == WeightFormat::kF32) {
     float* to = static_cast<float*>(data) + PackedOffsetF32(row, 0, matrix.k_padded);
-    for (int64_t k = 0; k < matrix.k; ++k) to[k * kBlockColumns] = Value(from[k * step]);
+    for (int64_t k = range.begin; k < range.end; ++k) to[k * kBlockColumns] = Value(from[k * step]);
     return;
   }
   BF16* to = static_cast<BF16*>(data) + PackedOffsetBf16(row, 0, matrix.k_padded);
-  for (int64_t k = 0; k < matrix.k; ++k) {
+  if constexpr (std::is_same_v<Element, BF16>) {
+    if (step == 1) return CopyPairs(from, range, to);
+  }
+  for (int64_t k = range.begin; k < range.end; ++k) {
     to[(k / 2) * 2 * kBlockColumns + k % 2] = ToBF16(Value(from[k * step]));
   }
 }
 
+// Neighbouring rows share the cache lines of a packed matrix, neighbouring inputs those of the
+// source: with so many inputs at a time both stay in the first cache for 64 rows.
+constexpr int64_t kInputsAtOnce = 32;
+
 template <typename Element>
-void PackRows(const WeightSource& source, const SourcePart& part, const PackedMatrix& matrix) {
+void PackSource(const WeightSource& source, const SourcePart& part, const PackedMatrix& matrix) {
   const auto* from = static_cast<const Element*>(source.data);
   const int64_t row_step = source.transposed ? 1 : source.k;
   const int64_t column_step = source.transposed ? source.n : 1;
-  for (int64_t r = 0; r < part.rows; ++r) {
-    const Element* row = from + (part.row + r) * row_step + part.column * column_step;
-    PackRow(row, column_step, part.target_row + r, matrix);
+  from += part.row * row_step + part.column * column_step;
+  if (IsInteger(matrix.format)) {
+    for (int64_t r = 0; r < part.rows; ++r) {
+      const Element* row = from + r * row_step;
+      if (matrix.format == WeightFormat::kInt4) {
+        QuantizeRowToInt4(row, column_step, part.target_row + r, matrix);
+      } else {
+        QuantizeRow(row, column_step, part.target_row + r, matrix);
+      }
+    }
+    return;
+  }
+  for (int64_t first = 0; first < part.rows; first += kBlockColumns) {
+    const int64_t last = std::min(part.rows, first + kBlockColumns);
+    for (int64_t k = 0; k < matrix.k; k += kInputsAtOnce) {
+      const InputRange range{k, std::min(matrix.k, k + kInputsAtOnce)};
+      for (int64_t r = first; r < last; ++r)
+        PackInputs(from + r * row_step, column_step, part.target_row + r, range, matrix);
+    }
   }
 }
 
@@ -104,11 +141,11 @@ void PackPart(const WeightSource& source, const SourcePart& part, const PackedMa
       << source.n << "x" << source.k;
   switch (source.dtype) {
     case DType::kF32:
-      return PackRows<float>(source, part, matrix);
+      return PackSource<float>(source, part, matrix);
     case DType::kBF16:
-      return PackRows<BF16>(source, part, matrix);
+      return PackSource<BF16>(source, part, matrix);
     case DType::kF16:
-      return PackRows<Half>(source, part, matrix);
+      return PackSource<Half>(source, part, matrix);
     case DType::kI32:
     case DType::kU8:
       break;
@@ -131,6 +168,18 @@ void CpuBackend::NoteShape(const PackedMatrix& matrix) {
   max_k_ = std::max(max_k_, matrix.k_padded);
   max_n_ = std::max(max_n_, matrix.n_padded);
   if (matrix.format == WeightFormat::kInt4) max_int4_k_ = std::max(max_int4_k_, matrix.k_padded);
+}
+
+absl::StatusOr<PackedMatrix> CpuBackend::AllocateMatrix(int64_t n, int64_t k, WeightFormat format) {
+  const WeightSource shape{.n = n, .k = k};
+  absl::StatusOr<PackedMatrix> matrix = AllocatePacked(*this, {&shape, 1}, format);
+  if (matrix.ok()) NoteShape(*matrix);
+  return matrix;
+}
+
+void CpuBackend::PackRows(const WeightSource& rows, int64_t first_row, PackedMatrix& matrix) {
+  SLUICE_CHECK(rows.k == matrix.k && first_row + rows.n <= matrix.n) << rows.n << "x" << rows.k;
+  PackPart(rows, {0, 0, rows.n, first_row}, matrix);
 }
 
 absl::StatusOr<PackedMatrix> CpuBackend::Pack(std::span<const WeightSource> parts,
@@ -172,13 +221,25 @@ absl::StatusOr<PackedExperts> CpuBackend::AllocateExperts(
 
 void CpuBackend::PackExpert(const ExpertSource& source, int32_t expert, PackedExperts& experts) {
   SLUICE_CHECK(source.w1.n == experts.hidden && source.w2.n == experts.dim);
-  for (int32_t s = 0; s < experts.slices_per_expert; ++s) {
-    const PackedExperts::Slice& slice = experts.At(expert, s);
-    const int64_t first = s * experts.slice_hidden;
-    PackPart(source.w1, {first, 0, slice.w1.n, 0}, slice.w1);
-    if (experts.gated) PackPart(source.w3, {first, 0, slice.w3.n, 0}, slice.w3);
-    PackPart(source.w2, {0, first, slice.w2.n, 0}, slice.w2);
-  }
+  // Every task packs up to 64 outputs of one slice, of w1 and w3 first and then of w2.
+  const int64_t up_blocks = (experts.slice_hidden + kBlockColumns - 1) / kBlockColumns;
+  const int64_t down_blocks = (experts.dim + kBlockColumns - 1) / kBlockColumns;
+  const int64_t blocks = up_blocks + down_blocks;
+  pool_.ParallelFor(experts.slices_per_expert * blocks, [&](int64_t task, int) {
+    const int64_t first = task / blocks * experts.slice_hidden;
+    const PackedExperts::Slice& slice = experts.At(expert, static_cast<int32_t>(task / blocks));
+    const int64_t block = task % blocks;
+    if (block >= up_blocks) {
+      const int64_t row = (block - up_blocks) * kBlockColumns;
+      const int64_t rows = std::min(kBlockColumns, slice.w2.n - row);
+      return PackPart(source.w2, {row, first, rows, row}, slice.w2);
+    }
+    const int64_t row = block * kBlockColumns;
+    const int64_t rows = std::min(kBlockColumns, slice.w1.n - row);
+    if (rows <= 0) return;  // the last slice may be narrower
+    PackPart(source.w1, {first + row, 0, rows, row}, slice.w1);
+    if (experts.gated) PackPart(source.w3, {first + row, 0, rows, row}, slice.w3);
+  });
 }
 
 void CpuBackend::Embed(const PackedMatrix& table,

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/check.h"
 #include "kernels/host_memory.h"
 #include "kernels/int4.h"
 #include "kernels/int8.h"
@@ -78,6 +79,18 @@ void CopyBlock(const WeightSource& source, const SourceBlock& block, const Packe
 }  // namespace
 
 absl::StatusOr<Buffer> ReferenceBackend::Allocate(size_t bytes) { return AllocateHost(bytes); }
+
+absl::StatusOr<PackedMatrix> ReferenceBackend::AllocateMatrix(int64_t n,
+                                                              int64_t k,
+                                                              WeightFormat format) {
+  const WeightSource shape{.n = n, .k = k};
+  return AllocatePacked(*this, {&shape, 1}, format);
+}
+
+void ReferenceBackend::PackRows(const WeightSource& rows, int64_t first_row, PackedMatrix& matrix) {
+  SLUICE_CHECK(rows.k == matrix.k && first_row + rows.n <= matrix.n) << rows.n << "x" << rows.k;
+  CopyBlock(rows, {.first_row = first_row, .rows = rows.n}, matrix);
+}
 
 absl::StatusOr<PackedMatrix> ReferenceBackend::Pack(std::span<const WeightSource> parts,
                                                     WeightFormat format) {

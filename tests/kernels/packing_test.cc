@@ -1,6 +1,7 @@
 // The CPU layout is oneDNN's, and oneDNN's matmul agrees with the reference.
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "tests/kernels/backend_param.h"
 
@@ -10,6 +11,38 @@
 
 namespace sluice::kernels {
 namespace {
+
+// Values of every matrix lie in one run, padding included.
+std::vector<char> BytesOf(const PackedMatrix& matrix) {
+  const auto* data = static_cast<const char*>(matrix.data);
+  return {data, data + matrix.bytes()};
+}
+
+TEST(PackingTest, RowsPackedApartAreTheMatrixPackedWhole) {
+  for (const char* device : {"cpu", "reference"}) {
+    std::unique_ptr<Backend> backend = std::move(*CreateBackend({.device = device, .threads = 2}));
+    for (WeightFormat format : {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt8}) {
+      for (auto [n, k] : {std::pair<int64_t, int64_t>{200, 130}, {64, 33}, {65, 1}, {1, 64}}) {
+        Matrix weight = RandomMatrix(n, k, 7);
+        std::vector<BF16> stored(static_cast<size_t>(n * k));
+        for (size_t i = 0; i < stored.size(); ++i) stored[i] = ToBF16(weight.values[i]);
+        const WeightSource whole{stored.data(), DType::kBF16, n, k};
+        const PackedMatrix expected = std::move(*backend->Pack({&whole, 1}, format));
+        PackedMatrix actual = std::move(*backend->AllocateMatrix(n, k, format));
+        ASSERT_EQ(expected.bytes(), actual.bytes());
+        constexpr int64_t kRows = 48;  // across the borders of blocks
+        backend->ForEach((n + kRows - 1) / kRows, [&, rows_of_all = n, depth = k](int64_t task) {
+          const int64_t first = task * kRows;
+          const int64_t rows = std::min(kRows, rows_of_all - first);
+          backend->PackRows({stored.data() + first * depth, DType::kBF16, rows, depth}, first,
+                            actual);
+        });
+        EXPECT_EQ(BytesOf(expected), BytesOf(actual))
+            << device << " " << Name(format) << " " << n << "x" << k;
+      }
+    }
+  }
+}
 
 #if defined(SLUICE_WITH_ONEDNN)
 TEST(PackingTest, EqualsTheOneDnnReorder) {
