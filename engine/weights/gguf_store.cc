@@ -2,14 +2,17 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <map>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "engine/status_macros.h"
+#include "engine/weights/file_fingerprint.h"
 #include "engine/weights/safetensors.h"
 #include "kernels/check.h"
 
@@ -51,7 +54,7 @@ class OpenedGgufStore : public GgufStore {
       return absl::NotFoundError(
           absl::StrCat("tensor ", QuotedTensorName(name), " has no counterpart in the GGUF file"));
     }
-    place.part->found[place.index] = true;
+    Mark(place.part->found[place.index]);
     return place.part->range;
   }
 
@@ -67,7 +70,7 @@ class OpenedGgufStore : public GgufStore {
           absl::StrCat("tensor ", QuotedTensorName(name), ": elements from ", first, " on, ",
                        wanted, " bytes, are not in it (", part.range.bytes, " bytes)"));
     }
-    part.read[place.index] = true;
+    Mark(part.read[place.index]);
     const GgufTensor& tensor = tensors_[part.tensor];
     first += static_cast<int64_t>(place.index) * part.range.num_elements();
     if (tensor.type->decode == nullptr) return file_.ReadAt(tensor.offset + first * size, into);
@@ -78,7 +81,7 @@ class OpenedGgufStore : public GgufStore {
     std::vector<std::string> names;
     for (const auto& [name, part] : parts_) {
       for (size_t i = 0; i < part.read.size(); ++i) {
-        if (!part.read[i])
+        if (part.read[i] == 0)
           names.push_back(absl::StrReplaceAll(name, {{kIndexMark, absl::StrCat(i)}}));
       }
     }
@@ -87,7 +90,7 @@ class OpenedGgufStore : public GgufStore {
 
   const GgufTensor* NeverFound() const override {
     for (const auto& [name, part] : parts_) {
-      if (std::find(part.found.begin(), part.found.end(), false) != part.found.end())
+      if (std::find(part.found.begin(), part.found.end(), 0) != part.found.end())
         return &tensors_[part.tensor];
     }
     return nullptr;
@@ -95,17 +98,29 @@ class OpenedGgufStore : public GgufStore {
 
   int64_t total_bytes() const override { return total_bytes_; }
 
+  absl::StatusOr<std::string> Fingerprint() const override {
+    ASSIGN_OR_RETURN(std::string text, FileFingerprint(file_));
+    for (const auto& [name, part] : parts_) {
+      const GgufTensor& tensor = tensors_[part.tensor];
+      absl::StrAppend(&text, "\n", name, " ", tensor.type->id, " [",
+                      absl::StrJoin(part.range.shape, ","), "] ", tensor.offset);
+    }
+    return text;
+  }
+
  private:
   struct Part {
     size_t tensor = 0;
     int64_t count = 1;
-    TensorRange range;  // of one of them
-    mutable std::vector<bool> found, read;
+    TensorRange range;                         // of one of them
+    mutable std::vector<uint8_t> found, read;  // bytes: threads may set different ones
   };
   struct Place {
     const Part* part = nullptr;
     size_t index = 0;
   };
+
+  static void Mark(uint8_t& flag) { std::atomic_ref(flag).store(1, std::memory_order_relaxed); }
 
   // By its name, or with one number between dots as the index ("experts.12.up_proj").
   Place Look(std::string_view name) const {

@@ -66,6 +66,7 @@ absl::StatusOr<ModelFile> ModelFile::Open(const std::string& directory, const st
     return absl::InvalidArgumentError(absl::StrCat(path, ": not a regular file"));
   }
   file.size_ = status.st_size;
+  file.modified_ns_ = int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
   file.device_ = status.st_dev;
   file.inode_ = status.st_ino;
   return file;
@@ -75,6 +76,7 @@ ModelFile::ModelFile(ModelFile&& other) noexcept
     : descriptor_(std::exchange(other.descriptor_, -1)),
       path_(std::move(other.path_)),
       size_(other.size_),
+      modified_ns_(other.modified_ns_),
       device_(other.device_),
       inode_(other.inode_) {}
 
@@ -82,6 +84,7 @@ ModelFile& ModelFile::operator=(ModelFile&& other) noexcept {
   std::swap(descriptor_, other.descriptor_);
   std::swap(path_, other.path_);
   std::swap(size_, other.size_);
+  std::swap(modified_ns_, other.modified_ns_);
   std::swap(device_, other.device_);
   std::swap(inode_, other.inode_);
   return *this;

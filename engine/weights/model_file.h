@@ -38,6 +38,8 @@ class ModelFile {
 
   const std::string& path() const { return path_; }
   int64_t size() const { return size_; }
+  // When the contents last changed, nanoseconds since 1970.
+  int64_t modified_ns() const { return modified_ns_; }
   // True when both are the same file on disk.
   bool IsSameFile(const ModelFile& other) const;
 
@@ -47,6 +49,7 @@ class ModelFile {
   int descriptor_ = -1;
   std::string path_;
   int64_t size_ = 0;
+  int64_t modified_ns_ = 0;
   dev_t device_ = 0;
   ino_t inode_ = 0;
 };

@@ -1,14 +1,17 @@
 #include "engine/weights/weight_store.h"
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <string>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "engine/json_reader.h"
 #include "engine/status_macros.h"
+#include "engine/weights/file_fingerprint.h"
 #include "engine/weights/model_file.h"
 #include "engine/weights/safetensors.h"
 
@@ -34,6 +37,7 @@ class SafetensorsStore : public WeightStore {
   absl::Status Read(std::string_view name, int64_t first, std::span<std::byte> into) override;
   std::vector<std::string> Unused() const override;
   int64_t total_bytes() const override { return total_bytes_; }
+  absl::StatusOr<std::string> Fingerprint() const override;
   size_t num_tensors() const { return tensors_.size(); }
 
  private:
@@ -118,7 +122,7 @@ absl::Status SafetensorsStore::Read(std::string_view name,
                                               first, " on, ", wanted, " bytes, are not in it (",
                                               range.bytes, " bytes)"));
   }
-  it->second.used = true;
+  std::atomic_ref(it->second.used).store(true, std::memory_order_relaxed);
   return files_[static_cast<size_t>(range.file)].ReadAt(range.offset + first * size, into);
 }
 
@@ -128,6 +132,20 @@ std::vector<std::string> SafetensorsStore::Unused() const {
     if (!tensor.used) names.push_back(name);
   }
   return names;
+}
+
+absl::StatusOr<std::string> SafetensorsStore::Fingerprint() const {
+  std::string text;
+  for (const ModelFile& file : files_) {
+    ASSIGN_OR_RETURN(const std::string fingerprint, FileFingerprint(file));
+    absl::StrAppend(&text, fingerprint, "\n");
+  }
+  for (const auto& [name, tensor] : tensors_) {
+    const TensorRange& range = tensor.range;
+    absl::StrAppend(&text, name, " ", kernels::Name(range.dtype), " [",
+                    absl::StrJoin(range.shape, ","), "] ", range.file, ":", range.offset, "\n");
+  }
+  return text;
 }
 
 absl::StatusOr<ShardOfTensor> ReadIndex(const ModelFile& file) {

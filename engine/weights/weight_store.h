@@ -45,11 +45,17 @@ class WeightStore {
   // NotFound naming the tensor.
   virtual absl::StatusOr<TensorRange> Find(std::string_view name) const = 0;
   // Reads elements [first, first + count) of a tensor, raw. `into` has exactly count *
-  // SizeOf(dtype) bytes. DataLoss when the file became shorter since it was opened.
+  // SizeOf(dtype) bytes. DataLoss when the file became shorter since it was opened. Threads may
+  // read at the same time.
   virtual absl::Status Read(std::string_view name, int64_t first, std::span<std::byte> into) = 0;
   // Names never passed to Read, for the "nothing left over" check.
   virtual std::vector<std::string> Unused() const = 0;
   virtual int64_t total_bytes() const = 0;
+  // What tells these weights from others: the files (file_fingerprint.h) and which tensor lies
+  // where. Unimplemented for stores without files.
+  virtual absl::StatusOr<std::string> Fingerprint() const {
+    return absl::UnimplementedError("weights that are not files have no fingerprint");
+  }
 };
 
 }  // namespace sluice

@@ -1,9 +1,9 @@
 // A WeightStore in memory, for models made by tests. Values are f32, or bf16 when asked for.
 #pragma once
 
+#include <atomic>
 #include <cstring>
 #include <map>
-#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -49,7 +49,7 @@ class MemoryWeightStore final : public WeightStore {
   absl::Status Read(std::string_view name, int64_t first, std::span<std::byte> into) override {
     const auto it = tensors_.find(name);
     if (it == tensors_.end()) return NoTensor(name);
-    read_.insert(std::string(name));
+    std::atomic_ref(it->second.read).store(true, std::memory_order_relaxed);
     const auto begin = static_cast<size_t>(first * kernels::SizeOf(it->second.range.dtype));
     std::memcpy(into.data(), it->second.bytes.data() + begin, into.size());
     return absl::OkStatus();
@@ -57,7 +57,7 @@ class MemoryWeightStore final : public WeightStore {
   std::vector<std::string> Unused() const override {
     std::vector<std::string> names;
     for (const auto& [name, tensor] : tensors_) {
-      if (read_.count(name) == 0) names.push_back(name);
+      if (!tensor.read) names.push_back(name);
     }
     return names;
   }
@@ -67,13 +67,13 @@ class MemoryWeightStore final : public WeightStore {
   struct Tensor {
     TensorRange range;
     std::vector<std::byte> bytes;
+    bool read = false;
   };
   static absl::Status NoTensor(std::string_view name) {
     return absl::NotFoundError(absl::StrCat("no tensor '", std::string(name), "'"));
   }
 
   std::map<std::string, Tensor, std::less<>> tensors_;
-  std::set<std::string> read_;
   int64_t total_bytes_ = 0;
 };
 
