@@ -1,15 +1,13 @@
 #include "kernels/cpu/cpu_backend.h"
 
-#include <sched.h>
-
 #include <cstring>
-#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cpu/packed_layout.h"
+#include "kernels/cpu/processors.h"
 #include "kernels/host_memory.h"
 
 namespace sluice::kernels::cpu {
@@ -26,13 +24,6 @@ const VectorKernels& SelectVector(Isa isa) {
 #endif
   static_cast<void>(isa);
   return kVectorScalar;
-}
-
-int AvailableProcessors() {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return CPU_COUNT(&allowed);
-  return static_cast<int>(std::thread::hardware_concurrency());
 }
 
 }  // namespace
@@ -65,7 +56,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const DeviceSpec& sp
   absl::StatusOr<GemmChoice> int4 = SelectGemm(WeightFormat::kInt4, *features, spec.gemm);
   if (!int4.ok()) return int4.status();
   selection.int4 = *int4;
-  const int threads = spec.threads == 0 ? std::max(1, AvailableProcessors()) : spec.threads;
+  const int threads = spec.threads == 0 ? AvailableProcessors() : spec.threads;
   return std::unique_ptr<Backend>(new CpuBackend(threads, *features, selection));
 }
 

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/peak_loops.h"
+#include "kernels/cpu/processors.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/host_memory.h"
 
@@ -185,9 +186,7 @@ absl::StatusOr<MachineLimits> MeasureMachine(const MachineOptions& options) {
   absl::StatusOr<cpu::CpuFeatures> features = cpu::DetectCpuFeatures("auto");
   if (!features.ok()) return features.status();
   MachineLimits limits;
-  limits.threads = options.threads > 0
-                       ? options.threads
-                       : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  limits.threads = options.threads > 0 ? options.threads : cpu::AvailableProcessors();
   limits.l2_bytes = cpu::CacheBytes(_SC_LEVEL2_CACHE_SIZE);
   limits.l3_bytes = cpu::CacheBytes(_SC_LEVEL3_CACHE_SIZE);
   // Beyond a last-level cache four times over where memory permits: neighbours share it.

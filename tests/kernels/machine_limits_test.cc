@@ -1,6 +1,8 @@
 // What the measurement reports, never how fast the machine is.
 #include "kernels/machine_limits.h"
 
+#include <sched.h>
+
 #include <set>
 
 #include "gtest/gtest.h"
@@ -25,6 +27,21 @@ TEST(MachineLimitsTest, SweepHasEverySizeForOneThreadAndAll) {
   EXPECT_EQ(sizes, wanted);
   EXPECT_EQ(limits->memory_bytes_per_second(), limits->reads.back().bytes_per_second);
   EXPECT_GT(limits->handover_seconds, 0.0);
+}
+
+TEST(MachineLimitsTest, ThreadsAreTheProcessorsThatTheProcessMayUse) {
+  cpu_set_t before;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++cpu) {
+    if (CPU_ISSET(cpu, &before)) CPU_SET(cpu, &one);
+  }
+  ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
+  const absl::StatusOr<MachineLimits> limits = MeasureMachine(Small(0, true));
+  ASSERT_EQ(sched_setaffinity(0, sizeof(before), &before), 0);
+  ASSERT_TRUE(limits.ok()) << limits.status();
+  EXPECT_EQ(limits->threads, 1);
 }
 
 TEST(MachineLimitsTest, UnitsThatTheProcessorLacksAreListedWithoutARate) {
