@@ -38,6 +38,7 @@ struct EngineConfig {
   int32_t draft_exit_layer = 0;
   int32_t draft_tokens = 4;  // guessed at a time
   bool require_manifest = false;
+  std::string packed_cache;  // directory for packed weights (engine/packed_model.h); empty: none
   // Every op is timed and counted there (`sluice bench profile`); null: none is. Outlives the
   // engine.
   kernels::OpProfile* op_profile = nullptr;

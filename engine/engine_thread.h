@@ -26,6 +26,7 @@ struct EngineReport {
   std::string weights;  // format of the projections: "bf16"
   int threads = 0;
   int64_t weight_bytes = 0, kv_bytes = 0, arena_bytes = 0, kv_tokens = 0;
+  std::string packed_cache;  // what was done with it; empty without one
 };
 
 // Everything loaded from a model directory, before a thread runs it.

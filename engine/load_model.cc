@@ -207,7 +207,8 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineConfig& config, const LoadProg
                   .weight_bytes = facts.weight_bytes,
                   .kv_bytes = facts.kv_bytes,
                   .arena_bytes = facts.arena_bytes,
-                  .kv_tokens = facts.kv_tokens};
+                  .kv_tokens = facts.kv_tokens,
+                  .packed_cache = facts.packed_cache};
   model.runner = std::move(runner);
   return model;
 }

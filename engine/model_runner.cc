@@ -7,6 +7,7 @@
 
 #include "engine/chunk_rows.h"
 #include "engine/model/model_builder.h"
+#include "engine/packed_model.h"
 #include "engine/status_macros.h"
 #include "kernels/backend_factory.h"
 #include "kernels/op_profile.h"
@@ -47,7 +48,10 @@ absl::Status RealModelRunner::Load(const EngineConfig& config,
   BuildOptions options{.max_rows = max_rows, .weight_format = config.weights};
   options.exit_layer = config.draft_exit_layer;
   options.progress = progress;
-  ASSIGN_OR_RETURN(model_, BuildModel(spec, weights, *backend_, options));
+  ASSIGN_OR_RETURN(PackedModel packed,
+                   BuildPackedModel(config, spec, weights, *backend_, std::move(options)));
+  model_ = std::move(packed.model);
+  packed_cache_line_ = std::move(packed.cache_line);
   backend_->ReserveScratch(max_rows);
   ASSIGN_OR_RETURN(Workspace workspace, Workspace::Create(*backend_, model_->WorkspaceBytes()));
   workspace_ = std::make_unique<Workspace>(std::move(workspace));
@@ -89,7 +93,8 @@ absl::Status RealModelRunner::MakeCache(const EngineConfig& config) {
             .parameters_active = model_->num_active_parameters(),
             .weights = model_->weight_format(),
             .kernels = backend_->Kernels(),
-            .threads = backend_->num_threads()};
+            .threads = backend_->num_threads(),
+            .packed_cache = packed_cache_line_};
   return absl::OkStatus();
 }
 

@@ -29,6 +29,7 @@ struct RunnerFacts {
   kernels::WeightFormat weights = kernels::WeightFormat::kF32;  // of the projections
   std::vector<kernels::KernelChoice> kernels;
   int threads = 0;
+  std::string packed_cache;  // what was done with it (PackedModel::cache_line)
 };
 
 class ModelRunner {
@@ -90,6 +91,7 @@ class RealModelRunner final : public ModelRunner {
 
   std::unique_ptr<kernels::Backend> backend_;
   std::unique_ptr<Model> model_;
+  std::string packed_cache_line_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Workspace> workspace_;
   kernels::Buffer draft_memory_;

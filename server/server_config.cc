@@ -204,6 +204,11 @@ absl::Status CheckCombinations(ServerConfig& config) {
     return absl::InvalidArgumentError("--model is required (or SLUICE_MODEL)");
   }
   config.engine.weights = WeightFormatOf(config.weights);
+  if (config.engine.require_manifest && !config.engine.packed_cache.empty()) {
+    return absl::InvalidArgumentError(
+        "--packed-cache: manifest.json says nothing about that file; leave it out with "
+        "--require-manifest");
+  }
   if (config.command == Command::kGenerate && config.generate.prompt.empty()) {
     return absl::InvalidArgumentError("--prompt is required; use --prompt=- for standard input");
   }

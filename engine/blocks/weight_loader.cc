@@ -7,17 +7,14 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "engine/status_macros.h"
-#include "engine/weights/mxfp4.h"
+#include "kernels/check.h"
 
 namespace sluice {
 namespace {
 
 using kernels::DType;
-using kernels::ExpertSource;
-using kernels::PackedExperts;
 using kernels::PackedMatrix;
 using kernels::WeightFormat;
 using kernels::WeightSource;
@@ -30,30 +27,17 @@ absl::Status WrongShape(const std::string& name,
                                                  expected));
 }
 
-// Blocks of 2 * rows rows, of which one half is the gate's and the other the up-projection's: one
-// behind the other, or taking turns.
-struct FusedHalves {
-  int64_t blocks = 1;
-  int64_t rows = 0;  // of a half
-  int64_t row_bytes = 0;
-  bool interleaved = false;
-
-  std::vector<std::byte> Take(const std::vector<std::byte>& fused, int64_t half) const {
-    std::vector<std::byte> out(fused.size() / 2);
-    for (int64_t i = 0; i < blocks * rows; ++i) {
-      const int64_t row = interleaved ? 2 * (i % rows) + half : i % rows + half * rows;
-      const int64_t from = i / rows * 2 * rows + row;
-      std::memcpy(out.data() + i * row_bytes, fused.data() + from * row_bytes,
-                  static_cast<size_t>(row_bytes));
-    }
-    return out;
-  }
-};
-
 // What a tensor is, without its place: "model.layers.3.self_attn.q_proj.weight" is "q_proj".
 std::string LabelOf(absl::string_view name) {
   absl::ConsumeSuffix(&name, ".weight");
   return std::string(name.substr(name.rfind('.') + 1));
+}
+
+// All that decides which values of which tensor a projection is.
+std::string KeyOf(const ProjectionSpec& part) {
+  return absl::StrCat("'", part.weight, "' ", part.row_begin, " ", part.row_run, " ",
+                      part.row_stride, " ", part.out, "x", part.in, part.transposed ? " t" : "",
+                      part.split_by_head ? " split" : "");
 }
 
 absl::StatusOr<PackedMatrix> Labelled(absl::StatusOr<PackedMatrix> matrix, absl::string_view name) {
@@ -81,29 +65,35 @@ std::vector<float> ToFloats(const std::byte* data, DType dtype, int64_t count) {
 WeightLoader::WeightLoader(WeightStore& store,
                            kernels::Backend& backend,
                            WeightFormat format,
-                           LoadProgress progress)
-    : store_(store), backend_(backend), format_(format), progress_(std::move(progress)) {}
+                           LoadProgress progress,
+                           PackedCacheFiles packed)
+    : store_(store),
+      backend_(backend),
+      format_(format),
+      progress_(std::move(progress)),
+      packed_(backend, packed) {}
 
 absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadRaw(
     const std::string& name, int64_t total, int64_t first, int64_t count, bool allow_bytes) {
-  ASSIGN_OR_RETURN(const TensorRange range, store_.Find(name));
+  ASSIGN_OR_RETURN(const TensorRange range, CheckedRange(name, total, allow_bytes));
+  Raw raw;
+  raw.dtype = range.dtype;
+  raw.bytes.resize(static_cast<size_t>(count * kernels::SizeOf(range.dtype)));
+  RETURN_IF_ERROR(ReadElements(name, first, raw));
+  return raw;
+}
+
+absl::StatusOr<TensorRange> WeightLoader::CheckedRange(const std::string& name,
+                                                       int64_t total,
+                                                       bool allow_bytes) const {
+  ASSIGN_OR_RETURN(TensorRange range, store_.Find(name));
   if (range.num_elements() != total) {
     return WrongShape(name, range, absl::StrCat(total, " elements"));
   }
   if (!kernels::IsFloat(range.dtype) && !(allow_bytes && range.dtype == DType::kU8)) {
     return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' must be F32, BF16 or F16"));
   }
-  Raw raw;
-  raw.dtype = range.dtype;
-  raw.bytes.resize(static_cast<size_t>(count * kernels::SizeOf(range.dtype)));
-  RETURN_IF_ERROR(store_.Read(name, first, raw.bytes));
-  done_bytes_ += static_cast<int64_t>(raw.bytes.size());
-  const int64_t step = std::max<int64_t>(store_.total_bytes() / 100, 1);
-  if (progress_ && done_bytes_ - last_reported_ >= step) {
-    last_reported_ = done_bytes_;
-    progress_(std::min(done_bytes_, store_.total_bytes()), store_.total_bytes());
-  }
-  return raw;
+  return range;
 }
 
 absl::Status WeightLoader::CheckMatrixShape(const std::string& name,
@@ -165,15 +155,16 @@ absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadProjection(const ProjectionS
 
 absl::StatusOr<PackedMatrix> WeightLoader::Matrix(const std::vector<ProjectionSpec>& parts,
                                                   WeightFormat format) {
-  std::vector<Raw> raws;
-  std::vector<WeightSource> sources;
+  SLUICE_CHECK(!parts.empty());
+  MatrixShape shape{0, parts[0].in, format};
+  std::string key;
   for (const ProjectionSpec& part : parts) {
-    ASSIGN_OR_RETURN(Raw raw, ReadProjection(part));
-    raws.push_back(std::move(raw));
-    sources.push_back(
-        {raws.back().bytes.data(), raws.back().dtype, part.out, part.in, part.transposed});
+    SLUICE_CHECK(part.in == shape.k) << part.in << " " << shape.k;
+    shape.n += part.out;
+    absl::StrAppend(&key, KeyOf(part), " ");
   }
-  ASSIGN_OR_RETURN(PackedMatrix matrix, backend_.Pack(sources, format));
+  ASSIGN_OR_RETURN(PackedMatrix matrix,
+                   packed_.Matrix(key, shape, [&] { return PackParts(parts, shape); }));
   for (const ProjectionSpec& part : parts) {
     absl::StrAppend(&matrix.label, matrix.label.empty() ? "" : "+", LabelOf(part.weight));
   }
@@ -229,10 +220,15 @@ absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::Stacked(const Projection
   RETURN_IF_ERROR(CheckMatrixShape(part.weight, count * (part.transposed ? part.in : part.out),
                                    part.transposed ? part.out : part.in, true));
   for (int32_t i = 0; i < count; ++i) {
-    ASSIGN_OR_RETURN(const Raw raw, ReadRaw(part.weight, count * elements, i * elements, elements));
-    const WeightSource source{raw.bytes.data(), raw.dtype, part.out, part.in, part.transposed};
+    const auto make = [&]() -> absl::StatusOr<PackedMatrix> {
+      ASSIGN_OR_RETURN(const Raw raw,
+                       ReadRaw(part.weight, count * elements, i * elements, elements));
+      const WeightSource source{raw.bytes.data(), raw.dtype, part.out, part.in, part.transposed};
+      return backend_.Pack({&source, 1}, format);
+    };
+    const std::string key = absl::StrCat(KeyOf(part), " of ", count, " number ", i);
     ASSIGN_OR_RETURN(PackedMatrix matrix,
-                     Labelled(backend_.Pack({&source, 1}, format), part.weight));
+                     Labelled(packed_.Matrix(key, {part.out, part.in, format}, make), part.weight));
     matrices.push_back(std::move(matrix));
   }
   return matrices;
@@ -244,13 +240,17 @@ absl::StatusOr<PackedMatrix> WeightLoader::Joined(const ProjectionSpec& part,
   const int64_t elements = part.in * part.out;
   RETURN_IF_ERROR(CheckMatrixShape(part.weight, count * (part.transposed ? part.in : part.out),
                                    part.transposed ? part.out : part.in, true));
-  ASSIGN_OR_RETURN(const Raw raw, ReadRaw(part.weight, count * elements, 0, count * elements));
-  std::vector<WeightSource> sources;
-  for (int32_t i = 0; i < count; ++i) {
-    const std::byte* first = raw.bytes.data() + i * elements * kernels::SizeOf(raw.dtype);
-    sources.push_back({first, raw.dtype, part.out, part.in, part.transposed});
-  }
-  return Labelled(backend_.Pack(sources, format), part.weight);
+  const auto make = [&]() -> absl::StatusOr<PackedMatrix> {
+    ASSIGN_OR_RETURN(const Raw raw, ReadRaw(part.weight, count * elements, 0, count * elements));
+    std::vector<WeightSource> sources;
+    for (int32_t i = 0; i < count; ++i) {
+      const std::byte* first = raw.bytes.data() + i * elements * kernels::SizeOf(raw.dtype);
+      sources.push_back({first, raw.dtype, part.out, part.in, part.transposed});
+    }
+    return backend_.Pack(sources, format);
+  };
+  const std::string key = absl::StrCat(KeyOf(part), " joined ", count);
+  return Labelled(packed_.Matrix(key, {count * part.out, part.in, format}, make), part.weight);
 }
 
 absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::SplitColumns(const ProjectionSpec& part,
@@ -258,131 +258,39 @@ absl::StatusOr<std::vector<PackedMatrix>> WeightLoader::SplitColumns(const Proje
   const int64_t columns = count * part.in;
   RETURN_IF_ERROR(CheckMatrixShape(part.weight, part.out, columns, true));
   const int64_t total = part.out * columns;
-  ASSIGN_OR_RETURN(const Raw whole, ReadRaw(part.weight, total, 0, total));
-  const auto row_bytes = static_cast<size_t>(part.in * kernels::SizeOf(whole.dtype));
-  std::vector<std::byte> slice(static_cast<size_t>(part.out) * row_bytes);
+  Raw whole;  // read when the first of them is packed
   std::vector<PackedMatrix> matrices;
   for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
-    for (size_t row = 0; row < static_cast<size_t>(part.out); ++row) {
-      const size_t from = (row * static_cast<size_t>(count) + i) * row_bytes;
-      std::memcpy(slice.data() + row * row_bytes, whole.bytes.data() + from, row_bytes);
-    }
-    const WeightSource source{slice.data(), whole.dtype, part.out, part.in, false};
-    ASSIGN_OR_RETURN(PackedMatrix matrix,
-                     Labelled(backend_.Pack({&source, 1}, format_), part.weight));
+    const auto make = [&]() -> absl::StatusOr<PackedMatrix> {
+      if (whole.bytes.empty()) {
+        ASSIGN_OR_RETURN(whole, ReadRaw(part.weight, total, 0, total));
+      }
+      const auto row_bytes = static_cast<size_t>(part.in * kernels::SizeOf(whole.dtype));
+      RawBytes slice(static_cast<size_t>(part.out) * row_bytes);
+      for (size_t row = 0; row < static_cast<size_t>(part.out); ++row) {
+        const size_t from = (row * static_cast<size_t>(count) + i) * row_bytes;
+        std::memcpy(slice.data() + row * row_bytes, whole.bytes.data() + from, row_bytes);
+      }
+      const WeightSource source{slice.data(), whole.dtype, part.out, part.in, false};
+      return backend_.Pack({&source, 1}, format_);
+    };
+    const std::string key = absl::StrCat(KeyOf(part), " of ", count, " number ", i);
+    ASSIGN_OR_RETURN(
+        PackedMatrix matrix,
+        Labelled(packed_.Matrix(key, {part.out, part.in, format_}, make), part.weight));
     matrices.push_back(std::move(matrix));
   }
   return matrices;
 }
 
 absl::StatusOr<PackedMatrix> WeightLoader::Turned(const ProjectionSpec& part) {
-  ASSIGN_OR_RETURN(const Raw raw, ReadProjection(part));
-  const WeightSource source{raw.bytes.data(), raw.dtype, part.in, part.out, /*transposed=*/true};
-  return Labelled(backend_.Pack({&source, 1}, format_), part.weight);
-}
-
-absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadMxfp4(const std::string& name,
-                                                          int32_t num_experts,
-                                                          const ExpertMatrix& matrix) {
-  const int64_t scales = matrix.rows * matrix.cols / kMxfp4BlockElements;
-  const int64_t bytes = scales * kMxfp4BlockBytes;
-  ASSIGN_OR_RETURN(const Raw blocks, ReadRaw(name + "_blocks", bytes * num_experts,
-                                             matrix.expert * bytes, bytes, true));
-  ASSIGN_OR_RETURN(const Raw powers, ReadRaw(name + "_scales", scales * num_experts,
-                                             matrix.expert * scales, scales, true));
-  std::vector<float> values(static_cast<size_t>(matrix.rows * matrix.cols));
-  DecodeMxfp4(blocks.bytes, powers.bytes, values);
-  Raw raw;
-  raw.bytes.resize(values.size() * sizeof(float));
-  std::memcpy(raw.bytes.data(), values.data(), raw.bytes.size());
-  return raw;
-}
-
-absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadExpertMatrix(const std::string& pattern,
-                                                                 const MoeFfnSpec& spec,
-                                                                 const ExpertMatrix& matrix) {
-  const int32_t experts = spec.router.num_experts;
-  if (spec.experts.encoding == ExpertEncoding::kMxfp4) return ReadMxfp4(pattern, experts, matrix);
-  const int64_t elements = matrix.rows * matrix.cols;
-  const std::string name = absl::StrReplaceAll(pattern, {{"{e}", absl::StrCat(matrix.expert)}});
-  if (name != pattern) return ReadRaw(name, elements, 0, elements);
-  return ReadRaw(name, elements * experts, matrix.expert * elements, elements);
-}
-
-absl::Status WeightLoader::FillExpert(const MoeFfnSpec& spec,
-                                      int32_t expert,
-                                      PackedExperts& experts) {
-  const int64_t dim = experts.dim;
-  const int64_t hidden = spec.hidden;
-  const bool transposed = spec.experts.transposed;
-  ExpertSource source;
-  Raw gate, up, down;
-  ASSIGN_OR_RETURN(down, ReadExpertMatrix(spec.experts.down, spec, {expert, dim, hidden}));
-  source.w2 = {down.bytes.data(), down.dtype, dim, hidden, transposed};
-  if (spec.experts.fused_gate_up) {
-    ASSIGN_OR_RETURN(const Raw fused,
-                     ReadExpertMatrix(spec.experts.up, spec, {expert, 2 * hidden, dim}));
-    const int64_t element = kernels::SizeOf(fused.dtype);
-    const FusedHalves halves{.blocks = transposed ? dim : 1,
-                             .rows = hidden,
-                             .row_bytes = transposed ? element : dim * element,
-                             .interleaved = spec.experts.interleaved};
-    gate.bytes = halves.Take(fused.bytes, 0);
-    up.bytes = halves.Take(fused.bytes, 1);
-    source.w1 = {gate.bytes.data(), fused.dtype, hidden, dim, transposed};
-    source.w3 = {up.bytes.data(), fused.dtype, hidden, dim, transposed};
-  } else {
-    ASSIGN_OR_RETURN(up, ReadExpertMatrix(spec.experts.up, spec, {expert, hidden, dim}));
-    const WeightSource up_source{up.bytes.data(), up.dtype, hidden, dim, transposed};
-    source.w1 = up_source;
-    if (spec.gated) {
-      ASSIGN_OR_RETURN(gate, ReadExpertMatrix(spec.experts.gate, spec, {expert, hidden, dim}));
-      source.w1 = {gate.bytes.data(), gate.dtype, hidden, dim, transposed};
-      source.w3 = up_source;
-    }
-  }
-  backend_.PackExpert(source, expert, experts);
-  return absl::OkStatus();
-}
-
-absl::StatusOr<PackedExperts> WeightLoader::Experts(const MoeFfnSpec& spec, int64_t dim) {
-  const int32_t num_experts = spec.router.num_experts;
-  ASSIGN_OR_RETURN(PackedExperts experts,
-                   backend_.AllocateExperts(num_experts, dim, spec.hidden, spec.gated, format_));
-  experts.label = "experts";
-  for (int32_t expert = 0; expert < num_experts; ++expert) {
-    RETURN_IF_ERROR(FillExpert(spec, expert, experts));
-  }
-  return experts;
-}
-
-absl::StatusOr<WeightLoader::ExpertVectors> WeightLoader::ExpertBiases(const MoeFfnSpec& spec,
-                                                                       int64_t dim) {
-  const int64_t experts = spec.router.num_experts;
-  const ExpertWeightsSpec& names = spec.experts;
-  ExpertVectors vectors;
-  ASSIGN_OR_RETURN(vectors.down, Vector(names.down_bias, experts * dim));
-  if (!names.fused_gate_up || names.up_bias.empty()) {
-    // Without a gate the only up-projection stands in its place (kernels::ExpertBiases).
-    FloatVector& up = spec.gated ? vectors.up : vectors.gate;
-    ASSIGN_OR_RETURN(up, Vector(names.up_bias, experts * spec.hidden));
-    if (names.gate_bias.empty()) return vectors;
-    ASSIGN_OR_RETURN(vectors.gate, Vector(names.gate_bias, experts * spec.hidden));
-    return vectors;
-  }
-  const int64_t total = 2 * experts * spec.hidden;
-  ASSIGN_OR_RETURN(const Raw raw, ReadRaw(names.up_bias, total, 0, total));
-  const int64_t element = kernels::SizeOf(raw.dtype);
-  const FusedHalves halves{.blocks = experts,
-                           .rows = spec.hidden,
-                           .row_bytes = element,
-                           .interleaved = names.interleaved};
-  for (const bool second : {false, true}) {
-    const std::vector<std::byte> half = halves.Take(raw.bytes, second ? 1 : 0);
-    FloatVector& target = second ? vectors.up : vectors.gate;
-    ASSIGN_OR_RETURN(target, ToDevice(ToFloats(half.data(), raw.dtype, total / 2)));
-  }
-  return vectors;
+  const auto make = [&]() -> absl::StatusOr<PackedMatrix> {
+    ASSIGN_OR_RETURN(const Raw raw, ReadProjection(part));
+    const WeightSource source{raw.bytes.data(), raw.dtype, part.in, part.out, /*transposed=*/true};
+    return backend_.Pack({&source, 1}, format_);
+  };
+  return Labelled(packed_.Matrix(KeyOf(part) + " turned", {part.in, part.out, format_}, make),
+                  part.weight);
 }
 
 }  // namespace sluice

@@ -1,16 +1,23 @@
-// Reads tensors of a WeightStore and packs them for a backend, one tensor at a time, so that raw
-// and packed copies of the model never coexist. Shapes are checked against what the spec expects.
-// Load time only. Projections and experts get the loader's format; what decides (routers, gates,
-// halting, predictors), positions, vectors and low-rank adapters is asked for as f32 by its owner.
+// Reads tensors of a WeightStore and packs them for a backend, a few rows or one tensor at a time,
+// so that raw and packed copies of the model never coexist. Shapes are checked against what the
+// spec expects. Load time only. Projections and experts get the loader's format; what decides
+// (routers, gates, halting, predictors), positions, vectors and low-rank adapters is asked for as
+// f32 by its owner.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <functional>
 #include <map>
+#include <memory>
+#include <new>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/blocks/packed_source.h"
 #include "engine/model/model_spec.h"
 #include "engine/weights/weight_store.h"
 #include "kernels/backend.h"
@@ -35,12 +42,23 @@ inline void AddToRows(const FloatVector& vector, int32_t count, kernels::TensorV
   }
 }
 
+// Bytes that are not zeroed before they are read into.
+struct UnsetBytes : std::allocator<std::byte> {
+  template <typename T>
+  struct rebind {
+    using other = UnsetBytes;
+  };
+  void construct(std::byte* at) { ::new (static_cast<void*>(at)) std::byte; }
+};
+using RawBytes = std::vector<std::byte, UnsetBytes>;
+
 class WeightLoader {
  public:
   WeightLoader(WeightStore& store,
                kernels::Backend& backend,
                kernels::WeightFormat format,
-               LoadProgress progress);
+               LoadProgress progress,
+               PackedCacheFiles packed = {});
 
   kernels::Backend& backend() const { return backend_; }
   kernels::WeightFormat format() const { return format_; }
@@ -83,9 +101,24 @@ class WeightLoader {
 
  private:
   struct Raw {
-    std::vector<std::byte> bytes;
+    RawBytes bytes;
     kernels::DType dtype = kernels::DType::kF32;
   };
+  // Its range; InvalidArgument unless it has `total` elements, which are float or, where allowed,
+  // bytes.
+  absl::StatusOr<TensorRange> CheckedRange(const std::string& name,
+                                           int64_t total,
+                                           bool allow_bytes) const;
+  // WeightStore::Read, large ranges by several threads.
+  absl::Status ReadElements(const std::string& name, int64_t first, Raw& raw);
+  // Counts what was read, and tells on the loading thread.
+  void Report(int64_t bytes);
+  // Reads and packs the rows of a plain projection, some at a time.
+  absl::Status PackStored(const ProjectionSpec& part,
+                          int64_t first_row,
+                          kernels::PackedMatrix& matrix);
+  absl::StatusOr<kernels::PackedMatrix> PackParts(const std::vector<ProjectionSpec>& parts,
+                                                  const MatrixShape& shape);
   // Elements [first, first + count) of a tensor that must have `total` elements of rank >= 1.
   // Numbers are float, or with `allow_bytes` may be bytes.
   absl::StatusOr<Raw> ReadRaw(const std::string& name,
@@ -120,7 +153,9 @@ class WeightLoader {
   kernels::Backend& backend_;
   kernels::WeightFormat format_;
   LoadProgress progress_;
-  int64_t done_bytes_ = 0;
+  PackedSource packed_;
+  const std::thread::id thread_ = std::this_thread::get_id();
+  std::atomic<int64_t> done_bytes_ = 0;
   int64_t last_reported_ = 0;
 };
 

@@ -29,7 +29,11 @@ class ModelBuilder {
       : backend_(backend),
         options_(options),
         stored_(stored),
-        loader_(weights, backend, options.weight_format.value_or(stored), options.progress),
+        loader_(weights,
+                backend,
+                options.weight_format.value_or(stored),
+                options.progress,
+                options.packed),
         kv_dtype_(options.kv_dtype.value_or(KvDTypeFor(loader_.format()))) {
     model_->spec_ = spec;
     model_->weight_format_ = loader_.format();

@@ -19,11 +19,13 @@ struct BuildOptions {
   // Cuts the network behind so many layers for self-speculation (Batch::early_exit); 0: no cut.
   int32_t exit_layer = 0;
   LoadProgress progress;
+  PackedCacheFiles packed;
 };
 
 // InvalidArgument for missing tensors and shapes that disagree (naming them); ResourceExhausted
-// when memory runs out; InvalidArgument or Unimplemented for an exit layer that the model cannot
-// have. `spec` has passed ValidateSpec. `backend` must outlive the model.
+// when memory runs out; DataLoss for a damaged packed cache; InvalidArgument or Unimplemented for
+// an exit layer that the model cannot have. `spec` has passed ValidateSpec. `backend` must outlive
+// the model.
 absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec,
                                                   WeightStore& weights,
                                                   kernels::Backend& backend,

@@ -39,6 +39,7 @@ void StartupReport::Engine(const EngineReport& report) const {
        absl::StrCat(
            report.weights, report.weights == "int4" ? ", the head int8" : "",
            report.weights.starts_with("int") ? "; routers, gates, norms and biases in f32" : ""));
+  if (!report.packed_cache.empty()) Line("packed", report.packed_cache);
   Line("threads", absl::StrCat(report.threads));
   Line("memory", absl::StrCat("weights ", HumanBytes(report.weight_bytes), ", keys and values ",
                               HumanBytes(report.kv_bytes), " = ", report.kv_tokens,

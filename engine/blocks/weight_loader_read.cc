@@ -1,0 +1,114 @@
+// Reading of the weight loader: what goes in parallel, and what is packed while it is read.
+#include <algorithm>
+#include <mutex>
+#include <utility>
+
+#include "engine/blocks/weight_loader.h"
+#include "engine/status_macros.h"
+
+namespace sluice {
+namespace {
+
+using kernels::PackedMatrix;
+using kernels::WeightSource;
+
+// Of one task: little enough to be packed while it is in the second cache.
+constexpr int64_t kTaskBytes = int64_t{1} << 20;
+// A block of the packed layouts; also what shares their cache lines.
+constexpr int64_t kTaskRows = 64;
+
+// The first error of several threads.
+class SharedStatus {
+ public:
+  void Update(const absl::Status& status) {
+    if (status.ok()) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    status_.Update(status);
+  }
+  const absl::Status& status() const { return status_; }  // when they are done
+
+ private:
+  std::mutex mutex_;
+  absl::Status status_;
+};
+
+// Stored row by row as the packed matrix wants them.
+bool IsPlain(const ProjectionSpec& part) { return !part.transposed && part.row_run == 0; }
+
+}  // namespace
+
+void WeightLoader::Report(int64_t bytes) {
+  const int64_t done = done_bytes_ += bytes;
+  if (!progress_ || std::this_thread::get_id() != thread_) return;
+  const int64_t step = std::max<int64_t>(store_.total_bytes() / 100, 1);
+  if (done - last_reported_ < step) return;
+  last_reported_ = done;
+  progress_(std::min(done, store_.total_bytes()), store_.total_bytes());
+}
+
+absl::Status WeightLoader::ReadElements(const std::string& name, int64_t first, Raw& raw) {
+  const int64_t element = kernels::SizeOf(raw.dtype);
+  const auto bytes = static_cast<int64_t>(raw.bytes.size());
+  const int64_t tasks = std::max<int64_t>(1, bytes / kTaskBytes);
+  const int64_t elements_per_task = (bytes / element + tasks - 1) / tasks;
+  SharedStatus shared;
+  const auto read = [&](int64_t task) {
+    const int64_t begin = std::min(bytes, task * elements_per_task * element);
+    const int64_t end = std::min(bytes, begin + elements_per_task * element);
+    const std::span<std::byte> into(raw.bytes.data() + begin, static_cast<size_t>(end - begin));
+    if (tasks == 1 || begin < end) shared.Update(store_.Read(name, first + begin / element, into));
+  };
+  backend_.ForEach(tasks, read);
+  RETURN_IF_ERROR(shared.status());
+  Report(bytes);
+  return absl::OkStatus();
+}
+
+absl::Status WeightLoader::PackStored(const ProjectionSpec& part,
+                                      int64_t first_row,
+                                      PackedMatrix& matrix) {
+  ASSIGN_OR_RETURN(const TensorRange stored, store_.Find(part.weight));
+  ASSIGN_OR_RETURN(const TensorRange range,
+                   CheckedRange(part.weight, stored.num_elements(), /*allow_bytes=*/false));
+  const int64_t row_bytes = part.in * kernels::SizeOf(range.dtype);
+  const int64_t rows_per_task =
+      std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, row_bytes * kTaskRows)) * kTaskRows;
+  SharedStatus shared;
+  const auto pack = [&](int64_t task) {
+    const int64_t begin = task * rows_per_task;
+    const int64_t rows = std::min(rows_per_task, part.out - begin);
+    RawBytes raw(static_cast<size_t>(rows * row_bytes));
+    const absl::Status status = store_.Read(part.weight, (part.row_begin + begin) * part.in, raw);
+    if (!status.ok()) return shared.Update(status);
+    backend_.PackRows({raw.data(), range.dtype, rows, part.in}, first_row + begin, matrix);
+    Report(static_cast<int64_t>(raw.size()));
+  };
+  backend_.ForEach((part.out + rows_per_task - 1) / rows_per_task, pack);
+  return shared.status();
+}
+
+absl::StatusOr<PackedMatrix> WeightLoader::PackParts(const std::vector<ProjectionSpec>& parts,
+                                                     const MatrixShape& shape) {
+  if (std::all_of(parts.begin(), parts.end(), IsPlain)) {
+    for (const ProjectionSpec& part : parts)  // before anything is allocated by its size
+      RETURN_IF_ERROR(CheckMatrixShape(part.weight, part.row_begin + part.out, part.in, false));
+    ASSIGN_OR_RETURN(PackedMatrix matrix, backend_.AllocateMatrix(shape.n, shape.k, shape.format));
+    int64_t row = 0;
+    for (const ProjectionSpec& part : parts) {
+      RETURN_IF_ERROR(PackStored(part, row, matrix));
+      row += part.out;
+    }
+    return matrix;
+  }
+  std::vector<Raw> raws;
+  std::vector<WeightSource> sources;
+  for (const ProjectionSpec& part : parts) {
+    ASSIGN_OR_RETURN(Raw raw, ReadProjection(part));
+    raws.push_back(std::move(raw));
+    sources.push_back(
+        {raws.back().bytes.data(), raws.back().dtype, part.out, part.in, part.transposed});
+  }
+  return backend_.Pack(sources, shape.format);
+}
+
+}  // namespace sluice
