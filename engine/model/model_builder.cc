@@ -31,7 +31,7 @@ class ModelBuilder {
         stored_(stored),
         loader_(weights,
                 backend,
-                options.weight_format.value_or(stored),
+                options.weight_format.value_or(weights.quantized() ? WeightFormat::kInt8 : stored),
                 options.progress,
                 options.packed),
         kv_dtype_(options.kv_dtype.value_or(KvDTypeFor(loader_.format()))) {
@@ -362,7 +362,7 @@ absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec,
                                                   kernels::Backend& backend,
                                                   const BuildOptions& options) {
   ASSIGN_OR_RETURN(const TensorRange table, weights.Find(spec.decoder().embedding.weight));
-  const bool wide = table.dtype == kernels::DType::kF32;
+  const bool wide = table.dtype == kernels::DType::kF32 && !weights.quantized();
   const auto stored = wide ? WeightFormat::kF32 : WeightFormat::kBF16;
   return ModelBuilder(spec, weights, backend, options, stored).Build();
 }

@@ -42,6 +42,9 @@ class OpenedGgufStore : public GgufStore {
       entry.range.bytes = entry.range.num_elements() * kernels::SizeOf(entry.range.dtype);
       entry.range.offset = tensors_[part.tensor].offset;
       total_bytes_ += entry.range.bytes * entry.count;
+      const int64_t elements = entry.range.num_elements() * entry.count;
+      (tensors_[part.tensor].type->decode == nullptr ? plain_elements_ : block_elements_) +=
+          elements;
       SLUICE_CHECK(parts_.emplace(std::move(part.name), std::move(entry)).second);
     }
   }
@@ -97,6 +100,7 @@ class OpenedGgufStore : public GgufStore {
   }
 
   int64_t total_bytes() const override { return total_bytes_; }
+  bool quantized() const override { return block_elements_ > plain_elements_; }
 
   absl::StatusOr<std::string> Fingerprint() const override {
     ASSIGN_OR_RETURN(std::string text, FileFingerprint(file_));
@@ -170,6 +174,7 @@ class OpenedGgufStore : public GgufStore {
   std::vector<GgufTensor> tensors_;
   std::map<std::string, Part, std::less<>> parts_;
   int64_t total_bytes_ = 0;
+  int64_t plain_elements_ = 0, block_elements_ = 0;
 };
 
 }  // namespace

@@ -51,6 +51,8 @@ class WeightStore {
   // Names never passed to Read, for the "nothing left over" check.
   virtual std::vector<std::string> Unused() const = 0;
   virtual int64_t total_bytes() const = 0;
+  // Most of the elements lie in the file as blocks of 8 bits or fewer a value, and are read as f32.
+  virtual bool quantized() const { return false; }
   // What tells these weights from others: the files (file_fingerprint.h) and which tensor lies
   // where. Unimplemented for stores without files.
   virtual absl::StatusOr<std::string> Fingerprint() const {

@@ -76,7 +76,8 @@ TEST_F(PackedModelTest, AnswersAreTheSameToTheBitForEveryFormat) {
     Copy(folder);
     for (const auto weights :
          {std::optional<WeightFormat>(), std::optional(WeightFormat::kF32),
-          std::optional(WeightFormat::kBF16), std::optional(WeightFormat::kInt8)}) {
+          std::optional(WeightFormat::kBF16), std::optional(WeightFormat::kInt8),
+          std::optional(WeightFormat::kInt4)}) {
       EngineConfig config = Config(weights);
       config.packed_cache.clear();
       const Answer expected = Ask(config).first;
