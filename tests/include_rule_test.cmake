@@ -34,7 +34,7 @@ allow("engine/(status_macros|json_reader|request|request_error|metrics|engine_co
 allow("engine/engine_client\\..*" "engine/text/(tokenizer|chat_template)\\.h|${vocabulary}")
 allow("engine/[a-z_]+\\.(h|cc)" "engine/.*|${kernel_ops}")
 set(engine_public
-  "${vocabulary}|engine/(engine|engine_thread|engine_client)\\.h|engine/text/(tokenizer|chat_template)\\.h")
+  "${vocabulary}|engine/(engine|engine_thread|engine_client|version)\\.h|engine/text/(tokenizer|chat_template)\\.h")
 # The measuring commands divide by what the machine can do, and time ops.
 allow("server/commands/bench_(machine|profile)[a-z_]*\\..*"
   "server/.*|${engine_public}|engine/model_runner\\.h|kernels/(machine_limits|op_profile)\\.h")

@@ -22,10 +22,8 @@ int RunBenchQuality(const ServerConfig& config);
 int RunBenchServe(const ServerConfig& config);
 int RunVersion();
 
-// "0.1.0", from CMake's project version.
-const char* Version();
-
-// kExitBadModel for what is wrong with the model directory, else kExitInternal.
+// kExitBadModel for what is wrong with the model directory, kExitUsage for what is wrong with that
+// of --packed-cache, else kExitInternal.
 int ExitCodeOfLoadError(const absl::Status& status);
 
 }  // namespace sluice::server

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/log.h"
+#include "engine/version.h"
 #include "server/commands/model_loader.h"
 #include "server/commands/port_holder.h"
 #include "server/commands/signal_queue.h"

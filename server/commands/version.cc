@@ -1,14 +1,10 @@
+#include "engine/version.h"
+
 #include <cstdio>
 
 #include "server/commands/commands.h"
 
-#ifndef SLUICE_VERSION
-#define SLUICE_VERSION "0.0.0"
-#endif
-
 namespace sluice::server {
-
-const char* Version() { return SLUICE_VERSION; }
 
 int RunVersion() {
   std::printf("sluice %s\n", Version());
@@ -21,8 +17,9 @@ int ExitCodeOfLoadError(const absl::Status& status) {
     case absl::StatusCode::kNotFound:
     case absl::StatusCode::kUnimplemented:
     case absl::StatusCode::kDataLoss:
-    case absl::StatusCode::kPermissionDenied:
       return kExitBadModel;
+    case absl::StatusCode::kPermissionDenied:  // of the directory of --packed-cache, nothing else
+      return kExitUsage;
     default:
       return kExitInternal;
   }
