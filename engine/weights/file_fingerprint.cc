@@ -4,17 +4,32 @@
 
 #include <algorithm>
 #include <array>
-#include <span>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "engine/status_macros.h"
+#include "kernels/check.h"
 
 namespace sluice {
 namespace {
 
-constexpr int64_t kSamples = 256;
-constexpr int64_t kSampleBytes = 4096;
+constexpr int64_t kPageBytes = 4096;
+constexpr int64_t kMaxSampledBytes = int64_t{16} << 20;
+
+absl::StatusOr<std::string> Fingerprint(const ModelFile& file,
+                                        std::span<const FileRange> tensors,
+                                        int64_t sample_bytes) {
+  std::string sampled;
+  for (const FileRange& tensor : tensors) {
+    const int64_t bytes = std::min(tensor.bytes, sample_bytes);
+    const size_t place = sampled.size();
+    sampled.resize(place + static_cast<size_t>(bytes));
+    RETURN_IF_ERROR(file.ReadAt(tensor.offset + (tensor.bytes - bytes) / 2,
+                                std::as_writable_bytes(std::span(sampled).subspan(place))));
+  }
+  ASSIGN_OR_RETURN(const std::string digest, Sha256Hex(sampled));
+  return absl::StrCat(file.size(), " bytes, ", file.modified_ns(), " ns, ", digest, "\n");
+}
 
 }  // namespace
 
@@ -27,23 +42,18 @@ absl::StatusOr<std::string> Sha256Hex(const std::string& text) {
       absl::string_view(reinterpret_cast<const char*>(digest.data()), length));
 }
 
-absl::StatusOr<std::string> FileFingerprint(const ModelFile& file) {
-  const bool whole = file.size() <= kSamples * kSampleBytes;
-  std::string sampled(static_cast<size_t>(whole ? file.size() : kSamples * kSampleBytes), '\0');
-  const std::span<std::byte> bytes = std::as_writable_bytes(std::span<char>(sampled));
-  if (whole) {
-    RETURN_IF_ERROR(file.ReadAt(0, bytes));
-  } else {
-    const double step = static_cast<double>(file.size() - kSampleBytes) / (kSamples - 1);
-    for (int64_t i = 0; i < kSamples; ++i) {
-      const auto offset = static_cast<int64_t>(step * static_cast<double>(i));
-      const auto place = static_cast<size_t>(i * kSampleBytes);
-      RETURN_IF_ERROR(file.ReadAt(std::min(offset, file.size() - kSampleBytes),
-                                  bytes.subspan(place, static_cast<size_t>(kSampleBytes))));
-    }
+absl::StatusOr<std::string> FingerprintOf(std::span<const ModelFile> files,
+                                          std::span<const std::vector<FileRange>> tensors) {
+  SLUICE_CHECK(files.size() == tensors.size()) << files.size() << " " << tensors.size();
+  size_t count = 1;
+  for (const std::vector<FileRange>& ranges : tensors) count += ranges.size();
+  const int64_t sample_bytes = std::min(kPageBytes, kMaxSampledBytes / static_cast<int64_t>(count));
+  std::string text;
+  for (size_t i = 0; i < files.size(); ++i) {
+    ASSIGN_OR_RETURN(const std::string one, Fingerprint(files[i], tensors[i], sample_bytes));
+    text += one;
   }
-  ASSIGN_OR_RETURN(const std::string digest, Sha256Hex(sampled));
-  return absl::StrCat(file.size(), " bytes, ", file.modified_ns(), " ns, ", digest);
+  return text;
 }
 
 }  // namespace sluice

@@ -103,11 +103,14 @@ class OpenedGgufStore : public GgufStore {
   bool quantized() const override { return block_elements_ > plain_elements_; }
 
   absl::StatusOr<std::string> Fingerprint() const override {
-    ASSIGN_OR_RETURN(std::string text, FileFingerprint(file_));
+    std::vector<std::vector<FileRange>> ranges(1);
+    for (const GgufTensor& tensor : tensors_)
+      ranges[0].push_back({.offset = tensor.offset, .bytes = tensor.bytes});
+    ASSIGN_OR_RETURN(std::string text, FingerprintOf({&file_, 1}, ranges));
     for (const auto& [name, part] : parts_) {
       const GgufTensor& tensor = tensors_[part.tensor];
-      absl::StrAppend(&text, "\n", name, " ", tensor.type->id, " [",
-                      absl::StrJoin(part.range.shape, ","), "] ", tensor.offset);
+      absl::StrAppend(&text, name, " ", tensor.type->id, " [", absl::StrJoin(part.range.shape, ","),
+                      "] ", tensor.offset, "\n");
     }
     return text;
   }

@@ -1,7 +1,8 @@
-// A file of packed weights beside nothing else: written after a model was loaded once, read by the
-// next start instead of converting again. It holds the bytes that a backend made, each run with a
+// A file of packed weights: written when a model is loaded for the first time, read by the next
+// start instead of converting again. It holds the bytes that a backend made, each run with a
 // checksum, and says what they were made from; a file that says anything else, or is damaged, is
-// refused and never trusted. Not for deciding what belongs into it (engine/blocks/packed_source.h).
+// refused. That is a guard against accidents: whoever may write the file decides the weights. Not
+// for deciding what belongs into it (engine/blocks/packed_source.h).
 #pragma once
 
 #include <cstddef>
@@ -21,7 +22,8 @@
 namespace sluice {
 
 // Raise it whenever the format of the file changes or a backend packs the same weights into other
-// bytes (tests/kernels/packing_test.cc notices).
+// bytes, which tests/kernels/packed_bytes_test.cc notices. Files of other releases are refused
+// anyway, by the server's version (engine/packed_model.cc).
 inline constexpr uint32_t kPackedCacheVersion = 1;
 
 // One thing that decides the packed bytes: {"weights", "int8"}.
@@ -44,8 +46,8 @@ struct PackedCacheEntry {
 
 class PackedCacheReader {
  public:
-  // NotFound when there is no such file, FailedPrecondition saying what it was made for instead,
-  // DataLoss when it is damaged. Messages leave out the path.
+  // Errors of ModelFile::Open, NotFound when there is no such file; FailedPrecondition ("was made
+  // for other ...") and DataLoss ("is damaged: ...") for the caller to put the name before.
   static absl::StatusOr<std::unique_ptr<PackedCacheReader>> Open(
       const std::string& directory, const std::string& name, const PackedCacheIdentity& identity);
 
@@ -63,12 +65,17 @@ class PackedCacheReader {
   std::map<uint64_t, PackedCacheEntry> entries_;
 };
 
-// Writes to `name`.tmp and renames it when everything is on the disk: whoever opens `name` finds
-// the old file or the whole new one.
+// Ends the names of packed cache files.
+inline constexpr char kPackedCacheSuffix[] = ".packed";
+
+// Writes to `name`.tmp and renames it when it is complete: whoever opens `name` finds the old file
+// or the whole new one. Nothing waits for the disk: a file that a power failure cut is noticed by
+// its checksums.
 class PackedCacheWriter {
  public:
-  // PermissionDenied when the directory is missing or cannot be written, Unavailable when another
-  // process writes the same file.
+  // First removes what killed processes left in the directory. PermissionDenied when the directory
+  // is missing, is none or cannot be written; InvalidArgument for a name that is no plain file name
+  // or too long; Unavailable when another process writes the same file, or for any other reason.
   static absl::StatusOr<std::unique_ptr<PackedCacheWriter>> Create(const std::string& directory,
                                                                    const std::string& name);
   ~PackedCacheWriter();

@@ -1,3 +1,4 @@
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -37,36 +38,86 @@ absl::Status WriteError(int error) {
   return absl::UnavailableError(absl::StrCat("cannot be written: ", std::strerror(error)));
 }
 
-absl::Status DirectoryError(int error) { return absl::PermissionDeniedError(std::strerror(error)); }
+// Why something in `directory` could not be made: its own fault, or of what is there.
+absl::Status DirectoryError(int error, int directory) {
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return absl::PermissionDeniedError(std::strerror(error));
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      if (directory < 0 || ::faccessat(directory, ".", W_OK | X_OK, AT_EACCESS) != 0)
+        return absl::PermissionDeniedError(std::strerror(error));
+      break;
+    default:
+      break;
+  }
+  return WriteError(error);
+}
 
-// Locks the temporary file and makes sure that it still has that name: another process may have
-// renamed it between the opening and the lock.
-bool LockAs(int directory, int file, const char* name) {
-  if (::flock(file, LOCK_EX | LOCK_NB) != 0) return false;
+// True when `name` is that file, and not one that came in its place.
+bool HasName(int directory, int file, const char* name) {
   struct stat opened {};
   struct stat named {};
-  return ::fstat(file, &opened) == 0 && ::fstatat(directory, name, &named, 0) == 0 &&
+  return ::fstat(file, &opened) == 0 && S_ISREG(opened.st_mode) &&
+         ::fstatat(directory, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
          opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+// Locks a temporary file. Another process may have renamed or removed it between the opening and
+// the lock.
+absl::Status LockAs(int directory, int file, const char* name) {
+  constexpr char kTaken[] = "another process is writing it";
+  if (::flock(file, LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) return absl::UnavailableError(kTaken);
+    return absl::UnavailableError(absl::StrCat("cannot be locked: ", std::strerror(errno)));
+  }
+  if (!HasName(directory, file, name)) return absl::UnavailableError(kTaken);
+  return absl::OkStatus();
+}
+
+// Temporary files that nobody writes any more: their processes were killed.
+void RemoveAbandoned(int directory) {
+  const std::string suffix = TemporaryName(kPackedCacheSuffix);
+  const int copy = ::openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR* const listed = copy < 0 ? nullptr : ::fdopendir(copy);
+  if (listed == nullptr) {
+    if (copy >= 0) ::close(copy);
+    return;
+  }
+  while (const dirent* entry = ::readdir(listed)) {
+    const char* const name = entry->d_name;
+    if (!std::string_view(name).ends_with(suffix)) continue;
+    const int file = ::openat(directory, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (file < 0) continue;
+    if (LockAs(directory, file, name).ok()) ::unlinkat(directory, name, 0);
+    ::close(file);
+  }
+  ::closedir(listed);
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PackedCacheWriter>> PackedCacheWriter::Create(
     const std::string& directory, const std::string& name) {
-  SLUICE_CHECK(IsPlainFileName(name)) << name;
-  const int parent = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (parent < 0) return DirectoryError(errno);
   const std::string temporary = TemporaryName(name);
+  if (!IsPlainFileName(name) || !IsPlainFileName(temporary))
+    return absl::InvalidArgumentError("cannot be the name of a file");
+  const int parent = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (parent < 0) return DirectoryError(errno, -1);
+  RemoveAbandoned(parent);
   const int file =
       ::openat(parent, temporary.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
   const int error = errno;
   std::unique_ptr<PackedCacheWriter> writer(new PackedCacheWriter(parent, file, name));
-  if (file < 0) return DirectoryError(error);
-  if (!LockAs(parent, file, temporary.c_str())) {
+  if (file < 0) return DirectoryError(error, parent);
+  const absl::Status locked = LockAs(parent, file, temporary.c_str());
+  if (!locked.ok()) {
     ::close(std::exchange(writer->file_, -1));  // it belongs to somebody else
-    return absl::UnavailableError("another process is writing it");
+    return locked;
   }
-  if (::ftruncate(file, 0) != 0) return DirectoryError(errno);  // what a killed process left
+  if (::ftruncate(file, 0) != 0) return WriteError(errno);
   writer->next_ = kPackedCacheBegin;
   return writer;
 }
@@ -122,10 +173,8 @@ absl::Status PackedCacheWriter::WriteEnd(const PackedCacheIdentity& identity) {
     std::copy(digest.begin(), digest.end(), header.digests[i].begin());
   }
   header.checksum = ChecksumOf(header);
-  if (!WriteAt(file_, next_, index) || !WriteAt(file_, 0, std::as_bytes(std::span(&header, 1))) ||
-      ::fsync(file_) != 0) {
+  if (!WriteAt(file_, next_, index) || !WriteAt(file_, 0, std::as_bytes(std::span(&header, 1))))
     return WriteError(errno);
-  }
   return absl::OkStatus();
 }
 
@@ -137,7 +186,6 @@ absl::StatusOr<int64_t> PackedCacheWriter::Finish(const PackedCacheIdentity& ide
   if (::renameat(directory_, temporary.c_str(), directory_, name_.c_str()) != 0)
     return WriteError(errno);
   ::close(std::exchange(file_, -1));
-  ::fsync(directory_);
   return static_cast<int64_t>(next_ + entries_.size() * sizeof(PackedCacheEntry));
 }
 

@@ -135,11 +135,12 @@ std::vector<std::string> SafetensorsStore::Unused() const {
 }
 
 absl::StatusOr<std::string> SafetensorsStore::Fingerprint() const {
-  std::string text;
-  for (const ModelFile& file : files_) {
-    ASSIGN_OR_RETURN(const std::string fingerprint, FileFingerprint(file));
-    absl::StrAppend(&text, fingerprint, "\n");
+  std::vector<std::vector<FileRange>> ranges(files_.size());
+  for (const auto& [name, tensor] : tensors_) {
+    ranges[static_cast<size_t>(tensor.range.file)].push_back(
+        {.offset = tensor.range.offset, .bytes = tensor.range.bytes});
   }
+  ASSIGN_OR_RETURN(std::string text, FingerprintOf(files_, ranges));
   for (const auto& [name, tensor] : tensors_) {
     const TensorRange& range = tensor.range;
     absl::StrAppend(&text, name, " ", kernels::Name(range.dtype), " [",

@@ -18,27 +18,36 @@ std::vector<char> BytesOf(const PackedMatrix& matrix) {
   return {data, data + matrix.bytes()};
 }
 
+// `weight` rounded to bf16.
+std::vector<BF16> RoundedTo(const Matrix& weight) {
+  std::vector<BF16> rounded;
+  for (const float value : weight.values) rounded.push_back(ToBF16(value));
+  return rounded;
+}
+
 TEST(PackingTest, RowsPackedApartAreTheMatrixPackedWhole) {
   for (const char* device : {"cpu", "reference"}) {
     std::unique_ptr<Backend> backend = std::move(*CreateBackend({.device = device, .threads = 2}));
-    for (WeightFormat format : {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt8}) {
+    for (WeightFormat format : kFormats) {
       for (auto [n, k] : {std::pair<int64_t, int64_t>{200, 130}, {64, 33}, {65, 1}, {1, 64}}) {
         Matrix weight = RandomMatrix(n, k, 7);
-        std::vector<BF16> stored(static_cast<size_t>(n * k));
-        for (size_t i = 0; i < stored.size(); ++i) stored[i] = ToBF16(weight.values[i]);
-        const WeightSource whole{stored.data(), DType::kBF16, n, k};
-        const PackedMatrix expected = std::move(*backend->Pack({&whole, 1}, format));
-        PackedMatrix actual = std::move(*backend->AllocateMatrix(n, k, format));
-        ASSERT_EQ(expected.bytes(), actual.bytes());
-        constexpr int64_t kRows = 48;  // across the borders of blocks
-        backend->ForEach((n + kRows - 1) / kRows, [&, rows_of_all = n, depth = k](int64_t task) {
-          const int64_t first = task * kRows;
-          const int64_t rows = std::min(kRows, rows_of_all - first);
-          backend->PackRows({stored.data() + first * depth, DType::kBF16, rows, depth}, first,
-                            actual);
-        });
-        EXPECT_EQ(BytesOf(expected), BytesOf(actual))
-            << device << " " << Name(format) << " " << n << "x" << k;
+        std::vector<BF16> rounded = RoundedTo(weight);
+        for (const WeightSource& whole : {WeightSource{rounded.data(), DType::kBF16, n, k},
+                                          WeightSource{weight.values.data(), DType::kF32, n, k}}) {
+          const PackedMatrix expected = std::move(*backend->Pack({&whole, 1}, format));
+          PackedMatrix actual = std::move(*backend->AllocateMatrix(n, k, format));
+          ASSERT_EQ(expected.bytes(), actual.bytes());
+          constexpr int64_t kRows = 48;  // across the borders of blocks
+          backend->ForEach((n + kRows - 1) / kRows, [&](int64_t task) {
+            const int64_t first = task * kRows;
+            const auto* data = static_cast<const char*>(whole.data);
+            backend->PackRows({data + first * whole.k * SizeOf(whole.dtype), whole.dtype,
+                               std::min(kRows, whole.n - first), whole.k},
+                              first, actual);
+          });
+          EXPECT_EQ(BytesOf(expected), BytesOf(actual))
+              << device << " " << Name(format) << " " << n << "x" << k << " " << Name(whole.dtype);
+        }
       }
     }
   }

@@ -98,6 +98,30 @@ TEST_F(GgufTest, ValuesComeUnderTheirNewNames) {
   EXPECT_TRUE(absl::IsNotFound(store->Find("w").status()));
 }
 
+TEST_F(GgufTest, FingerprintKnowsTheValuesOfEveryTensor) {
+  const auto fingerprint = [&](const std::string& bytes) {
+    Write("m.gguf", bytes);
+    std::filesystem::last_write_time(Path("m.gguf"), std::filesystem::file_time_type());
+    auto file = ModelFile::Open(directory(), "m.gguf");
+    EXPECT_TRUE(file.ok()) << file.status();
+    auto contents = ReadGguf(*file);
+    EXPECT_TRUE(contents.ok()) << contents.status();
+    return MakeGgufStore(*std::move(file), contents->tensors,
+                         {{"plain", 0, {2, 3}}, {"row.{e}.w", 1, {2, 1, 32}}})
+        ->Fingerprint()
+        .value_or("");
+  };
+  GgufParts parts = Valid();
+  const std::string expected = fingerprint(parts.Bytes());
+  EXPECT_NE(expected, "");
+  EXPECT_EQ(expected, fingerprint(parts.Bytes()));
+  for (const size_t at : {size_t{1}, size_t{32 + 40}}) {
+    parts = Valid();
+    parts.values[at] = 99;
+    EXPECT_NE(expected, fingerprint(parts.Bytes())) << at;
+  }
+}
+
 TEST_F(GgufTest, AFileCutAnywhereIsRefused) {
   const std::string bytes = Valid().Bytes();
   for (size_t size = 0; size < bytes.size(); ++size) {

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "engine/weights/checksum.h"
-#include "engine/weights/file_fingerprint.h"
 #include "engine/weights/packed_cache_format.h"
 #include "tests/weights/file_fixture.h"
 
@@ -207,10 +206,37 @@ TEST_F(PackedCacheTest, OneProcessWritesAtATimeAndAKilledOneIsNoObstacle) {
   EXPECT_TRUE(WriteAll().ok());
 }
 
+TEST_F(PackedCacheTest, RemovesWhatKilledProcessesLeftOfOtherFiles) {
+  Write("other.packed.tmp", "of a killed process");
+  Write("other.packed", "somebody's");
+  Write("notes.tmp", "somebody's");
+  const auto running = PackedCacheWriter::Create(directory(), "running.packed");
+  ASSERT_TRUE(running.ok()) << running.status();
+  EXPECT_FALSE(std::filesystem::exists(Path("other.packed.tmp")));
+  EXPECT_TRUE(WriteAll().ok());
+  for (const char* kept : {"running.packed.tmp", "other.packed", "notes.tmp"})
+    EXPECT_TRUE(std::filesystem::exists(Path(kept))) << kept;
+}
+
 TEST_F(PackedCacheTest, SaysWhenADirectoryCannotBeWritten) {
-  EXPECT_TRUE(absl::IsPermissionDenied(PackedCacheWriter::Create(Path("missing"), kName).status()));
-  // Nobody makes files there, not even root.
-  EXPECT_TRUE(absl::IsPermissionDenied(PackedCacheWriter::Create("/proc", kName).status()));
+  Write("file", "");
+  // Nobody makes files in /proc, not even root.
+  for (const std::string& place :
+       {Path("missing").string(), Path("file").string(), std::string("/proc")}) {
+    const absl::Status status = PackedCacheWriter::Create(place, kName).status();
+    EXPECT_TRUE(absl::IsPermissionDenied(status)) << place << ": " << status;
+  }
+}
+
+TEST_F(PackedCacheTest, WhatIsWrongWithOneFileIsNoFaultOfTheDirectory) {
+  std::filesystem::create_directories(Path("model.packed.tmp"));
+  absl::Status status = PackedCacheWriter::Create(directory(), kName).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_NE(status.message().find("Is a directory"), std::string::npos) << status;
+  for (const std::string& name : {std::string(), std::string("a/b"), std::string(252, 'x')}) {
+    status = PackedCacheWriter::Create(directory(), name).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << name << ": " << status;
+  }
 }
 
 TEST(Checksum64Test, ChangesWithEveryByteWithTheLengthAndWithTheSeed) {
@@ -226,29 +252,6 @@ TEST(Checksum64Test, ChangesWithEveryByteWithTheLengthAndWithTheSeed) {
     }
     bytes.push_back(std::byte{0});
     EXPECT_NE(sum, Checksum64(bytes, 1)) << size;
-  }
-}
-
-class FileFingerprintTest : public DirectoryTest {
- protected:
-  std::string Of(const std::string& contents) {
-    Write("weights", contents);
-    // The same time, as archives and image builders set it.
-    std::filesystem::last_write_time(Path("weights"), std::filesystem::file_time_type());
-    const absl::StatusOr<ModelFile> file = ModelFile::Open(directory(), "weights");
-    return file.ok() ? *FileFingerprint(*file) : "";
-  }
-};
-
-TEST_F(FileFingerprintTest, SeesOtherContentsOfTheSameSizeAndTime) {
-  for (const size_t size : {size_t{0}, size_t{1000}, size_t{3} << 20}) {
-    std::string contents(size, 'a');
-    const std::string before = Of(contents);
-    EXPECT_EQ(before, Of(contents));
-    EXPECT_NE(before, Of(contents + "a"));
-    if (size == 0) continue;
-    for (size_t i = 0; i < size; i += 777) contents[i] = 'b';  // as every training changes it
-    EXPECT_NE(before, Of(contents)) << size;
   }
 }
 

@@ -57,6 +57,30 @@ TEST_F(WeightStoreTest, RefusesReadsOutsideATensor) {
   EXPECT_EQ((*store)->Find("v").status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(WeightStoreTest, FingerprintKnowsTheValuesOfEveryShard) {
+  WriteIndex(R"({"a":"1.safetensors","b":"2.safetensors"})");
+  const auto fingerprint = [&](const std::string& first, const std::string& second) {
+    for (const auto& [name, bytes] :
+         {std::pair("1.safetensors", first), std::pair("2.safetensors", second)}) {
+      Write(name, bytes);
+      std::filesystem::last_write_time(Path(name), std::filesystem::file_time_type());
+    }
+    const auto store = WeightStore::Open(directory());
+    EXPECT_TRUE(store.ok()) << store.status();
+    return store.ok() ? (*store)->Fingerprint().value_or("") : "";
+  };
+  const std::string a = Shard("a"), b = Shard("b");
+  const auto other = [](std::string shard) {
+    shard[shard.size() - 4] = 99;
+    return shard;
+  };
+  const std::string expected = fingerprint(a, b);
+  EXPECT_NE(expected, "");
+  EXPECT_EQ(expected, fingerprint(a, b));
+  EXPECT_NE(expected, fingerprint(other(a), b));
+  EXPECT_NE(expected, fingerprint(a, other(b)));
+}
+
 TEST_F(WeightStoreTest, AFileThatBecameShorterIsDataLoss) {
   Write("model.safetensors", Shard("w"));
   auto store = WeightStore::Open(directory());
