@@ -17,8 +17,9 @@ struct PackedModel {
   std::string cache_line;  // what was done with the cache, for the start-up report; empty without
 };
 
-// Errors of BuildModel; PermissionDenied when the directory is missing, or something must be
-// written there and cannot. A full disk is a warning: the model is loaded anyway.
+// Errors of BuildModel; PermissionDenied, naming --packed-cache, when the directory is missing, is
+// none, or has no file of this model and cannot be written. Everything else that is wrong with the
+// cache (a full disk, a damaged file) is a warning: the model is loaded anyway.
 absl::StatusOr<PackedModel> BuildPackedModel(const EngineConfig& config,
                                              const ModelSpec& spec,
                                              WeightStore& weights,

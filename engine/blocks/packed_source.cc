@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <span>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/status_macros.h"
@@ -28,11 +29,20 @@ int64_t BytesOf(const PackedExperts& experts) {
 
 }  // namespace
 
+PackedSource::PackedSource(kernels::Backend& backend,
+                           PackedCacheFiles files,
+                           std::function<void(int64_t)> on_read)
+    : backend_(backend), files_(files), on_read_(std::move(on_read)) {
+  SLUICE_CHECK(files.reader == nullptr || files.writer == nullptr);
+}
+
 absl::Status PackedSource::Read(const std::string& key, const void* data, int64_t bytes) {
   const std::span into(static_cast<std::byte*>(const_cast<void*>(data)),
                        static_cast<size_t>(bytes));
-  return files_.reader->Read(key, into,
-                             [this](int64_t count, auto task) { backend_.ForEach(count, task); });
+  RETURN_IF_ERROR(files_.reader->Read(
+      key, into, [this](int64_t count, auto task) { backend_.ForEach(count, task); }));
+  on_read_(bytes);
+  return absl::OkStatus();
 }
 
 void PackedSource::Write(const std::string& key, const void* data, int64_t bytes) {

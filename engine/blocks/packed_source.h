@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "absl/functional/function_ref.h"
@@ -26,8 +27,10 @@ struct MatrixShape {
 
 class PackedSource {
  public:
-  PackedSource(kernels::Backend& backend, PackedCacheFiles files)
-      : backend_(backend), files_(files) {}
+  // `on_read` is told the bytes of everything that comes from a cache.
+  PackedSource(kernels::Backend& backend,
+               PackedCacheFiles files,
+               std::function<void(int64_t bytes)> on_read);
 
   // The matrix that `make` gives, or the one that was written when it had been made. `key` says
   // all that decides its values beside the weight files. Errors of `make`, DataLoss of a damaged
@@ -46,7 +49,8 @@ class PackedSource {
   void Write(const std::string& key, const void* data, int64_t bytes);
 
   kernels::Backend& backend_;
-  PackedCacheFiles files_;
+  const PackedCacheFiles files_;
+  const std::function<void(int64_t)> on_read_;
 };
 
 }  // namespace sluice

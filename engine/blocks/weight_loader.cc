@@ -71,7 +71,8 @@ WeightLoader::WeightLoader(WeightStore& store,
       backend_(backend),
       format_(format),
       progress_(std::move(progress)),
-      packed_(backend, packed) {}
+      total_bytes_(packed.reader != nullptr ? packed.reader->file_bytes() : store.total_bytes()),
+      packed_(backend, packed, [this](int64_t bytes) { Report(bytes); }) {}
 
 absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadRaw(
     const std::string& name, int64_t total, int64_t first, int64_t count, bool allow_bytes) {

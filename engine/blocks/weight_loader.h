@@ -24,7 +24,7 @@
 
 namespace sluice {
 
-// Bytes loaded so far of all bytes.
+// Bytes loaded so far of all bytes. Called on the loading thread.
 using LoadProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
 
 // A few floats in device memory: norm weights, biases, sinks.
@@ -96,6 +96,9 @@ class WeightLoader {
   // The rows of `part`, stored [out, in], as the matrix of the transposed map: `out` inputs.
   absl::StatusOr<kernels::PackedMatrix> Turned(const ProjectionSpec& part);
 
+  // Tells of all bytes: what nobody asks for is never read.
+  void FinishProgress() const;
+
   // A device vector of host floats.
   absl::StatusOr<FloatVector> ToDevice(const std::vector<float>& values);
 
@@ -111,7 +114,7 @@ class WeightLoader {
                                            bool allow_bytes) const;
   // WeightStore::Read, large ranges by several threads.
   absl::Status ReadElements(const std::string& name, int64_t first, Raw& raw);
-  // Counts what was read, and tells on the loading thread.
+  // Counts what was read, on any thread, and tells on the loading thread.
   void Report(int64_t bytes);
   // Reads and packs the rows of a plain projection, some at a time.
   absl::Status PackStored(const ProjectionSpec& part,
@@ -153,6 +156,7 @@ class WeightLoader {
   kernels::Backend& backend_;
   kernels::WeightFormat format_;
   LoadProgress progress_;
+  const int64_t total_bytes_;  // of the packed cache, where there is one
   PackedSource packed_;
   const std::thread::id thread_ = std::this_thread::get_id();
   std::atomic<int64_t> done_bytes_ = 0;

@@ -1,8 +1,9 @@
 // Reading of the weight loader: what goes in parallel, and what is packed while it is read.
 #include <algorithm>
-#include <mutex>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "engine/blocks/weight_loader.h"
 #include "engine/status_macros.h"
 
@@ -22,14 +23,17 @@ class SharedStatus {
  public:
   void Update(const absl::Status& status) {
     if (status.ok()) return;
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const absl::MutexLock lock(&mutex_);
     status_.Update(status);
   }
-  const absl::Status& status() const { return status_; }  // when they are done
+  absl::Status status() const {
+    const absl::MutexLock lock(&mutex_);
+    return status_;
+  }
 
  private:
-  std::mutex mutex_;
-  absl::Status status_;
+  mutable absl::Mutex mutex_;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
 // Stored row by row as the packed matrix wants them.
@@ -40,10 +44,14 @@ bool IsPlain(const ProjectionSpec& part) { return !part.transposed && part.row_r
 void WeightLoader::Report(int64_t bytes) {
   const int64_t done = done_bytes_ += bytes;
   if (!progress_ || std::this_thread::get_id() != thread_) return;
-  const int64_t step = std::max<int64_t>(store_.total_bytes() / 100, 1);
+  const int64_t step = std::max<int64_t>(total_bytes_ / 100, 1);
   if (done - last_reported_ < step) return;
   last_reported_ = done;
-  progress_(std::min(done, store_.total_bytes()), store_.total_bytes());
+  progress_(std::min(done, total_bytes_), total_bytes_);
+}
+
+void WeightLoader::FinishProgress() const {
+  if (progress_) progress_(total_bytes_, total_bytes_);
 }
 
 absl::Status WeightLoader::ReadElements(const std::string& name, int64_t first, Raw& raw) {
@@ -84,6 +92,7 @@ absl::Status WeightLoader::PackStored(const ProjectionSpec& part,
     Report(static_cast<int64_t>(raw.size()));
   };
   backend_.ForEach((part.out + rows_per_task - 1) / rows_per_task, pack);
+  Report(0);  // what the other threads read
   return shared.status();
 }
 

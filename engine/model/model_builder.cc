@@ -25,15 +25,12 @@ class ModelBuilder {
                WeightStore& weights,
                kernels::Backend& backend,
                const BuildOptions& options,
+               WeightFormat format,
                WeightFormat stored)
       : backend_(backend),
         options_(options),
         stored_(stored),
-        loader_(weights,
-                backend,
-                options.weight_format.value_or(weights.quantized() ? WeightFormat::kInt8 : stored),
-                options.progress,
-                options.packed),
+        loader_(weights, backend, format, options.progress, options.packed),
         kv_dtype_(options.kv_dtype.value_or(KvDTypeFor(loader_.format()))) {
     model_->spec_ = spec;
     model_->weight_format_ = loader_.format();
@@ -57,6 +54,7 @@ class ModelBuilder {
       RETURN_IF_ERROR(AddGroup(group, model_->groups_));
     RETURN_IF_ERROR(model_->rope_tables_.Allocate(backend_, options_.max_rows));
     FinishSizes();
+    loader_.FinishProgress();
     return std::move(model_);
   }
 
@@ -357,14 +355,32 @@ class ModelBuilder {
   int64_t layer_workspace_ = 0, recurrence_workspace_ = 0, expert_ids_ = 0;
 };
 
+namespace {
+
+// What numbers that nobody rounds to integers are kept as: f32 or bf16.
+absl::StatusOr<WeightFormat> StoredFormat(const ModelSpec& spec, const WeightStore& weights) {
+  ASSIGN_OR_RETURN(const TensorRange table, weights.Find(spec.decoder().embedding.weight));
+  const bool wide = table.dtype == kernels::DType::kF32 && !weights.quantized();
+  return wide ? WeightFormat::kF32 : WeightFormat::kBF16;
+}
+
+}  // namespace
+
+absl::StatusOr<WeightFormat> FormatOfProjections(const ModelSpec& spec,
+                                                 const WeightStore& weights,
+                                                 std::optional<WeightFormat> asked_for) {
+  ASSIGN_OR_RETURN(const WeightFormat stored, StoredFormat(spec, weights));
+  return asked_for.value_or(weights.quantized() ? WeightFormat::kInt8 : stored);
+}
+
 absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec,
                                                   WeightStore& weights,
                                                   kernels::Backend& backend,
                                                   const BuildOptions& options) {
-  ASSIGN_OR_RETURN(const TensorRange table, weights.Find(spec.decoder().embedding.weight));
-  const bool wide = table.dtype == kernels::DType::kF32 && !weights.quantized();
-  const auto stored = wide ? WeightFormat::kF32 : WeightFormat::kBF16;
-  return ModelBuilder(spec, weights, backend, options, stored).Build();
+  ASSIGN_OR_RETURN(const WeightFormat stored, StoredFormat(spec, weights));
+  ASSIGN_OR_RETURN(const WeightFormat format,
+                   FormatOfProjections(spec, weights, options.weight_format));
+  return ModelBuilder(spec, weights, backend, options, format, stored).Build();
 }
 
 }  // namespace sluice

@@ -1,6 +1,6 @@
 // The one pool of compute threads: the calling thread is worker 0, the others are pinned, spin for
 // a bounded time after their last task and then sleep. Not a general executor: one caller, tasks
-// that do not block.
+// that wait for nothing, files aside while a model is loaded.
 #pragma once
 
 #include <atomic>

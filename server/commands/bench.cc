@@ -119,6 +119,7 @@ absl::StatusOr<std::unique_ptr<BenchSubject>> LoadBaseline(const BenchConfig& co
   if (config.baseline.empty() && same_weights) return nullptr;
   if (!config.baseline.empty()) engine.model_directory = config.baseline;
   if (!same_weights) engine.weights = WeightFormatOf(config.baseline_weights);
+  engine.packed_cache.clear();  // for the model that is served
   return BenchSubject::Load(engine, "baseline", clock);
 }
 
@@ -166,6 +167,7 @@ absl::Status Bench(const ServerConfig& config) {
     }
   }
   std::printf("%s\n", subject->report().spec_line.c_str());
+  PrintPackedCache(subject->report());
   for (const auto& kernel : subject->report().kernels) {
     std::printf("kernel %s: %s (%s)\n", kernel.op.c_str(), kernel.kernel.c_str(),
                 kernel.reason.c_str());

@@ -289,6 +289,7 @@ absl::Status Profile(const ServerConfig& config) {
     return absl::OkStatus();
   }
   std::printf("%s\n", profiler->report().spec_line.c_str());
+  PrintPackedCache(profiler->report());
   std::printf(
       "%d threads; measured just now: memory %.1f GB/s, peak %.0f GFLOP/s in f32, %.0f with bf16, "
       "%.0f with int8 weights, hand-over %.2f us\n",

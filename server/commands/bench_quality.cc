@@ -13,6 +13,7 @@
 #include "engine/model_runner.h"
 #include "engine/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "server/commands/bench_run.h"
 #include "server/commands/commands.h"
 #include "server/commands/next_token_comparison.h"
 
@@ -182,6 +183,7 @@ absl::Status Quality(const ServerConfig& config) {
   engine.max_batch_tokens = config.quality.window > 0 ? config.quality.window : kDefaultWindow;
   EngineConfig other = engine;
   const std::string& weights = config.bench.baseline_weights;
+  other.packed_cache.clear();  // for the model that is served
   other.weights = weights == "same" ? kernels::WeightFormat::kBF16 : WeightFormatOf(weights);
   ASSIGN_OR_RETURN(const LoadedModel subject, LoadModel(engine, nullptr));
   RETURN_IF_ERROR(CheckKind(subject.card));
@@ -199,7 +201,9 @@ absl::Status Quality(const ServerConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("--weights and --baseline-weights are both ", subject.report.weights));
   }
-  std::printf("%s\n%s of %zu tokens, windows of %d\n", subject.report.spec_line.c_str(),
+  std::printf("%s\n", subject.report.spec_line.c_str());
+  PrintPackedCache(subject.report);
+  std::printf("%s of %zu tokens, windows of %d\n",
               config.quality.text_file.empty() ? "built-in text" : config.quality.text_file.c_str(),
               tokens.size(), window);
   ASSIGN_OR_RETURN(const NextTokenDistance distance,

@@ -1,6 +1,7 @@
 #include "server/commands/bench_run.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <utility>
 
 #include "engine/status_macros.h"
@@ -44,6 +45,10 @@ Request BenchRequest(const ModelCard& card, const BenchLoad& load, int32_t index
   request.stop = {.max_tokens = load.output_tokens, .ignore_eos = true};
   request.sampling.temperature = 0.0f;
   return request;
+}
+
+void PrintPackedCache(const EngineReport& report) {
+  if (!report.packed_cache.empty()) std::printf("packed: %s\n", report.packed_cache.c_str());
 }
 
 absl::StatusOr<std::unique_ptr<BenchSubject>> BenchSubject::Load(const EngineConfig& config,

@@ -34,6 +34,9 @@ struct BenchResult {
 // every subject; greedy, and it does not stop before its length.
 Request BenchRequest(const ModelCard& card, const BenchLoad& load, int32_t index);
 
+// "packed: " and what was done with the packed cache, on standard output; nothing without one.
+void PrintPackedCache(const EngineReport& report);
+
 // A loaded model and how to route it.
 class BenchSubject {
  public:

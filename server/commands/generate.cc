@@ -133,6 +133,8 @@ int RunGenerate(const ServerConfig& config) {
         if (isatty(STDERR_FILENO) == 1) report.Progress(done, total);
       });
   if (!model.ok()) return Refuse(ExitCodeOfLoadError(model.status()), model.status());
+  if (!model->report.packed_cache.empty() && !config.generate.json)
+    report.Line("packed", model->report.packed_cache);
   EngineThread engine(config.engine, *std::move(model), clock);
   const absl::StatusOr<Request> request = MakeRequest(config.generate, engine);
   if (!request.ok()) return Refuse(kExitUsage, request.status());

@@ -50,7 +50,7 @@ void StartupReport::Progress(int64_t done_bytes, int64_t total_bytes) {
   if (total_bytes <= 0) return;
   const int percent = static_cast<int>(100 * done_bytes / total_bytes);
   if (is_terminal_ && format_ == LogFormat::kText) {
-    if (percent == shown_percent_) return;
+    if (percent <= shown_percent_) return;  // loading begins again after a damaged packed cache
     shown_percent_ = percent;
     const int filled = percent * kBarWidth / 100;
     std::fprintf(stderr, "\r  loading   [%s%s] %3d %%%s", std::string(filled, '#').c_str(),
@@ -58,7 +58,7 @@ void StartupReport::Progress(int64_t done_bytes, int64_t total_bytes) {
     std::fflush(stderr);
     return;
   }
-  if (percent / 10 == shown_percent_ / 10 && shown_percent_ >= 0) return;
+  if (percent / 10 <= shown_percent_ / 10 && shown_percent_ >= 0) return;
   shown_percent_ = percent;
   Line("loading", absl::StrCat(percent, " % of ", HumanBytes(total_bytes)));
 }
