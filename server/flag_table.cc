@@ -19,10 +19,11 @@ const std::array kFlags = {
     FlagRow{"served-model-name", kModel, kOnServe | kOnBenchServe, kText, "NAME",
             "name clients use; default: the directory's name, for bench serve the first listed",
             FLAG_TARGET(engine.served_model_name)},
-    FlagRow{"weights", kModel, kOnEngine, kChoice, "auto|f32|bf16|int8|int4",
-            "storage of weights; auto: as the file has them, int8 for a quantised GGUF; int8, int4: "
-            "rounded while loading",
-            FLAG_TARGET(weights)},
+    FlagRow{
+        "weights", kModel, kOnEngine, kChoice, "auto|f32|bf16|int8|int4",
+        "storage of weights; auto: as the file has them, int8 for a quantised GGUF; int8, int4: "
+        "rounded while loading",
+        FLAG_TARGET(weights)},
     FlagRow{"packed-cache", kModel, kOnEngine, kText, "DIR",
             "keep packed weights there: written by the first start, read by later ones",
             FLAG_TARGET(engine.packed_cache)},

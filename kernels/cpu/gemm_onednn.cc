@@ -13,6 +13,8 @@
 #include <oneapi/dnnl/dnnl.hpp>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cpu/packed_layout.h"
 #include "kernels/int8.h"
@@ -115,19 +117,31 @@ void OneDnnTile(const GemmTile& tile) {
   std::memcpy(tile.c, c.data(), static_cast<size_t>(tile.rows * kBlockColumns) * sizeof(float));
 }
 
+// Not every processor has every product: bf16 needs AVX-512.
+template <WeightFormat kFormat>
+absl::StatusOr<GemmFamily> Family(GemmInputType input) {
+  try {
+    ProductFor<kFormat>(kBlockColumns);
+  } catch (const dnnl::error& error) {
+    return absl::UnimplementedError(absl::StrCat("oneDNN has no product of ", Name(kFormat),
+                                                 " for this processor: ", error.message));
+  }
+  return GemmFamily{"onednn", input, kRows, &OneDnnTile<kFormat>};
+}
+
 }  // namespace
 
 absl::StatusOr<GemmFamily> OneDnnGemm(WeightFormat format) {
   switch (format) {
     case WeightFormat::kF32:
-      return GemmFamily{"onednn", GemmInputType::kF32, kRows, &OneDnnTile<WeightFormat::kF32>};
+      return Family<WeightFormat::kF32>(GemmInputType::kF32);
     case WeightFormat::kBF16:
-      return GemmFamily{"onednn", GemmInputType::kBf16, kRows, &OneDnnTile<WeightFormat::kBF16>};
+      return Family<WeightFormat::kBF16>(GemmInputType::kBf16);
     case WeightFormat::kInt8:
     case WeightFormat::kInt4:  // made int8 before it comes here
       break;
   }
-  return GemmFamily{"onednn", GemmInputType::kInt8Offset, kRows, &OneDnnTile<WeightFormat::kInt8>};
+  return Family<WeightFormat::kInt8>(GemmInputType::kInt8Offset);
 }
 
 }  // namespace sluice::kernels::cpu

@@ -176,6 +176,9 @@ absl::StatusOr<GemmChoice> SelectGemm(WeightFormat format,
   if (gemm == "onednn") {
     if (format == WeightFormat::kInt4) return GemmChoice{};
     absl::StatusOr<GemmFamily> family = OneDnnGemm(format);
+    if (absl::IsUnimplemented(family.status()))
+      return GemmChoice{.family = {.name = "none"},
+                        .reason = std::string(family.status().message())};
     if (!family.ok()) return family.status();
     return GemmChoice{*family, "asked for oneDNN"};
   }

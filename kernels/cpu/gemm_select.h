@@ -17,8 +17,10 @@ struct GemmChoice {
 };
 
 // The best family that passes a self-test against the scalar family. `gemm` is "auto" or "onednn";
-// FailedPrecondition when oneDNN is not built in. For int4 the family may have no tile: then its
-// blocks are made int8 for the family of that, which with many rows they always are.
+// FailedPrecondition when oneDNN is not built in. Where it has no product of the format on this
+// processor the family has no tile: no weights of that format can be packed. For int4 the family
+// may have no tile: then its blocks are made int8 for the family of that, which with many rows they
+// always are.
 absl::StatusOr<GemmChoice> SelectGemm(WeightFormat format,
                                       const CpuFeatures& features,
                                       const std::string& gemm);
@@ -27,7 +29,8 @@ absl::StatusOr<GemmChoice> SelectGemm(WeightFormat format,
 // infinity when a result is not finite.
 float SelfTestError(const GemmFamily& family, WeightFormat format);
 
-// The oneDNN family (gemm_onednn.cc), or Unimplemented where it is not built in.
+// The oneDNN family (gemm_onednn.cc). FailedPrecondition where it is not built in, Unimplemented
+// where it has no such product on this processor.
 absl::StatusOr<GemmFamily> OneDnnGemm(WeightFormat format);
 
 }  // namespace sluice::kernels::cpu

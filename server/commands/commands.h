@@ -23,7 +23,7 @@ int RunBenchServe(const ServerConfig& config);
 int RunVersion();
 
 // kExitBadModel for what is wrong with the model directory, kExitUsage for what is wrong with that
-// of --packed-cache, else kExitInternal.
+// of --packed-cache and for what --isa or --gemm ask of another machine, else kExitInternal.
 int ExitCodeOfLoadError(const absl::Status& status);
 
 }  // namespace sluice::server

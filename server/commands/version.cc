@@ -18,7 +18,8 @@ int ExitCodeOfLoadError(const absl::Status& status) {
     case absl::StatusCode::kUnimplemented:
     case absl::StatusCode::kDataLoss:
       return kExitBadModel;
-    case absl::StatusCode::kPermissionDenied:  // of the directory of --packed-cache, nothing else
+    case absl::StatusCode::kPermissionDenied:    // of the directory of --packed-cache, nothing else
+    case absl::StatusCode::kFailedPrecondition:  // --isa or --gemm that this machine does not have
       return kExitUsage;
     default:
       return kExitInternal;

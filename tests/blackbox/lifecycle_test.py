@@ -44,6 +44,13 @@ class CommandLineTest(unittest.TestCase):
             self.assertEqual(answer.returncode, 64, f"{arguments}: {answer.stderr}")
             self.assertTrue(answer.stderr.strip())
 
+    def test_a_product_that_the_processor_lacks_is_refused(self):
+        """oneDNN has bf16 with AVX-512 only; here it is told that there is none."""
+        answer = run("generate", "--model", TINY, "--gemm", "onednn", "--weights", "bf16", "--prompt", "a",
+                     environment={"ONEDNN_MAX_CPU_ISA": "AVX2"})
+        self.assertEqual(answer.returncode, 64, answer.stderr)
+        self.assertRegex(answer.stderr, "oneDNN (has no product of bf16|is not built in)")
+
     def test_environment_and_flag_file(self):
         port, grpc_port, metrics_port = free_ports(3)
         with tempfile.NamedTemporaryFile("w", suffix=".flags") as flags:
