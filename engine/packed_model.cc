@@ -53,7 +53,7 @@ std::string PackerOf(const kernels::Backend& backend) {
 absl::StatusOr<std::string> FileName(const std::string& model_path,
                                      kernels::WeightFormat format,
                                      const std::string& packer) {
-  constexpr size_t kNameBytes = 64, kDigits = 12;
+  constexpr size_t kNameBytes = 64;
   std::error_code error;
   const std::filesystem::path canonical = std::filesystem::canonical(model_path, error);
   if (error) return absl::NotFoundError(absl::StrCat(model_path, ": ", error.message()));
@@ -65,8 +65,8 @@ absl::StatusOr<std::string> FileName(const std::string& model_path,
     while (end > 0 && (static_cast<unsigned char>(name[end]) & 0xC0) == 0x80) --end;
     name.resize(end);
   }
-  return absl::StrCat(name, ".", kernels::Name(format), ".", digest.substr(0, kDigits),
-                      kPackedCacheSuffix);
+  return absl::StrCat(name, ".", kernels::Name(format), ".",
+                      digest.substr(0, kPackedCacheNameDigits), kPackedCacheSuffix);
 }
 
 // The cache of one model in one directory.

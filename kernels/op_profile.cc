@@ -216,7 +216,7 @@ class ProfilingBackend final : public Backend {
 
 void OpProfile::Add(const OpCost& cost) {
   for (OpCost& row : costs_) {
-    if (row.op != cost.op || row.label != cost.label) continue;
+    if (row.op != cost.op || row.label != cost.label || row.weights != cost.weights) continue;
     row.calls += cost.calls;
     row.seconds += cost.seconds;
     row.bytes += cost.bytes;

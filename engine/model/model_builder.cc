@@ -364,6 +364,17 @@ absl::StatusOr<WeightFormat> StoredFormat(const ModelSpec& spec, const WeightSto
   return wide ? WeightFormat::kF32 : WeightFormat::kBF16;
 }
 
+// FailedPrecondition when the backend was asked for kernels that cannot multiply with such weights.
+absl::Status CheckProduct(const kernels::Backend& backend, WeightFormat format) {
+  const std::string op = absl::StrCat("linear ", kernels::Name(format));
+  for (const kernels::KernelChoice& choice : backend.Kernels()) {
+    if (choice.op != op || choice.kernel != "none") continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("--gemm: ", choice.reason, "; leave --gemm out or try other --weights"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<WeightFormat> FormatOfProjections(const ModelSpec& spec,
@@ -378,6 +389,9 @@ absl::StatusOr<std::unique_ptr<Model>> BuildModel(const ModelSpec& spec,
                                                   kernels::Backend& backend,
                                                   const BuildOptions& options) {
   ASSIGN_OR_RETURN(const WeightFormat stored, StoredFormat(spec, weights));
+  ASSIGN_OR_RETURN(const WeightFormat projections,
+                   FormatOfProjections(spec, weights, options.weight_format));
+  RETURN_IF_ERROR(CheckProduct(backend, projections));
   ASSIGN_OR_RETURN(const WeightFormat format,
                    FormatOfProjections(spec, weights, options.weight_format));
   return ModelBuilder(spec, weights, backend, options, format, stored).Build();

@@ -8,8 +8,8 @@
 
 namespace sluice {
 
-// Any change inside eight neighbouring bytes changes it; others go unnoticed once in 2^64. The
-// same on every machine of the same byte order.
+// Any change inside eight neighbouring bytes changes it; of others few go unnoticed. The same on
+// every machine of the same byte order.
 uint64_t Checksum64(std::span<const std::byte> bytes, uint64_t seed);
 
 }  // namespace sluice

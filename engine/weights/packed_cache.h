@@ -21,8 +21,9 @@
 
 namespace sluice {
 
-// Raise it whenever the format of the file changes or a backend packs the same weights into other
-// bytes, which tests/kernels/packed_bytes_test.cc notices. Files of other releases are refused
+// Raise it whenever the format of the file changes, the loader reads other values from the same
+// weights, or a backend packs them into other bytes (only that tests/kernels/packed_bytes_test.cc
+// notices). Files of other releases are refused
 // anyway, by the server's version (engine/packed_model.cc).
 inline constexpr uint32_t kPackedCacheVersion = 1;
 
@@ -65,7 +66,8 @@ class PackedCacheReader {
   std::map<uint64_t, PackedCacheEntry> entries_;
 };
 
-// Ends the names of packed cache files.
+// Names of packed cache files end with so many hexadecimal digits and this.
+inline constexpr size_t kPackedCacheNameDigits = 12;
 inline constexpr char kPackedCacheSuffix[] = ".packed";
 
 // Writes to `name`.tmp and renames it when it is complete: whoever opens `name` finds the old file

@@ -77,9 +77,18 @@ absl::Status LockAs(int directory, int file, const char* name) {
   return absl::OkStatus();
 }
 
+// As packed_model.cc names them: "tiny-mod.bf16.0123456789ab.packed.tmp".
+bool IsTemporaryName(std::string_view name) {
+  const std::string suffix = TemporaryName(kPackedCacheSuffix);
+  if (!name.ends_with(suffix)) return false;
+  name.remove_suffix(suffix.size());
+  const size_t dot = name.rfind('.');
+  if (dot == name.npos || name.size() - dot - 1 != kPackedCacheNameDigits) return false;
+  return name.find_first_not_of("0123456789abcdef", dot + 1) == name.npos;
+}
+
 // Temporary files that nobody writes any more: their processes were killed.
 void RemoveAbandoned(int directory) {
-  const std::string suffix = TemporaryName(kPackedCacheSuffix);
   const int copy = ::openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   DIR* const listed = copy < 0 ? nullptr : ::fdopendir(copy);
   if (listed == nullptr) {
@@ -88,7 +97,7 @@ void RemoveAbandoned(int directory) {
   }
   while (const dirent* entry = ::readdir(listed)) {
     const char* const name = entry->d_name;
-    if (!std::string_view(name).ends_with(suffix)) continue;
+    if (!IsTemporaryName(name)) continue;
     const int file = ::openat(directory, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (file < 0) continue;
     if (LockAs(directory, file, name).ok()) ::unlinkat(directory, name, 0);

@@ -145,9 +145,6 @@ class CpuBackend final : public Backend {
     return format == WeightFormat::kF32 ? selection_.f32.family : selection_.bf16.family;
   }
 
-  // FailedPrecondition when no family can multiply with such weights.
-  absl::Status CheckFormat(WeightFormat format) const;
-
   // Runs task(i, worker) for all i, on the calling thread alone when `work` (a rough count of
   // elements) is too small to be worth waking anybody.
   template <typename Task>

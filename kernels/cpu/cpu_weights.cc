@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/packed_layout.h"
@@ -171,17 +170,7 @@ void CpuBackend::NoteShape(const PackedMatrix& matrix) {
   if (matrix.format == WeightFormat::kInt4) max_int4_k_ = std::max(max_int4_k_, matrix.k_padded);
 }
 
-absl::Status CpuBackend::CheckFormat(WeightFormat format) const {
-  const GemmChoice& choice = format == WeightFormat::kF32    ? selection_.f32
-                             : format == WeightFormat::kBF16 ? selection_.bf16
-                                                             : selection_.int8;
-  if (choice.family.tile != nullptr) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("--gemm onednn: ", choice.reason, "; leave --gemm out or try other --weights"));
-}
-
 absl::StatusOr<PackedMatrix> CpuBackend::AllocateMatrix(int64_t n, int64_t k, WeightFormat format) {
-  if (absl::Status status = CheckFormat(format); !status.ok()) return status;
   const WeightSource shape{.n = n, .k = k};
   absl::StatusOr<PackedMatrix> matrix = AllocatePacked(*this, {&shape, 1}, format);
   if (matrix.ok()) NoteShape(*matrix);
@@ -195,7 +184,6 @@ void CpuBackend::PackRows(const WeightSource& rows, int64_t first_row, PackedMat
 
 absl::StatusOr<PackedMatrix> CpuBackend::Pack(std::span<const WeightSource> parts,
                                               WeightFormat format) {
-  if (absl::Status status = CheckFormat(format); !status.ok()) return status;
   absl::StatusOr<PackedMatrix> packed = AllocatePacked(*this, parts, format);
   if (!packed.ok()) return packed;
   PackedMatrix& matrix = *packed;
@@ -215,7 +203,6 @@ absl::StatusOr<PackedMatrix> CpuBackend::Pack(std::span<const WeightSource> part
 
 absl::StatusOr<PackedExperts> CpuBackend::AllocateExperts(
     int32_t num_experts, int64_t dim, int64_t hidden, bool gated, WeightFormat format) {
-  if (absl::Status status = CheckFormat(format); !status.ok()) return status;
   absl::StatusOr<PackedExperts> experts =
       AllocatePacked(*this, {.num_experts = num_experts,
                              .dim = dim,

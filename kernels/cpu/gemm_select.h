@@ -18,7 +18,8 @@ struct GemmChoice {
 
 // The best family that passes a self-test against the scalar family. `gemm` is "auto" or "onednn";
 // FailedPrecondition when oneDNN is not built in. Where it has no product of the format on this
-// processor the family has no tile: no weights of that format can be packed. For int4 the family
+// processor the family is "none" and has no tile: such weights can be looked up but not multiplied
+// (CheckProduct of engine/model/model_builder.cc). For int4 the family
 // may have no tile: then its blocks are made int8 for the family of that, which with many rows they
 // always are.
 absl::StatusOr<GemmChoice> SelectGemm(WeightFormat format,

@@ -23,7 +23,8 @@ int RunBenchServe(const ServerConfig& config);
 int RunVersion();
 
 // kExitBadModel for what is wrong with the model directory, kExitUsage for what is wrong with that
-// of --packed-cache and for what --isa or --gemm ask of another machine, else kExitInternal.
+// of --packed-cache and for flags that ask for what is not there (--isa,
+// --gemm, more sequences than fit), else kExitInternal.
 int ExitCodeOfLoadError(const absl::Status& status);
 
 }  // namespace sluice::server

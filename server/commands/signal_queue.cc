@@ -22,6 +22,8 @@ void BlockSignals() {
   struct sigaction ignore = {};
   ignore.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &ignore, nullptr);
+  // Nor may a limit on file sizes: a packed cache that does not fit is an error of its write.
+  sigaction(SIGXFSZ, &ignore, nullptr);
 }
 
 std::optional<int> NextSignal(absl::Duration timeout) {

@@ -19,7 +19,7 @@ int ExitCodeOfLoadError(const absl::Status& status) {
     case absl::StatusCode::kDataLoss:
       return kExitBadModel;
     case absl::StatusCode::kPermissionDenied:    // of the directory of --packed-cache, nothing else
-    case absl::StatusCode::kFailedPrecondition:  // --isa or --gemm that this machine does not have
+    case absl::StatusCode::kFailedPrecondition:  // flags that ask for what is not there
       return kExitUsage;
     default:
       return kExitInternal;

@@ -265,27 +265,33 @@ TEST_F(PackedModelTest, ErrorsOfTheModelAreNotTakenForThoseOfTheCache) {
   EngineConfig config = Config(std::nullopt);
   Ask(config);
   const std::string before = Contents(File("f32"));
+  // Whoever makes a cache removes it.
+  const std::string abandoned = cache() + "/other.f32.0123456789ab.packed.tmp";
+  std::ofstream(abandoned).put('x');
   config.draft_exit_layer = 999;
   const std::string with_cache = Ask(config).second;
   config.packed_cache.clear();
   EXPECT_EQ(with_cache, Ask(config).second);
   EXPECT_THAT(with_cache, HasSubstr("exit"));
   EXPECT_EQ(before, Contents(File("f32")));
+  EXPECT_TRUE(std::filesystem::exists(abandoned));
 }
 
 TEST_F(PackedModelTest, ProgressGrowsToAllOfItWithACacheAndWithout) {
   Copy("olmoe");
   for (const bool cached : {false, true}) {
-    int64_t last = 0, total = 0;
+    int64_t last = 0, total = 0, in_between = 0;
     const auto model =
         LoadModel(Config(WeightFormat::kInt8), [&](int64_t done_bytes, int64_t total_bytes) {
           EXPECT_GE(done_bytes, last);
           last = done_bytes;
           total = total_bytes;
+          in_between += done_bytes > total / 10 && done_bytes < total - total / 10 ? 1 : 0;
         });
     ASSERT_TRUE(model.ok()) << model.status();
     EXPECT_THAT(model->report.packed_cache, HasSubstr(cached ? kRead : kWritten));
     EXPECT_EQ(last, total);
+    EXPECT_GT(in_between, 0);
     const auto file = cached ? File("int8") : Path("model.safetensors");
     EXPECT_GT(total, static_cast<int64_t>(std::filesystem::file_size(file) / 2));
     EXPECT_LE(total, static_cast<int64_t>(std::filesystem::file_size(file)));

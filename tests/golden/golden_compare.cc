@@ -68,6 +68,17 @@ float RelativeRms(const std::vector<float>& actual, const std::vector<float>& wa
 
 }  // namespace
 
+float AllowedFor(const FamilyTolerance& tolerance, const std::vector<float>& wanted) {
+  return tolerance.rms > 0.0f ? tolerance.rms : Allowed(wanted, tolerance.values);
+}
+
+float ErrorOf(const FamilyTolerance& tolerance,
+              const std::vector<float>& actual,
+              const std::vector<float>& wanted) {
+  if (tolerance.rms > 0.0f) return RelativeRms(actual, wanted);
+  return actual.size() == wanted.size() ? FindWorst(actual, wanted).error : INFINITY;
+}
+
 int32_t FirstOtherChoice(const std::vector<SequenceTrace>& traces,
                          const std::vector<SequenceTrace>& precise,
                          size_t dim) {
@@ -163,15 +174,10 @@ void Comparison::Floats(const std::string& name,
     // The last rows may not have run the layer: zeros, as for those before.
     if (actual.size() < before + share) actual.resize(before + share);
   }
-  TensorResult result{prefix_ + name, INFINITY, Allowed(wanted, tolerance_.values)};
+  TensorResult result{prefix_ + name, INFINITY, AllowedFor(tolerance_, wanted)};
   if (const ExpectedTensor* chosen = Expected(kRowsOf + name); chosen != nullptr)
     LeaveOut(*chosen, tolerance_.rows > 0.0f, actual, wanted);
-  if (tolerance_.rms > 0.0f) {
-    result.worst = RelativeRms(actual, wanted);
-    result.allowed = tolerance_.rms;
-  } else if (actual.size() == wanted.size()) {
-    result.worst = FindWorst(actual, wanted).error;
-  }
+  result.worst = ErrorOf(tolerance_, actual, wanted);
   report_.tensors.push_back(std::move(result));
 }
 

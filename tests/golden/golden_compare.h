@@ -21,6 +21,12 @@ struct FamilyTolerance {
   float rms = 0.0f;
 };
 
+// What `wanted` may be missed by, and by how much `actual` does (infinite for other sizes).
+float AllowedFor(const FamilyTolerance& tolerance, const std::vector<float>& wanted);
+float ErrorOf(const FamilyTolerance& tolerance,
+              const std::vector<float>& actual,
+              const std::vector<float>& wanted);
+
 // The first layer instance in which a row chose otherwise than in `precise`: layers, experts, where
 // to stop. Behind it rows are other rows. kNoLayer where there is none.
 inline constexpr int32_t kNoLayer = 1 << 30;

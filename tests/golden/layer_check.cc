@@ -14,18 +14,19 @@
 #include "engine/json_reader.h"
 #include "engine/status_macros.h"
 #include "kernels/backend_factory.h"
+#include "tests/golden/golden_compare.h"
 
 namespace sluice {
 namespace {
 
 using nlohmann::json;
 
-constexpr Tolerance kF32 = {1e-5f, 1e-6f};  // of the README of the shared fixtures
-constexpr Tolerance kBf16 = {4e-2f, 4e-2f};
-constexpr Tolerance kInt8 = {6e-2f, 6e-2f};
-constexpr Tolerance kInt4 = {5e-1f, 5e-1f};
+constexpr FamilyTolerance kF32 = {"", {1e-5f, 1e-6f}};  // of the README of the shared fixtures
+constexpr FamilyTolerance kBf16 = {"", {4e-2f, 4e-2f}};
+constexpr FamilyTolerance kInt8 = {"", {}, 0.0f, 0.0f, 0.1f};
+constexpr FamilyTolerance kInt4 = {"", {}, 0.0f, 0.0f, 0.4f};
 
-const Tolerance& ToleranceOf(kernels::WeightFormat format) {
+const FamilyTolerance& ToleranceOf(kernels::WeightFormat format) {
   if (format == kernels::WeightFormat::kInt8) return kInt8;
   if (format == kernels::WeightFormat::kInt4) return kInt4;
   return format == kernels::WeightFormat::kBF16 ? kBf16 : kF32;
@@ -99,8 +100,8 @@ class LayerRun {
   TensorResult Check(const std::string& name,
                      const ExpectedTensor& x,
                      const ExpectedTensor& y,
-                     const Tolerance& tolerance) {
-    TensorResult result{name, INFINITY, Allowed(y.floats, tolerance)};
+                     const FamilyTolerance& tolerance) {
+    TensorResult result{name, INFINITY, AllowedFor(tolerance, y.floats)};
     if (x.shape.size() != 3 || x.shape != y.shape || x.shape[2] != dim_) return result;
     const int64_t length = x.shape[1];
     std::vector<float> in, expected;
@@ -121,11 +122,12 @@ class LayerRun {
       }
     }
     if (positions.empty() || positions.size() > kMaxRows) return result;
-    result.worst = FindWorst(Run(in, positions, routing), expected).error;
+    result.worst = ErrorOf(tolerance, Run(in, positions, routing), expected);
     real_slots_ = std::move(slots);
     if (positions.size() == static_cast<size_t>(length)) {  // one real row: a row without a cohort
       for (RowRouting& row : routing) row = {};
-      result.worst = std::max(result.worst, FindWorst(Run(in, positions, routing), expected).error);
+      result.worst =
+          std::max(result.worst, ErrorOf(tolerance, Run(in, positions, routing), expected));
     }
     return result;
   }
@@ -135,8 +137,8 @@ class LayerRun {
   TensorResult CheckWeights(const std::string& name,
                             const std::string& kind,
                             const ExpectedTensor& weights,
-                            const Tolerance& tolerance) {
-    TensorResult result{name, INFINITY, Allowed(weights.floats, tolerance)};
+                            const FamilyTolerance& tolerance) {
+    TensorResult result{name, INFINITY, AllowedFor(tolerance, weights.floats)};
     if (weights.shape.size() != 3) return result;
     const int64_t size = weights.shape[1] * weights.shape[2];
     std::vector<float> expected;
@@ -145,7 +147,7 @@ class LayerRun {
       expected.insert(expected.end(), first, first + size);
     }
     const std::vector<float>& actual = seen_.of(kind);
-    if (actual.size() == expected.size()) result.worst = FindWorst(actual, expected).error;
+    result.worst = ErrorOf(tolerance, actual, expected);
     return result;
   }
 
@@ -220,7 +222,7 @@ absl::StatusOr<GoldenReport> CheckLayerGolden(const std::string& folder,
   GoldenReport report;
   report.family = "mot";
   report.layer_alone = true;
-  const Tolerance& tolerance = ToleranceOf(options.weights);
+  const FamilyTolerance& tolerance = ToleranceOf(options.weights);
   for (const auto& [name, y] : expected) {
     if (!absl::EndsWith(name, ".y")) continue;
     const auto x = expected.find(name.substr(0, name.size() - 1) + "x");

@@ -207,14 +207,14 @@ TEST_F(PackedCacheTest, OneProcessWritesAtATimeAndAKilledOneIsNoObstacle) {
 }
 
 TEST_F(PackedCacheTest, RemovesWhatKilledProcessesLeftOfOtherFiles) {
-  Write("other.packed.tmp", "of a killed process");
+  Write("other.f32.0123456789ab.packed.tmp", "of a killed process");
   Write("other.packed", "somebody's");
-  Write("notes.tmp", "somebody's");
+  for (const char* name : {"notes.tmp", "notes.packed.tmp"}) Write(name, "somebody's");
   const auto running = PackedCacheWriter::Create(directory(), "running.packed");
   ASSERT_TRUE(running.ok()) << running.status();
-  EXPECT_FALSE(std::filesystem::exists(Path("other.packed.tmp")));
+  EXPECT_FALSE(std::filesystem::exists(Path("other.f32.0123456789ab.packed.tmp")));
   EXPECT_TRUE(WriteAll().ok());
-  for (const char* kept : {"running.packed.tmp", "other.packed", "notes.tmp"})
+  for (const char* kept : {"running.packed.tmp", "other.packed", "notes.tmp", "notes.packed.tmp"})
     EXPECT_TRUE(std::filesystem::exists(Path(kept))) << kept;
 }
 
