@@ -80,6 +80,7 @@ class JinjaChatTemplate : public ChatTemplate {
       }
     }
     JinjaInterpreter::Settings settings;
+    settings.limits.steps += static_cast<int64_t>(input_bytes);
     settings.limits.bytes = static_cast<int64_t>(kWorkFactor * input_bytes + kWorkFloor);
     settings.max_output_bytes = kOutputFactor * input_bytes + kOutputFloor;
     settings.unix_seconds =

@@ -36,6 +36,20 @@ TEST(ChatTemplateLimitsTest, HostileTemplatesAreRefused) {
       "{{ 'a' | map(" + Repeat("'map',", 30000) + "'upper') | list }}",
       "{{ '" + Repeat("a", 200000) + "' * 100000 }}",
       "{{ ('a' ~ messages[0].content[0]) * 4000000 }}",  // 8 MB, whose marks would be 64
+      // Pieces, copies, separators and arguments that nobody asks the size of until they are made.
+      "{{ ('a ' * 5000000).split() }}",
+      "{{ ('a' * 5000000) | list | length }}",
+      "{{ ('a' * 4000000) | trim('b' * 4000000 ~ 'a') }}",
+      "{{ (['A' * 4000000] * 1000) | select('upper') | list }}",
+      "{{ range(100000) | map(attribute='x' * 4000000) | list }}",
+      "{{ range(100000) | map('replace', 'a' * 4000000, '') | list }}",
+      "{{ range(100000) | list | tojson(separators=('a' * 1000000, ':')) }}",
+      "{{ ([[[[[[1]]]]]] * 100000) | tojson(indent=64) }}",
+      "{{ ('\\n' * 10000) | indent(('a' ~ messages[0].content[0]) * 100) }}",
+      "{% set x = 'a' * 4000000 %}{{ range(100000) | map('int') | sum ~ x[3999999] ~ x[3999999] ~ "
+      "x[3999999] ~ x[3999999] ~ x[3999999] }}",
+      // Marks would be lost.
+      "{{ [1, 2] | tojson(separators=(messages[0].content, ':')) }}",
       "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(1000) %}{% set ns.x = ns.x ~ ns.x "
       "%}{% endfor %}",
       "{% set ns = namespace(x=[]) %}{% for i in range(100000) %}{% set ns.x = [ns.x] %}{% endfor "

@@ -84,6 +84,10 @@ TEST(ChatTemplateTest, MessageTextIsMarkedThroughEveryOperation) {
   EXPECT_EQ(marked("messages[0].content.split(',')[1].strip()"), "<|u|><<b>><|e|>");
   EXPECT_EQ(marked("messages[0].content.replace(',', '-').upper()"), "<|u|><< A>>-<<B >><|e|>");
   EXPECT_EQ(marked("(messages[0].content ~ 'q')[1:][::-1]"), "<|u|>q<< b,a>><|e|>");
+  EXPECT_EQ(marked("messages[0].content[1] ~ messages[0].content[-2] ~ messages[0].content[5]"),
+            "<|u|><<ab>><|e|>");
+  EXPECT_EQ(marked("'äöü'[1] ~ 'äöü'[-3] ~ 'äöü'[-4] ~ ('AB' is upper) ~ ('A1b' is lower)"),
+            "<|u|>öäTrueFalse<|e|>");
   EXPECT_EQ(marked("[messages[0].content, 'z'] | join('+')"), "<|u|><< a,b >>+z<|e|>");
   EXPECT_EQ(marked("messages[0].content | list | last"), "<|u|><< >><|e|>");
   EXPECT_EQ(marked("messages | map(attribute='content') | first | title"), "<|u|><< A,b >><|e|>");

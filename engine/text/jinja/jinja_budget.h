@@ -1,5 +1,6 @@
 // What one render may spend: evaluation steps, bytes of text and lists made, and nesting. Every
-// loop of the interpreter charges it, so that no template can hang or exhaust the server.
+// loop of the interpreter charges it before it runs, so that no template can hang or exhaust the
+// server.
 #pragma once
 
 #include <cstddef>
@@ -30,6 +31,9 @@ class JinjaBudget {
     if (limits_.bytes < 0) return absl::InvalidArgumentError("chat template: text limit exceeded");
     return Step(1 + static_cast<int64_t>(count / 256));
   }
+
+  // Charges `count` bytes that are looked at one character at a time.
+  absl::Status Characters(size_t count) { return Step(1 + static_cast<int64_t>(count / 8)); }
 
   absl::Status Enter() {
     if (++depth_ <= limits_.max_depth) return Step();

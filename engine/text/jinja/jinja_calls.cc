@@ -37,6 +37,8 @@ absl::StatusOr<TemplateText> JinjaCall::TextArgument(size_t index,
   const JinjaValue* value = arguments.Get(index, name);
   if (value == nullptr) return TemplateText(std::string(fallback));
   if (value->text() == nullptr) return JinjaTypeError(*value, "given where a string is needed");
+  // A filter that map calls for every item copies its arguments every time.
+  RETURN_IF_ERROR(budget.Step(static_cast<int64_t>(value->text()->stored_bytes() / 256)));
   return *value->text();
 }
 
@@ -67,6 +69,7 @@ JinjaResult JinjaAttributePath(const JinjaValue& value,
   while (true) {
     const size_t dot = path.find('.');
     const std::string part(path.substr(0, dot));
+    RETURN_IF_ERROR(budget.Characters(part.size()));
     int64_t index = 0;
     if (absl::SimpleAtoi(part, &index)) {
       ASSIGN_OR_RETURN(at, JinjaItem(at, JinjaValue::Int(index), budget));

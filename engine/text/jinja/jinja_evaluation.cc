@@ -64,7 +64,7 @@ JinjaResult JinjaInterpreter::EvaluateDict(const JinjaExpression& expression) {
     ASSIGN_OR_RETURN(const JinjaValue key, Evaluate(*expression.children[i]));
     ASSIGN_OR_RETURN(JinjaValue value, Evaluate(*expression.children[i + 1]));
     if (key.text() == nullptr) return JinjaError("keys of a dict must be strings");
-    RETURN_IF_ERROR(budget_.Bytes(key.text()->size() + entries.size()));
+    RETURN_IF_ERROR(budget_.Bytes(key.text()->stored_bytes() + entries.size()));
     bool is_new = true;
     for (auto& [known, old_value] : entries) {
       if (known.text() != key.text()->text()) continue;
@@ -109,7 +109,7 @@ JinjaResult JinjaInterpreter::EvaluateLogical(const JinjaExpression& expression,
 JinjaResult JinjaInterpreter::EvaluateConditional(const JinjaExpression& expression) {
   ASSIGN_OR_RETURN(const JinjaValue condition, Evaluate(*expression.children[1]));
   if (condition.Truthy()) return Evaluate(*expression.children[0]);
-  if (expression.children[2] == nullptr) return JinjaValue::Undefined("inline if");
+  if (expression.children[2] == nullptr) return JinjaValue::Undefined();
   return Evaluate(*expression.children[2]);
 }
 

@@ -53,7 +53,7 @@ absl::Status JinjaInterpreter::BindParameters(const JinjaMacro& macro,
   }
   for (size_t i = 0; i < macro.parameters.size(); ++i) {
     const std::string& name = macro.parameters[i];
-    JinjaValue value = JinjaValue::Undefined(name);
+    JinjaValue value = JinjaValue::Undefined();
     if (const JinjaValue* given = arguments.Get(i, name)) {
       value = *given;
     } else if (macro.defaults[i] != nullptr) {
@@ -106,7 +106,7 @@ JinjaResult JinjaInterpreter::MakeNamespace(const JinjaArguments& arguments) {
   for (const JinjaValue& argument : arguments.positional) {
     if (argument.dict() == nullptr) return JinjaTypeError(argument, "cannot start a namespace");
     for (const auto& [key, value] : argument.dict()->entries) {
-      RETURN_IF_ERROR(budget_.Bytes(key.size() + space->entries.size()));
+      RETURN_IF_ERROR(budget_.Bytes(key.stored_bytes() + space->entries.size()));
       RETURN_IF_ERROR(space->Set(key.text(), value));
     }
   }
@@ -122,6 +122,7 @@ JinjaResult JinjaInterpreter::MakeDict(const JinjaArguments& arguments) {
     entries.insert(entries.end(), argument.dict()->entries.begin(), argument.dict()->entries.end());
   }
   for (const auto& [name, value] : arguments.named) {
+    RETURN_IF_ERROR(budget_.Step(static_cast<int64_t>(entries.size() / 16)));
     const auto known =
         std::find_if(entries.begin(), entries.end(),
                      [&key = name](const auto& entry) { return entry.first.text() == key; });

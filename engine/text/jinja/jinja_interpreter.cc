@@ -154,7 +154,8 @@ absl::Status JinjaInterpreter::Assign(const JinjaTarget& target, JinjaValue valu
   return absl::OkStatus();
 }
 
-JinjaResult JinjaInterpreter::Lookup(const std::string& name) const {
+JinjaResult JinjaInterpreter::Lookup(const std::string& name) {
+  RETURN_IF_ERROR(budget_.Step(static_cast<int64_t>((scopes_.size() - frame_) / 8)));
   for (size_t i = scopes_.size(); i-- > frame_;) {
     const auto found = scopes_[i].find(name);
     if (found != scopes_[i].end()) return found->second;
@@ -164,7 +165,7 @@ JinjaResult JinjaInterpreter::Lookup(const std::string& name) const {
   for (const char* function : {"range", "namespace", "dict", "raise_exception", "strftime_now"}) {
     if (name == function) return JinjaValue(JinjaValue::Storage(JinjaFunction{name}));
   }
-  return JinjaValue::Undefined(name);
+  return JinjaValue::Undefined();
 }
 
 }  // namespace sluice

@@ -55,7 +55,7 @@ class JinjaInterpreter {
   JinjaResult ApplySuffixes(const std::vector<JinjaSuffix>& suffixes, JinjaValue value);
   JinjaResult ApplySuffix(const JinjaSuffix& suffix, const JinjaValue& value);
   JinjaResult ApplySlice(const JinjaSuffix& suffix, const JinjaValue& value);
-  JinjaResult Lookup(const std::string& name) const;
+  JinjaResult Lookup(const std::string& name);
 
   absl::StatusOr<JinjaArguments> EvaluateArguments(const JinjaArgumentList& list);
   JinjaResult Call(const JinjaValue& callee, const JinjaArguments& arguments);

@@ -21,7 +21,7 @@ JinjaResult Default(const JinjaCall& call) {
 
 JinjaResult Length(const JinjaCall& call) {
   if (const TemplateText* text = call.input.text()) {
-    RETURN_IF_ERROR(call.budget.Step(1 + static_cast<int64_t>(text->size() / 256)));
+    RETURN_IF_ERROR(call.budget.Characters(text->size()));
     return JinjaValue::Size(CountCodePoints(text->text()));
   }
   if (const JinjaList* list = call.input.list()) return JinjaValue::Size(list->items.size());
@@ -32,12 +32,12 @@ JinjaResult Length(const JinjaCall& call) {
 
 JinjaResult First(const JinjaCall& call) {
   ASSIGN_OR_RETURN(const JinjaItems items, JinjaIterate(call.input, call.budget));
-  return items.empty() ? JinjaValue::Undefined("first") : items.front();
+  return items.empty() ? JinjaValue::Undefined() : items.front();
 }
 
 JinjaResult Last(const JinjaCall& call) {
   ASSIGN_OR_RETURN(const JinjaItems items, JinjaIterate(call.input, call.budget));
-  return items.empty() ? JinjaValue::Undefined("last") : items.back();
+  return items.empty() ? JinjaValue::Undefined() : items.back();
 }
 
 JinjaResult List(const JinjaCall& call) {
@@ -146,8 +146,10 @@ absl::StatusOr<JinjaItems> SortKeys(const JinjaItems& items,
       ASSIGN_OR_RETURN(key, JinjaAttributePath(item, options.attribute, budget));
     }
     if (key.text() != nullptr && !options.case_sensitive) {
-      RETURN_IF_ERROR(budget.Bytes(key.text()->size()));
-      key = JinjaValue::Text(ChangeCase(*key.text(), JinjaLetterCase::kLower));
+      RETURN_IF_ERROR(ChargeJinjaText(*key.text(), budget));
+      ASSIGN_OR_RETURN(TemplateText lower,
+                       ChangeCase(*key.text(), JinjaLetterCase::kLower, budget));
+      key = JinjaValue::Text(std::move(lower));
     }
     keys.push_back(std::move(key));
   }

@@ -24,10 +24,9 @@ absl::StatusOr<std::optional<std::string_view>> OptionalText(const JinjaCall& ca
 template <bool left, bool right>
 JinjaResult Strip(const JinjaCall& call) {
   ASSIGN_OR_RETURN(const std::optional<std::string_view> characters, OptionalText(call, "chars"));
-  RETURN_IF_ERROR(
-      call.budget.Bytes(call.input.text()->size() * (1 + characters.value_or("").size() / 16)));
-  return JinjaValue::Text(
-      StripText(*call.input.text(), characters, {.left = left, .right = right}));
+  ASSIGN_OR_RETURN(TemplateText text, StripText(*call.input.text(), characters,
+                                                {.left = left, .right = right}, call.budget));
+  return JinjaValue::Text(std::move(text));
 }
 
 JinjaResult Split(const JinjaCall& call) {
@@ -68,7 +67,7 @@ JinjaResult RemoveEnd(const JinjaCall& call) {
   ASSIGN_OR_RETURN(const TemplateText end,
                    call.TextArgument(0, at_start ? "prefix" : "suffix", ""));
   const TemplateText& text = *call.input.text();
-  RETURN_IF_ERROR(call.budget.Bytes(text.size()));
+  RETURN_IF_ERROR(call.budget.Bytes(text.stored_bytes()));
   const bool has_end =
       at_start ? text.text().starts_with(end.text()) : text.text().ends_with(end.text());
   if (!has_end) return call.input;
@@ -79,8 +78,8 @@ JinjaResult RemoveEnd(const JinjaCall& call) {
 
 template <JinjaLetterCase letter_case>
 JinjaResult Case(const JinjaCall& call) {
-  RETURN_IF_ERROR(call.budget.Bytes(call.input.text()->size()));
-  return JinjaValue::Text(ChangeCase(*call.input.text(), letter_case));
+  ASSIGN_OR_RETURN(TemplateText text, ChangeCase(*call.input.text(), letter_case, call.budget));
+  return JinjaValue::Text(std::move(text));
 }
 
 JinjaResult ReplaceMethod(const JinjaCall& call) { return ApplyJinjaFilter("replace", call); }
@@ -96,7 +95,7 @@ JinjaResult JoinMethod(const JinjaCall& call) {
 JinjaResult Find(const JinjaCall& call) {
   ASSIGN_OR_RETURN(const TemplateText needle, call.TextArgument(0, "sub", ""));
   const std::string& text = call.input.text()->text();
-  RETURN_IF_ERROR(call.budget.Step(1 + static_cast<int64_t>(text.size() / 256)));
+  RETURN_IF_ERROR(call.budget.Characters(text.size()));
   const size_t at = FindText(text, needle.text(), 0);
   if (at == std::string::npos) return JinjaValue::Int(-1);
   return JinjaValue::Size(CountCodePoints(std::string_view(text).substr(0, at)));
@@ -112,7 +111,7 @@ JinjaResult CountOf(const JinjaCall& call) {
 template <bool (*contains)(uint32_t)>
 JinjaResult IsAll(const JinjaCall& call) {
   const std::string& text = call.input.text()->text();
-  RETURN_IF_ERROR(call.budget.Bytes(text.size()));
+  RETURN_IF_ERROR(call.budget.Characters(text.size()));
   bool all = !text.empty();
   for (size_t position = 0; all && position < text.size();) {
     all = contains(NextCodePoint(text, position));
@@ -146,7 +145,7 @@ constexpr JinjaFilterEntry kTextMethods[] = {
 JinjaResult Items(const JinjaCall& call) {
   JinjaItems items;
   for (const auto& [key, value] : call.input.dict()->entries) {
-    RETURN_IF_ERROR(call.budget.Bytes(key.size()));
+    RETURN_IF_ERROR(ChargeJinjaText(key, call.budget));
     ASSIGN_OR_RETURN(JinjaValue pair,
                      JinjaValue::List({JinjaValue::Text(key), value}, call.budget));
     items.push_back(std::move(pair));

@@ -90,7 +90,7 @@ JinjaResult Sum(const JinjaCall& call) {
 template <bool largest>
 JinjaResult Extreme(const JinjaCall& call) {
   ASSIGN_OR_RETURN(const JinjaItems items, JinjaIterate(call.input, call.budget));
-  if (items.empty()) return JinjaValue::Undefined("extreme");
+  if (items.empty()) return JinjaValue::Undefined();
   JinjaValue best = items[0];
   for (const JinjaValue& item : items) {
     ASSIGN_OR_RETURN(const bool better, largest ? JinjaLess(best, item, call.budget)

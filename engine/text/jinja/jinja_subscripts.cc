@@ -11,8 +11,12 @@ namespace sluice {
 namespace {
 
 // Where each character of `text` begins, and the end.
-std::vector<size_t> CharacterOffsets(const std::string& text) {
+absl::StatusOr<std::vector<size_t>> CharacterOffsets(const std::string& text, JinjaBudget& budget) {
+  RETURN_IF_ERROR(budget.Characters(text.size()));
+  const size_t count = CountCodePoints(text) + 1;
+  RETURN_IF_ERROR(budget.Bytes(count * sizeof(size_t)));
   std::vector<size_t> offsets;
+  offsets.reserve(count);
   for (size_t position = 0; position < text.size(); NextCodePoint(text, position)) {
     offsets.push_back(position);
   }
@@ -52,11 +56,15 @@ absl::StatusOr<std::vector<size_t>> SliceIndices(size_t size,
   };
   start = open_start ? (step < 0 ? high : low) : adjust(start);
   stop = open_stop ? (step < 0 ? low : high) : adjust(stop);
+  const int64_t distance = step > 0 ? stop - start : start - stop;
+  const int64_t stride = step > 0 ? step : -step;
+  const size_t count = distance > 0 ? static_cast<size_t>((distance + stride - 1) / stride) : 0;
+  RETURN_IF_ERROR(budget.Bytes(count * sizeof(size_t)));
   std::vector<size_t> indices;
+  indices.reserve(count);
   for (int64_t i = start; step > 0 ? i < stop : i > stop; i += step) {
     indices.push_back(static_cast<size_t>(i));
   }
-  RETURN_IF_ERROR(budget.Bytes(indices.size() * sizeof(size_t)));
   return indices;
 }
 
@@ -66,7 +74,33 @@ std::optional<size_t> ListIndex(int64_t index, size_t size) {
   return static_cast<size_t>(absolute);
 }
 
-JinjaValue NoItem() { return JinjaValue::Undefined("item"); }
+JinjaValue NoItem() { return JinjaValue::Undefined(); }
+
+// The character `index` of `text`, counted from its end where negative.
+JinjaResult CharacterAt(const TemplateText& text, int64_t index, JinjaBudget& budget) {
+  const std::string& bytes = text.text();
+  // A character has at least a byte, and walking to it costs what lies on the way.
+  const auto skipped = static_cast<uint64_t>(index < 0 ? -1 - index : index);
+  if (skipped >= bytes.size()) return NoItem();
+  RETURN_IF_ERROR(budget.Characters(static_cast<size_t>(skipped)));
+  size_t begin = 0;
+  size_t end = 0;
+  if (index < 0) {
+    begin = end = bytes.size();
+    for (uint64_t i = 0; i <= skipped; ++i) {
+      if (begin == 0) return NoItem();
+      end = begin;
+      PreviousCodePoint(bytes, begin);
+    }
+  } else {
+    for (uint64_t i = 0; i <= skipped; ++i) {
+      if (end == bytes.size()) return NoItem();
+      begin = end;
+      NextCodePoint(bytes, end);
+    }
+  }
+  return JinjaValue::Text(text.Substring(begin, end));
+}
 
 }  // namespace
 
@@ -75,14 +109,15 @@ JinjaResult JinjaAttribute(const JinjaValue& value, const std::string& name, Jin
   if (const JinjaDict* dict = value.dict()) {
     RETURN_IF_ERROR(budget.Step(static_cast<int64_t>(dict->entries.size() / 16)));
     const JinjaValue* found = dict->Find(name);
-    return found != nullptr ? *found : JinjaValue::Undefined(name);
+    return found != nullptr ? *found : JinjaValue::Undefined();
   }
   if (JinjaNamespace* space = value.name_space()) {
+    RETURN_IF_ERROR(budget.Step(static_cast<int64_t>(space->entries.size() / 16)));
     const JinjaValue* found = space->Find(name);
-    return found != nullptr ? *found : JinjaValue::Undefined(name);
+    return found != nullptr ? *found : JinjaValue::Undefined();
   }
   if (const JinjaLoop* loop = value.loop()) return loop->Attribute(name);
-  return JinjaValue::Undefined(name);
+  return JinjaValue::Undefined();
 }
 
 JinjaResult JinjaItem(const JinjaValue& value, const JinjaValue& key, JinjaBudget& budget) {
@@ -95,11 +130,7 @@ JinjaResult JinjaItem(const JinjaValue& value, const JinjaValue& key, JinjaBudge
     return at.has_value() ? list->items[*at] : NoItem();
   }
   if (const TemplateText* text = value.text()) {
-    RETURN_IF_ERROR(budget.Step(1 + static_cast<int64_t>(text->size() / 256)));
-    const std::vector<size_t> offsets = CharacterOffsets(text->text());
-    const std::optional<size_t> at = ListIndex(*index, offsets.size() - 1);
-    if (!at.has_value()) return NoItem();
-    return JinjaValue::Text(text->Substring(offsets[*at], offsets[*at + 1]));
+    return CharacterAt(*text, *index, budget);
   }
   return NoItem();
 }
@@ -115,8 +146,8 @@ JinjaResult JinjaSlice(const JinjaValue& value,
     return JinjaValue::List(std::move(items), budget);
   }
   if (const TemplateText* text = value.text()) {
-    RETURN_IF_ERROR(budget.Bytes(text->size()));
-    const std::vector<size_t> offsets = CharacterOffsets(text->text());
+    RETURN_IF_ERROR(budget.Bytes(text->stored_bytes()));
+    ASSIGN_OR_RETURN(const std::vector<size_t> offsets, CharacterOffsets(text->text(), budget));
     ASSIGN_OR_RETURN(const std::vector<size_t> indices,
                      SliceIndices(offsets.size() - 1, bounds, budget));
     TemplateText slice;
@@ -143,16 +174,17 @@ absl::StatusOr<JinjaItems> JinjaIterate(const JinjaValue& value, JinjaBudget& bu
   }
   if (const JinjaDict* dict = value.dict()) {
     for (const auto& [key, item] : dict->entries) {
-      RETURN_IF_ERROR(budget.Bytes(key.size() + sizeof(JinjaValue)));
+      RETURN_IF_ERROR(ChargeJinjaText(key, budget));
       items.push_back(JinjaValue::Text(key));
     }
     return items;
   }
   if (const TemplateText* text = value.text()) {
-    const std::vector<size_t> offsets = CharacterOffsets(text->text());
-    RETURN_IF_ERROR(budget.Step(static_cast<int64_t>(offsets.size())));
-    for (size_t i = 0; i + 1 < offsets.size(); ++i) {
-      items.push_back(JinjaValue::Text(text->Substring(offsets[i], offsets[i + 1])));
+    for (size_t begin = 0, end = 0; begin < text->size(); begin = end) {
+      NextCodePoint(text->text(), end);
+      TemplateText character = text->Substring(begin, end);
+      RETURN_IF_ERROR(ChargeJinjaText(character, budget));
+      items.push_back(JinjaValue::Text(std::move(character)));
     }
     return items;
   }

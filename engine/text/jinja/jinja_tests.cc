@@ -29,15 +29,16 @@ bool IsSequence(const JinjaValue& value) {
 bool IsCallable(const JinjaValue& value) {
   return value.function() != nullptr || value.macro() != nullptr;
 }
-bool IsLowerCase(const JinjaValue& value) {
-  return value.text() != nullptr &&
-         ChangeCase(*value.text(), JinjaLetterCase::kLower).text() == value.text()->text() &&
-         ChangeCase(*value.text(), JinjaLetterCase::kUpper).text() != value.text()->text();
-}
-bool IsUpperCase(const JinjaValue& value) {
-  return value.text() != nullptr &&
-         ChangeCase(*value.text(), JinjaLetterCase::kUpper).text() == value.text()->text() &&
-         ChangeCase(*value.text(), JinjaLetterCase::kLower).text() != value.text()->text();
+// Text that has letters with two cases, all of them in this one.
+absl::StatusOr<bool> IsInCase(const JinjaCall& call,
+                              JinjaLetterCase wanted,
+                              JinjaLetterCase other) {
+  const TemplateText* text = call.input.text();
+  if (text == nullptr) return false;
+  ASSIGN_OR_RETURN(const TemplateText same, ChangeCase(*text, wanted, call.budget));
+  if (same.text() != text->text()) return false;
+  ASSIGN_OR_RETURN(const TemplateText changed, ChangeCase(*text, other, call.budget));
+  return changed.text() != text->text();
 }
 
 constexpr PredicateEntry kPredicates[] = {
@@ -55,8 +56,6 @@ constexpr PredicateEntry kPredicates[] = {
     {"iterable", &IsSequence},
     {"sequence", &IsSequence},
     {"callable", &IsCallable},
-    {"lower", &IsLowerCase},
-    {"upper", &IsUpperCase},
 };
 
 constexpr ComparisonEntry kComparisons[] = {
@@ -88,15 +87,19 @@ bool IsJinjaTest(std::string_view name) {
   for (const ComparisonEntry& entry : kComparisons) {
     if (name == entry.name) return true;
   }
-  return name == "odd" || name == "even" || name == "divisibleby";
+  return name == "lower" || name == "upper" || name == "odd" || name == "even" ||
+         name == "divisibleby";
 }
 
 absl::StatusOr<bool> ApplyJinjaTest(std::string_view name, const JinjaCall& call) {
-  if (const TemplateText* text = call.input.text()) {
-    RETURN_IF_ERROR(call.budget.Step(1 + static_cast<int64_t>(text->size() / 256)));
-  }
   for (const PredicateEntry& entry : kPredicates) {
     if (name == entry.name) return entry.predicate(call.input);
+  }
+  if (name == "lower") {
+    return IsInCase(call, JinjaLetterCase::kLower, JinjaLetterCase::kUpper);
+  }
+  if (name == "upper") {
+    return IsInCase(call, JinjaLetterCase::kUpper, JinjaLetterCase::kLower);
   }
   if (name == "odd") return IsDivisible(call, 2, 1);
   if (name == "even") return IsDivisible(call, 2, 0);

@@ -16,8 +16,13 @@ namespace {
 // Filters on text take any value as its printed form.
 absl::StatusOr<TemplateText> InputText(const JinjaCall& call) {
   ASSIGN_OR_RETURN(TemplateText text, JinjaToText(call.input, call.budget));
-  RETURN_IF_ERROR(call.budget.Bytes(text.size()));
+  RETURN_IF_ERROR(call.budget.Bytes(text.stored_bytes()));
   return text;
+}
+
+JinjaResult ToResult(absl::StatusOr<TemplateText> text) {
+  RETURN_IF_ERROR(text.status());
+  return JinjaValue::Text(*std::move(text));
 }
 
 JinjaResult String(const JinjaCall& call) {
@@ -30,31 +35,32 @@ JinjaResult Trim(const JinjaCall& call) {
   const JinjaValue* given = call.arguments.Get(0, "chars");
   std::optional<std::string_view> characters;
   if (given != nullptr && given->text() != nullptr) characters = given->text()->text();
-  return JinjaValue::Text(StripText(text, characters, {}));
+  return ToResult(StripText(text, characters, {}, call.budget));
 }
 
 template <JinjaLetterCase letter_case>
 JinjaResult Case(const JinjaCall& call) {
   ASSIGN_OR_RETURN(const TemplateText text, InputText(call));
-  return JinjaValue::Text(ChangeCase(text, letter_case));
+  return ToResult(ChangeCase(text, letter_case, call.budget));
 }
 
 // Unlike the method, a word starts only after a space, '-' or an opening bracket.
 JinjaResult Title(const JinjaCall& call) {
   ASSIGN_OR_RETURN(const TemplateText text, InputText(call));
   bool starts = true;
-  return JinjaValue::Text(MapCharacters(text, [&](uint32_t code_point, std::string& out) {
+  const auto change = [&](uint32_t code_point, std::string& out) {
     AppendUtf8(starts ? UpperCase(code_point) : LowerCase(code_point), out);
     const bool is_bracket =
         code_point < 0x80 &&
         std::string_view("-({[<").find(static_cast<char>(code_point)) != std::string_view::npos;
     starts = is_bracket || IsWhiteSpace(code_point);
-  }));
+  };
+  return ToResult(MapCharacters(text, change, call.budget));
 }
 
 JinjaResult Escape(const JinjaCall& call) {
   ASSIGN_OR_RETURN(const TemplateText text, InputText(call));
-  return JinjaValue::Text(MapCharacters(text, [](uint32_t code_point, std::string& out) {
+  const auto escape = [](uint32_t code_point, std::string& out) {
     switch (code_point) {
       case '&':
         out += "&amp;";
@@ -74,7 +80,8 @@ JinjaResult Escape(const JinjaCall& call) {
       default:
         AppendUtf8(code_point, out);
     }
-  }));
+  };
+  return ToResult(MapCharacters(text, escape, call.budget));
 }
 
 JinjaResult Replace(const JinjaCall& call) {
@@ -82,8 +89,7 @@ JinjaResult Replace(const JinjaCall& call) {
   ASSIGN_OR_RETURN(const TemplateText from, call.TextArgument(0, "old", ""));
   ASSIGN_OR_RETURN(const TemplateText to, call.TextArgument(1, "new", ""));
   ASSIGN_OR_RETURN(const int64_t count, call.IntArgument(2, "count", -1));
-  ASSIGN_OR_RETURN(TemplateText result, ReplaceText(text, from.text(), to, count, call.budget));
-  return JinjaValue::Text(std::move(result));
+  return ToResult(ReplaceText(text, from.text(), to, count, call.budget));
 }
 
 JinjaResult Indent(const JinjaCall& call) {
@@ -104,7 +110,7 @@ JinjaResult Indent(const JinjaCall& call) {
   for (size_t i = 0; i < lines.size(); ++i) {
     const TemplateText& line = *lines[i].text();
     if (i > 0) result.Append("\n");
-    RETURN_IF_ERROR(call.budget.Bytes(indentation.size()));
+    RETURN_IF_ERROR(call.budget.Bytes(indentation.stored_bytes()));
     if (i == 0 ? first : blank || !line.empty()) result.Append(indentation);
     result.Append(line);
   }
@@ -146,6 +152,9 @@ JinjaResult ToJson(const JinjaCall& call) {
     const JinjaItems& items = separators->list()->items;
     if (items[0].text() == nullptr || items[1].text() == nullptr) {
       return JinjaError("tojson: separators must be strings");
+    }
+    if (items[0].text()->from_message() || items[1].text()->from_message()) {
+      return JinjaError("tojson: separators cannot come from a message");
     }
     style.item_separator = items[0].text()->text();
     style.key_separator = items[1].text()->text();

@@ -18,7 +18,16 @@ bool HasCharacter(std::string_view characters, uint32_t code_point) {
   return false;
 }
 
-JinjaItems SplitAtSpaces(const TemplateText& text, int64_t max_splits) {
+absl::Status AddPart(TemplateText part, JinjaItems& parts, JinjaBudget& budget) {
+  RETURN_IF_ERROR(ChargeJinjaText(part, budget));
+  parts.push_back(JinjaValue::Text(std::move(part)));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<JinjaItems> SplitAtSpaces(const TemplateText& text,
+                                         int64_t max_splits,
+                                         JinjaBudget& budget) {
+  RETURN_IF_ERROR(budget.Characters(text.size()));
   JinjaItems parts;
   const std::string& bytes = text.text();
   size_t position = 0;
@@ -26,7 +35,7 @@ JinjaItems SplitAtSpaces(const TemplateText& text, int64_t max_splits) {
     size_t begin = position;
     if (IsWhiteSpace(NextCodePoint(bytes, position))) continue;
     if (max_splits >= 0 && static_cast<int64_t>(parts.size()) == max_splits) {
-      parts.push_back(JinjaValue::Text(text.Substring(begin, bytes.size())));
+      RETURN_IF_ERROR(AddPart(text.Substring(begin, bytes.size()), parts, budget));
       break;
     }
     size_t end = position;
@@ -34,7 +43,7 @@ JinjaItems SplitAtSpaces(const TemplateText& text, int64_t max_splits) {
       if (IsWhiteSpace(NextCodePoint(bytes, position))) break;
       end = position;
     }
-    parts.push_back(JinjaValue::Text(text.Substring(begin, end)));
+    RETURN_IF_ERROR(AddPart(text.Substring(begin, end), parts, budget));
   }
   return parts;
 }
@@ -48,22 +57,28 @@ size_t FindText(std::string_view text, std::string_view needle, size_t from) {
                           : static_cast<size_t>(static_cast<const char*>(found) - text.data());
 }
 
-TemplateText StripText(const TemplateText& text,
-                       std::optional<std::string_view> characters,
-                       JinjaStripSides sides) {
+absl::StatusOr<TemplateText> StripText(const TemplateText& text,
+                                       std::optional<std::string_view> characters,
+                                       JinjaStripSides sides,
+                                       JinjaBudget& budget) {
+  RETURN_IF_ERROR(budget.Bytes(text.stored_bytes()));
   const auto is_stripped = [&](uint32_t code_point) {
     return characters.has_value() ? HasCharacter(*characters, code_point)
                                   : IsWhiteSpace(code_point);
   };
+  const size_t looked_at = characters.value_or("").size();  // for each character of the text
   const std::string& bytes = text.text();
   size_t begin = 0;
   for (size_t next = 0; sides.left && next < bytes.size(); begin = next) {
+    RETURN_IF_ERROR(budget.Step(static_cast<int64_t>(looked_at / 16)));
     if (!is_stripped(NextCodePoint(bytes, next))) break;
   }
   size_t end = bytes.size();
   for (size_t before = end; sides.right && before > begin; end = before) {
+    RETURN_IF_ERROR(budget.Step(static_cast<int64_t>(looked_at / 16)));
     if (!is_stripped(PreviousCodePoint(bytes, before))) break;
   }
+  RETURN_IF_ERROR(budget.Characters(begin + bytes.size() - end));
   return text.Substring(begin, end);
 }
 
@@ -71,24 +86,18 @@ absl::StatusOr<JinjaItems> SplitText(const TemplateText& text,
                                      std::optional<std::string_view> separator,
                                      int64_t max_splits,
                                      JinjaBudget& budget) {
-  RETURN_IF_ERROR(budget.Bytes(text.size()));
+  RETURN_IF_ERROR(budget.Bytes(text.stored_bytes()));
+  if (!separator.has_value()) return SplitAtSpaces(text, max_splits, budget);
+  if (separator->empty()) return JinjaError("empty separator");
   JinjaItems parts;
-  if (!separator.has_value()) {
-    parts = SplitAtSpaces(text, max_splits);
-  } else {
-    if (separator->empty()) return JinjaError("empty separator");
-    size_t begin = 0;
-    size_t found = FindText(text.text(), *separator, 0);
-    while (found != kNowhere &&
-           (max_splits < 0 || static_cast<int64_t>(parts.size()) < max_splits)) {
-      RETURN_IF_ERROR(budget.Step());
-      parts.push_back(JinjaValue::Text(text.Substring(begin, found)));
-      begin = found + separator->size();
-      found = FindText(text.text(), *separator, begin);
-    }
-    parts.push_back(JinjaValue::Text(text.Substring(begin, text.size())));
+  size_t begin = 0;
+  size_t found = FindText(text.text(), *separator, 0);
+  while (found != kNowhere && (max_splits < 0 || static_cast<int64_t>(parts.size()) < max_splits)) {
+    RETURN_IF_ERROR(AddPart(text.Substring(begin, found), parts, budget));
+    begin = found + separator->size();
+    found = FindText(text.text(), *separator, begin);
   }
-  RETURN_IF_ERROR(budget.Bytes(parts.size() * sizeof(TemplateText)));
+  RETURN_IF_ERROR(AddPart(text.Substring(begin, text.size()), parts, budget));
   return parts;
 }
 
@@ -97,7 +106,7 @@ absl::StatusOr<TemplateText> ReplaceText(const TemplateText& text,
                                          const TemplateText& to,
                                          int64_t max_count,
                                          JinjaBudget& budget) {
-  RETURN_IF_ERROR(budget.Bytes(text.size()));
+  RETURN_IF_ERROR(budget.Bytes(text.stored_bytes()));
   if (from.empty()) return JinjaError("replace of an empty string");
   TemplateText result;
   size_t begin = 0;
@@ -113,8 +122,11 @@ absl::StatusOr<TemplateText> ReplaceText(const TemplateText& text,
   return result;
 }
 
-TemplateText MapCharacters(const TemplateText& text,
-                           const std::function<void(uint32_t, std::string&)>& map) {
+absl::StatusOr<TemplateText> MapCharacters(const TemplateText& text,
+                                           const std::function<void(uint32_t, std::string&)>& map,
+                                           JinjaBudget& budget) {
+  RETURN_IF_ERROR(budget.Bytes(text.stored_bytes()));
+  RETURN_IF_ERROR(budget.Characters(text.size()));
   TemplateText result;
   size_t position = 0;
   const auto map_until = [&](size_t end, bool from_message) {
@@ -127,17 +139,21 @@ TemplateText MapCharacters(const TemplateText& text,
     map_until(span.end, true);
   }
   map_until(text.size(), false);
+  if (result.size() > text.size()) RETURN_IF_ERROR(budget.Bytes(result.size() - text.size()));
   return result;
 }
 
-TemplateText ChangeCase(const TemplateText& text, JinjaLetterCase letter_case) {
+absl::StatusOr<TemplateText> ChangeCase(const TemplateText& text,
+                                        JinjaLetterCase letter_case,
+                                        JinjaBudget& budget) {
   bool starts = true;
-  return MapCharacters(text, [&](uint32_t code_point, std::string& out) {
+  const auto change = [&](uint32_t code_point, std::string& out) {
     const bool capital = letter_case == JinjaLetterCase::kUpper ||
                          (letter_case != JinjaLetterCase::kLower && starts);
     AppendUtf8(capital ? UpperCase(code_point) : LowerCase(code_point), out);
     starts = letter_case == JinjaLetterCase::kTitle && !IsLetter(code_point);
-  });
+  };
+  return MapCharacters(text, change, budget);
 }
 
 }  // namespace sluice

@@ -1,4 +1,5 @@
-// Python's string operations on marked text, shared by filters and methods.
+// Python's string operations on marked text, shared by filters and methods. Each charges what it
+// reads and makes.
 #pragma once
 
 #include <functional>
@@ -16,9 +17,10 @@ struct JinjaStripSides {
   bool right = true;
 };
 // Strips the characters of `characters`, or white space without one.
-TemplateText StripText(const TemplateText& text,
-                       std::optional<std::string_view> characters,
-                       JinjaStripSides sides);
+absl::StatusOr<TemplateText> StripText(const TemplateText& text,
+                                       std::optional<std::string_view> characters,
+                                       JinjaStripSides sides,
+                                       JinjaBudget& budget);
 
 // At most `max_splits` cuts (negative: no limit); without a separator, at white space.
 absl::StatusOr<JinjaItems> SplitText(const TemplateText& text,
@@ -34,11 +36,15 @@ absl::StatusOr<TemplateText> ReplaceText(const TemplateText& text,
                                          JinjaBudget& budget);
 
 // Rewrites each code point; marks follow the characters.
-TemplateText MapCharacters(const TemplateText& text,
-                           const std::function<void(uint32_t code_point, std::string& out)>& map);
+absl::StatusOr<TemplateText> MapCharacters(
+    const TemplateText& text,
+    const std::function<void(uint32_t code_point, std::string& out)>& map,
+    JinjaBudget& budget);
 
 enum class JinjaLetterCase { kUpper, kLower, kCapitalized, kTitle };
-TemplateText ChangeCase(const TemplateText& text, JinjaLetterCase letter_case);
+absl::StatusOr<TemplateText> ChangeCase(const TemplateText& text,
+                                        JinjaLetterCase letter_case,
+                                        JinjaBudget& budget);
 
 // Where `needle` is in `text` from byte `from` on, or npos. Linear.
 size_t FindText(std::string_view text, std::string_view needle, size_t from);

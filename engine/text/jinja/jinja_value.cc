@@ -15,6 +15,12 @@ absl::Status CheckStorable(const JinjaValue& value) {
 
 }  // namespace
 
+absl::Status ChargeJinjaText(const TemplateText& text, JinjaBudget& budget) {
+  constexpr size_t kSharedCounts = 16;
+  return budget.Bytes(sizeof(JinjaValue) + sizeof(TemplateText) + kSharedCounts +
+                      text.stored_bytes());
+}
+
 absl::Status JinjaError(std::string_view message) {
   return absl::InvalidArgumentError(std::string("chat template: ").append(message));
 }
@@ -119,7 +125,7 @@ JinjaValue JinjaLoop::Attribute(std::string_view name) const {
   if (name == "depth0") return JinjaValue::Int(loop_depth - 1);
   if (name == "previtem" && index > 0) return (*items)[index - 1];
   if (name == "nextitem" && index + 1 < length) return (*items)[index + 1];
-  return JinjaValue::Undefined(std::string(name));
+  return JinjaValue::Undefined();
 }
 
 }  // namespace sluice

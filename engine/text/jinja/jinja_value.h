@@ -23,9 +23,7 @@ struct JinjaMacro;
 using JinjaResult = absl::StatusOr<JinjaValue>;
 using JinjaItems = std::vector<JinjaValue>;
 
-struct JinjaUndefined {
-  std::string name;
-};
+struct JinjaUndefined {};
 struct JinjaNone {};
 struct JinjaList;
 struct JinjaDict;
@@ -52,9 +50,7 @@ class JinjaValue {
                                const JinjaMacro*>;
 
   JinjaValue() : storage_(JinjaUndefined{}) {}
-  static JinjaValue Undefined(std::string name) {
-    return JinjaValue(JinjaUndefined{std::move(name)});
-  }
+  static JinjaValue Undefined() { return JinjaValue(); }
   static JinjaValue None() { return JinjaValue(JinjaNone{}); }
   static JinjaValue Bool(bool value) { return JinjaValue(Storage(value)); }
   static JinjaValue Int(int64_t value) { return JinjaValue(Storage(value)); }
@@ -131,6 +127,9 @@ struct JinjaLoop {
 
   JinjaValue Attribute(std::string_view name) const;
 };
+
+// Charges a text that becomes a value of its own: with its marks, its value and its shared block.
+absl::Status ChargeJinjaText(const TemplateText& text, JinjaBudget& budget);
 
 // Shorthand for the errors of this folder.
 absl::Status JinjaError(std::string_view message);

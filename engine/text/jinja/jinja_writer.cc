@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -47,12 +46,28 @@ class Writer {
  private:
   absl::Status WriteString(const TemplateText& text) {
     RETURN_IF_ERROR(budget_.Bytes(text.size()));
+    RETURN_IF_ERROR(budget_.Characters(text.size()));
     from_message_ = from_message_ || text.from_message();
+    const size_t before = out_.size();
     if (json_ != nullptr) {
       WriteJsonString(text.text());
     } else {
       WritePythonString(text.text());
     }
+    const size_t written = out_.size() - before;  // at most six bytes for each
+    return written > text.size() ? budget_.Bytes(written - text.size()) : absl::OkStatus();
+  }
+
+  void WriteHex(std::string_view prefix, char c) {
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    out_ += prefix;
+    out_ += kDigits[static_cast<unsigned char>(c) >> 4];
+    out_ += kDigits[static_cast<unsigned char>(c) & 15];
+  }
+
+  absl::Status Add(std::string_view piece) {
+    RETURN_IF_ERROR(budget_.Bytes(piece.size()));
+    out_ += piece;
     return absl::OkStatus();
   }
 
@@ -63,7 +78,7 @@ class Writer {
       if (known != std::string_view::npos) {
         (out_ += '\\') += "\"\\nrtbf"[known];
       } else if (static_cast<unsigned char>(c) < 0x20) {
-        out_ += absl::StrFormat("\\u%04x", static_cast<int>(c));
+        WriteHex("\\u00", c);
       } else {
         out_ += c;
       }
@@ -82,7 +97,7 @@ class Writer {
       } else if (c == quote) {
         (out_ += '\\') += c;
       } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) {
-        out_ += absl::StrFormat("\\x%02x", static_cast<int>(c));
+        WriteHex("\\x", c);
       } else {
         out_ += c;
       }
@@ -92,21 +107,24 @@ class Writer {
 
   bool is_indented() const { return json_ != nullptr && json_->indent >= 0; }
 
-  void BreakLine(int level) {
-    if (!is_indented()) return;
+  absl::Status BreakLine(int level) {
+    if (!is_indented()) return absl::OkStatus();
+    const size_t spaces = static_cast<size_t>(json_->indent) * static_cast<size_t>(level);
+    RETURN_IF_ERROR(budget_.Bytes(1 + spaces));
     out_ += '\n';
-    out_.append(static_cast<size_t>(json_->indent) * static_cast<size_t>(level), ' ');
+    out_.append(spaces, ' ');
+    return absl::OkStatus();
   }
-  void Separate() { out_ += json_ == nullptr ? ", " : json_->item_separator; }
+  absl::Status Separate() { return Add(json_ == nullptr ? ", " : json_->item_separator); }
 
   absl::Status WriteList(const JinjaList& list, int level) {
     out_ += '[';
     for (size_t i = 0; i < list.items.size(); ++i) {
-      if (i > 0) Separate();
-      BreakLine(level + 1);
+      if (i > 0) RETURN_IF_ERROR(Separate());
+      RETURN_IF_ERROR(BreakLine(level + 1));
       RETURN_IF_ERROR(Write(list.items[i], level + 1));
     }
-    if (!list.items.empty()) BreakLine(level);
+    if (!list.items.empty()) RETURN_IF_ERROR(BreakLine(level));
     out_ += ']';
     return absl::OkStatus();
   }
@@ -120,13 +138,13 @@ class Writer {
     }
     out_ += '{';
     for (size_t i = 0; i < entries.size(); ++i) {
-      if (i > 0) Separate();
-      BreakLine(level + 1);
+      if (i > 0) RETURN_IF_ERROR(Separate());
+      RETURN_IF_ERROR(BreakLine(level + 1));
       RETURN_IF_ERROR(WriteString(entries[i]->first));
-      out_ += json_ == nullptr ? std::string_view(": ") : json_->key_separator;
+      RETURN_IF_ERROR(Add(json_ == nullptr ? std::string_view(": ") : json_->key_separator));
       RETURN_IF_ERROR(Write(entries[i]->second, level + 1));
     }
-    if (!entries.empty()) BreakLine(level);
+    if (!entries.empty()) RETURN_IF_ERROR(BreakLine(level));
     out_ += '}';
     return absl::OkStatus();
   }
