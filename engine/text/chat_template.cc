@@ -24,6 +24,7 @@ constexpr size_t kOutputFactor = 4;
 // Text made on the way to the output: copies, pieces, joined strings.
 constexpr size_t kWorkFloor = size_t{16} << 20;
 constexpr size_t kWorkFactor = 64;
+constexpr size_t kWorkCeiling = size_t{256} << 20;
 
 bool IsKnownRole(const std::string& role) {
   for (const char* known : {"system", "user", "assistant", "tool", "developer"}) {
@@ -81,7 +82,8 @@ class JinjaChatTemplate : public ChatTemplate {
     }
     JinjaInterpreter::Settings settings;
     settings.limits.steps += static_cast<int64_t>(input_bytes);
-    settings.limits.bytes = static_cast<int64_t>(kWorkFactor * input_bytes + kWorkFloor);
+    settings.limits.bytes =
+        static_cast<int64_t>(std::min(kWorkFactor * input_bytes + kWorkFloor, kWorkCeiling));
     settings.max_output_bytes = kOutputFactor * input_bytes + kOutputFloor;
     settings.unix_seconds =
         context_.now ? context_.now() : static_cast<int64_t>(std::time(nullptr));
@@ -95,6 +97,9 @@ class JinjaChatTemplate : public ChatTemplate {
       interpreter.SetGlobal(name, JinjaValue::Text(text));
     }
     ASSIGN_OR_RETURN(const TemplateText text, interpreter.Render(body_));
+    // A segment for each mark and each part between them, and the vector's growth.
+    RETURN_IF_ERROR(
+        interpreter.budget().Bytes(4 * text.message_spans().size() * sizeof(PromptSegment)));
     return ToSegments(text);
   }
   std::string_view kind() const override { return "jinja"; }

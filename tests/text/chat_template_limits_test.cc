@@ -48,6 +48,18 @@ TEST(ChatTemplateLimitsTest, HostileTemplatesAreRefused) {
       "{{ ('\\n' * 10000) | indent(('a' ~ messages[0].content[0]) * 100) }}",
       "{% set x = 'a' * 4000000 %}{{ range(100000) | map('int') | sum ~ x[3999999] ~ x[3999999] ~ "
       "x[3999999] ~ x[3999999] ~ x[3999999] }}",
+      "{% set k = 'x' * 1000000 %}{% set d = {k: 1} %}{{ dict(" + Repeat("d,", 60) + ") }}",
+      "{% set k = 'x' * 3000000 %}{% set d = {k: 1} %}{% for i in range(100000) %}{% if k in d %}"
+      "{% endif %}{% endfor %}",
+      "{% for i in range(100000) %}{% if 1" + Repeat(" and 1", 1000) + " %}{% endif %}{% endfor %}",
+      "{% macro f(" + Repeat("p,", 100) + "q) %}{% endmacro %}",
+      "{{ dict(" + Repeat("1,", 100) + ") }}",
+      "{{ " + Repeat("n", 300) + " }}",
+      "{% for i in range(1000) %}{% for j in range(1000) %}{{ strftime_now('%s%s%s%s') }}{% endfor "
+      "%}{% endfor %}",
+      "{% for i in range(100000) %}{% if ('a' * 200 ~ 'b') in ('a' * 100000) %}{% endif %}{% "
+      "endfor "
+      "%}",
       // Marks would be lost.
       "{{ [1, 2] | tojson(separators=(messages[0].content, ':')) }}",
       "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(1000) %}{% set ns.x = ns.x ~ ns.x "
@@ -111,6 +123,12 @@ TEST(ChatTemplateLimitsTest, LargeConversationsRender) {
       "{% for m in messages %}{{ '<' + m.role + '>' + m.content.strip() + '\\n' }}{% endfor %}");
   ASSERT_TRUE(chat_template.ok());
   EXPECT_TRUE((*chat_template)->Render({{"user", std::string(8 << 20, 'a')}}, true).ok());
+  const auto edits = ChatTemplate::Parse(
+      "{% set c = messages[0].content %}{% if '</think>' in c %}{% set c = c.split('</think>')[-1] "
+      "%}{% endif %}{{ c[1:][:-1] | trim }}{{ c.count('x') ~ (c | first) ~ (c | last) ~ c[0] }}");
+  ASSERT_TRUE(edits.ok());
+  const auto edited = (*edits)->Render({{"user", std::string(8 << 20, 'a')}}, true);
+  EXPECT_TRUE(edited.ok()) << edited.status();
   const std::vector<ChatMessage> many(10'000, ChatMessage{"user", "hi"});
   EXPECT_TRUE((*chat_template)->Render(many, true).ok());
 }

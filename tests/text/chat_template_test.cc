@@ -88,6 +88,11 @@ TEST(ChatTemplateTest, MessageTextIsMarkedThroughEveryOperation) {
             "<|u|><<ab>><|e|>");
   EXPECT_EQ(marked("'äöü'[1] ~ 'äöü'[-3] ~ 'äöü'[-4] ~ ('AB' is upper) ~ ('A1b' is lower)"),
             "<|u|>öäTrueFalse<|e|>");
+  EXPECT_EQ(Marked("{{ messages[0].content | indent(1) }}", {{"user", "a\nb"}}), "<<a\n>> <<b>>");
+  EXPECT_EQ(marked("messages[0].content[:2] ~ messages[0].content[3:9] ~ messages[0].content[4:1]"),
+            "<|u|><< ab >><|e|>");
+  EXPECT_EQ(marked("messages[0].content[::2] ~ messages[0].content[3:0:-1]"),
+            "<|u|><< , b,a>><|e|>");
   EXPECT_EQ(marked("[messages[0].content, 'z'] | join('+')"), "<|u|><< a,b >>+z<|e|>");
   EXPECT_EQ(marked("messages[0].content | list | last"), "<|u|><< >><|e|>");
   EXPECT_EQ(marked("messages | map(attribute='content') | first | title"), "<|u|><< A,b >><|e|>");

@@ -14,6 +14,9 @@ namespace sluice {
 struct JinjaExpression;
 using JinjaExpressionPtr = std::unique_ptr<JinjaExpression>;
 
+// Of one call, and parameters of one macro: what a call costs stays small.
+constexpr size_t kMaxJinjaArguments = 64;
+
 struct JinjaArgumentList {
   std::vector<JinjaExpressionPtr> positional;
   std::vector<std::pair<std::string, JinjaExpressionPtr>> named;

@@ -10,7 +10,10 @@ namespace sluice {
 using Kind = JinjaExpression::Kind;
 
 JinjaResult JinjaInterpreter::Evaluate(const JinjaExpression& expression) {
-  if (expression.kind == Kind::kLiteral) return expression.literal;
+  if (expression.kind == Kind::kLiteral) {
+    RETURN_IF_ERROR(budget_.Step());
+    return expression.literal;
+  }
   const JinjaDepthScope scope(budget_);
   RETURN_IF_ERROR(budget_.Enter());
   return EvaluateKind(expression);
@@ -64,7 +67,8 @@ JinjaResult JinjaInterpreter::EvaluateDict(const JinjaExpression& expression) {
     ASSIGN_OR_RETURN(const JinjaValue key, Evaluate(*expression.children[i]));
     ASSIGN_OR_RETURN(JinjaValue value, Evaluate(*expression.children[i + 1]));
     if (key.text() == nullptr) return JinjaError("keys of a dict must be strings");
-    RETURN_IF_ERROR(budget_.Bytes(key.text()->stored_bytes() + entries.size()));
+    RETURN_IF_ERROR(ChargeJinjaText(*key.text(), budget_));
+    RETURN_IF_ERROR(ChargeJinjaSearch(entries.size(), key.text()->size(), budget_));
     bool is_new = true;
     for (auto& [known, old_value] : entries) {
       if (known.text() != key.text()->text()) continue;

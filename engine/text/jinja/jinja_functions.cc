@@ -51,6 +51,7 @@ absl::Status JinjaInterpreter::BindParameters(const JinjaMacro& macro,
       return JinjaError("unknown argument for a macro");
     }
   }
+  RETURN_IF_ERROR(budget_.Step(static_cast<int64_t>(macro.parameters.size())));
   for (size_t i = 0; i < macro.parameters.size(); ++i) {
     const std::string& name = macro.parameters[i];
     JinjaValue value = JinjaValue::Undefined();
@@ -96,7 +97,7 @@ JinjaResult JinjaInterpreter::Range(const JinjaArguments& arguments) {
   if (count > kMaxRange) return JinjaError("range is too long");
   JinjaItems items;
   for (int64_t i = 0; i < static_cast<int64_t>(count); ++i) {
-    items.push_back(JinjaValue::Int(start + i * step));
+    items.push_back(JinjaValue::Int(static_cast<int64_t>(start + static_cast<__int128>(i) * step)));
   }
   return JinjaValue::List(std::move(items), budget_);
 }
@@ -106,7 +107,8 @@ JinjaResult JinjaInterpreter::MakeNamespace(const JinjaArguments& arguments) {
   for (const JinjaValue& argument : arguments.positional) {
     if (argument.dict() == nullptr) return JinjaTypeError(argument, "cannot start a namespace");
     for (const auto& [key, value] : argument.dict()->entries) {
-      RETURN_IF_ERROR(budget_.Bytes(key.stored_bytes() + space->entries.size()));
+      RETURN_IF_ERROR(ChargeJinjaText(key, budget_));
+      RETURN_IF_ERROR(ChargeJinjaSearch(space->entries.size(), key.size(), budget_));
       RETURN_IF_ERROR(space->Set(key.text(), value));
     }
   }
@@ -118,11 +120,13 @@ JinjaResult JinjaInterpreter::MakeDict(const JinjaArguments& arguments) {
   std::vector<std::pair<TemplateText, JinjaValue>> entries;
   for (const JinjaValue& argument : arguments.positional) {
     if (argument.dict() == nullptr) return JinjaTypeError(argument, "cannot start a dict");
-    RETURN_IF_ERROR(budget_.Bytes(argument.dict()->entries.size() * sizeof(JinjaValue)));
-    entries.insert(entries.end(), argument.dict()->entries.begin(), argument.dict()->entries.end());
+    for (const auto& entry : argument.dict()->entries) {
+      RETURN_IF_ERROR(ChargeJinjaText(entry.first, budget_));
+      entries.push_back(entry);
+    }
   }
   for (const auto& [name, value] : arguments.named) {
-    RETURN_IF_ERROR(budget_.Step(static_cast<int64_t>(entries.size() / 16)));
+    RETURN_IF_ERROR(ChargeJinjaSearch(entries.size(), name.size(), budget_));
     const auto known =
         std::find_if(entries.begin(), entries.end(),
                      [&key = name](const auto& entry) { return entry.first.text() == key; });
@@ -135,12 +139,13 @@ JinjaResult JinjaInterpreter::MakeDict(const JinjaArguments& arguments) {
   return JinjaValue::Dict(std::move(entries), budget_);
 }
 
-JinjaResult JinjaInterpreter::FormatNow(const JinjaArguments& arguments) const {
+JinjaResult JinjaInterpreter::FormatNow(const JinjaArguments& arguments) {
   const JinjaValue* format = arguments.Get(0, "format");
   if (format == nullptr || format->text() == nullptr || format->text()->from_message() ||
       format->text()->size() > 64) {
     return JinjaError("strftime_now needs a short format");
   }
+  RETURN_IF_ERROR(budget_.Step(8 * static_cast<int64_t>(format->text()->size())));
   const auto seconds = static_cast<std::time_t>(settings_.unix_seconds);
   std::tm calendar{};
   gmtime_r(&seconds, &calendar);

@@ -110,6 +110,8 @@ JinjaInterpreter::FlowResult JinjaInterpreter::ExecuteFor(const JinjaStatement& 
   absl::Status status;
   bool stopped = false;
   for (size_t i = 0; i < items->size() && status.ok() && !stopped; ++i) {
+    status = budget_.Step();
+    if (!status.ok()) break;
     scopes_.emplace_back();
     const auto loop = std::make_shared<const JinjaLoop>(JinjaLoop{items, i, loop_depth_});
     scopes_.back()["loop"] = JinjaValue(JinjaValue::Storage(loop));

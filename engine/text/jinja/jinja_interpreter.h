@@ -65,7 +65,7 @@ class JinjaInterpreter {
   JinjaResult Range(const JinjaArguments& arguments);
   JinjaResult MakeNamespace(const JinjaArguments& arguments);
   JinjaResult MakeDict(const JinjaArguments& arguments);
-  JinjaResult FormatNow(const JinjaArguments& arguments) const;
+  JinjaResult FormatNow(const JinjaArguments& arguments);
 
   Settings settings_;
   JinjaBudget budget_;

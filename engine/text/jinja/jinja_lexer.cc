@@ -13,6 +13,7 @@ namespace sluice {
 namespace {
 
 constexpr std::string_view kSpaces = " \t\n\r\v\f";
+constexpr size_t kMaxNameBytes = 256;
 constexpr size_t kNowhere = std::string_view::npos;
 
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
@@ -228,6 +229,7 @@ class Lexer {
     if (IsNameStart(c)) {
       size_t end = position_;
       while (end < source_.size() && (IsNameStart(source_[end]) || IsDigit(source_[end]))) ++end;
+      if (end - position_ > kMaxNameBytes) return Error("a name is too long");
       Push(JinjaTokenKind::kName, std::string(source_.substr(position_, end - position_)));
       MoveTo(end);
       return absl::OkStatus();

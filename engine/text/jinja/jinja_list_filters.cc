@@ -31,11 +31,13 @@ JinjaResult Length(const JinjaCall& call) {
 }
 
 JinjaResult First(const JinjaCall& call) {
+  if (call.input.text() != nullptr) return JinjaItem(call.input, JinjaValue::Int(0), call.budget);
   ASSIGN_OR_RETURN(const JinjaItems items, JinjaIterate(call.input, call.budget));
   return items.empty() ? JinjaValue::Undefined() : items.front();
 }
 
 JinjaResult Last(const JinjaCall& call) {
+  if (call.input.text() != nullptr) return JinjaItem(call.input, JinjaValue::Int(-1), call.budget);
   ASSIGN_OR_RETURN(const JinjaItems items, JinjaIterate(call.input, call.budget));
   return items.empty() ? JinjaValue::Undefined() : items.back();
 }
@@ -139,6 +141,7 @@ struct KeyOptions {
 absl::StatusOr<JinjaItems> SortKeys(const JinjaItems& items,
                                     const KeyOptions& options,
                                     JinjaBudget& budget) {
+  RETURN_IF_ERROR(budget.Bytes(items.size() * sizeof(JinjaValue)));
   JinjaItems keys;
   for (const JinjaValue& item : items) {
     JinjaValue key = item;
@@ -160,6 +163,7 @@ absl::StatusOr<std::vector<size_t>> SortedOrder(const JinjaItems& keys,
                                                 bool reverse,
                                                 JinjaBudget& budget) {
   // A merge sort of our own: comparisons can fail, which std::sort does not survive.
+  RETURN_IF_ERROR(budget.Bytes(2 * keys.size() * sizeof(size_t)));
   std::vector<size_t> order(keys.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::vector<size_t> merged(order.size());

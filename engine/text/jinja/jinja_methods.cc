@@ -103,9 +103,14 @@ JinjaResult Find(const JinjaCall& call) {
 
 JinjaResult CountOf(const JinjaCall& call) {
   ASSIGN_OR_RETURN(const TemplateText needle, call.TextArgument(0, "sub", ""));
-  ASSIGN_OR_RETURN(const JinjaItems parts,
-                   SplitText(*call.input.text(), needle.text(), -1, call.budget));
-  return JinjaValue::Size(parts.size() - 1);
+  if (needle.empty()) return JinjaError("empty separator");
+  const std::string& text = call.input.text()->text();
+  RETURN_IF_ERROR(call.budget.Characters(text.size()));
+  size_t count = 0;
+  for (size_t at = FindText(text, needle.text(), 0); at != std::string::npos; ++count) {
+    at = FindText(text, needle.text(), at + needle.size());
+  }
+  return JinjaValue::Size(count);
 }
 
 template <bool (*contains)(uint32_t)>
@@ -163,8 +168,7 @@ JinjaResult Values(const JinjaCall& call) {
 
 JinjaResult GetValue(const JinjaCall& call) {
   ASSIGN_OR_RETURN(const TemplateText key, call.TextArgument(0, "key", ""));
-  RETURN_IF_ERROR(call.budget.Step(static_cast<int64_t>(call.input.dict()->entries.size() / 16)));
-  const JinjaValue* found = call.input.dict()->Find(key.text());
+  ASSIGN_OR_RETURN(const JinjaValue* found, call.input.dict()->Find(key.text(), call.budget));
   if (found != nullptr) return *found;
   const JinjaValue* fallback = call.arguments.Get(1, "default");
   return fallback == nullptr ? JinjaValue::None() : *fallback;

@@ -129,8 +129,7 @@ absl::StatusOr<bool> DictEquals(const JinjaDict& left,
                                 JinjaBudget& budget) {
   if (left.entries.size() != right.entries.size()) return false;
   for (const auto& [key, value] : left.entries) {
-    RETURN_IF_ERROR(budget.Step(static_cast<int64_t>(right.entries.size())));
-    const JinjaValue* other = right.Find(key.text());
+    ASSIGN_OR_RETURN(const JinjaValue* other, right.Find(key.text(), budget));
     if (other == nullptr) return false;
     ASSIGN_OR_RETURN(const bool equal, JinjaEquals(value, *other, budget));
     if (!equal) return false;
@@ -167,6 +166,8 @@ JinjaResult JinjaArithmetic(JinjaOperator op,
     return Concatenate(left, right, budget);
   }
   if (op == JinjaOperator::kAdd && left.list() != nullptr && right.list() != nullptr) {
+    const size_t size = left.list()->items.size() + right.list()->items.size();
+    RETURN_IF_ERROR(budget.Bytes(size * sizeof(JinjaValue)));
     JinjaItems items = left.list()->items;
     items.insert(items.end(), right.list()->items.begin(), right.list()->items.end());
     return JinjaValue::List(std::move(items), budget);
@@ -236,14 +237,15 @@ absl::StatusOr<bool> JinjaContains(const JinjaValue& container,
                                    JinjaBudget& budget) {
   if (const TemplateText* text = container.text()) {
     if (item.text() == nullptr) return JinjaTypeError(item, "cannot be in a string");
-    RETURN_IF_ERROR(budget.Step(1 + static_cast<int64_t>(text->size() / 256)));
+    RETURN_IF_ERROR(budget.Step(1 + static_cast<int64_t>(text->size() / 32)));
     // memmem is linear in the text, where string::find is not.
     return memmem(text->text().data(), text->size(), item.text()->text().data(),
                   item.text()->size()) != nullptr;
   }
   if (const JinjaDict* dict = container.dict()) {
-    RETURN_IF_ERROR(budget.Step(1 + static_cast<int64_t>(dict->entries.size())));
-    return item.text() != nullptr && dict->Find(item.text()->text()) != nullptr;
+    if (item.text() == nullptr) return false;
+    ASSIGN_OR_RETURN(const JinjaValue* found, dict->Find(item.text()->text(), budget));
+    return found != nullptr;
   }
   if (const JinjaList* list = container.list()) {
     for (const JinjaValue& candidate : list->items) {

@@ -175,6 +175,9 @@ class Parser {
       if (!macro.parameters.empty()) RETURN_IF_ERROR(stream_.Expect(","));
       if (stream_.peek().kind != JinjaTokenKind::kName)
         return stream_.Error("expected a parameter");
+      if (macro.parameters.size() == kMaxJinjaArguments) {
+        return stream_.Error("too many parameters");
+      }
       macro.parameters.push_back(stream_.Take().text);
       macro.defaults.emplace_back();
       if (stream_.TakeOperator("=")) {

@@ -10,20 +10,6 @@
 namespace sluice {
 namespace {
 
-// Where each character of `text` begins, and the end.
-absl::StatusOr<std::vector<size_t>> CharacterOffsets(const std::string& text, JinjaBudget& budget) {
-  RETURN_IF_ERROR(budget.Characters(text.size()));
-  const size_t count = CountCodePoints(text) + 1;
-  RETURN_IF_ERROR(budget.Bytes(count * sizeof(size_t)));
-  std::vector<size_t> offsets;
-  offsets.reserve(count);
-  for (size_t position = 0; position < text.size(); NextCodePoint(text, position)) {
-    offsets.push_back(position);
-  }
-  offsets.push_back(text.size());
-  return offsets;
-}
-
 absl::Status ReadBound(const JinjaValue& value, int64_t& bound, bool& is_open) {
   is_open = value.is_undefined() || value.is_none();
   if (is_open) return absl::OkStatus();
@@ -33,10 +19,19 @@ absl::Status ReadBound(const JinjaValue& value, int64_t& bound, bool& is_open) {
   return absl::OkStatus();
 }
 
-// The indices of a slice. Source: CPython, Objects/sliceobject.c, PySlice_AdjustIndices.
-absl::StatusOr<std::vector<size_t>> SliceIndices(size_t size,
-                                                 const JinjaSliceBounds& bounds,
-                                                 JinjaBudget& budget) {
+// The indices start, start + step, ... of a slice, `count` of them.
+struct Slice {
+  int64_t start = 0;
+  int64_t step = 1;
+  size_t count = 0;
+
+  size_t operator[](size_t i) const {
+    return static_cast<size_t>(start + static_cast<int64_t>(i) * step);
+  }
+};
+
+// Source: CPython, Objects/sliceobject.c, PySlice_AdjustIndices.
+absl::StatusOr<Slice> ResolveSlice(size_t size, const JinjaSliceBounds& bounds) {
   const auto length = static_cast<int64_t>(size);
   int64_t step = 1;
   int64_t start = 0;
@@ -59,13 +54,35 @@ absl::StatusOr<std::vector<size_t>> SliceIndices(size_t size,
   const int64_t distance = step > 0 ? stop - start : start - stop;
   const int64_t stride = step > 0 ? step : -step;
   const size_t count = distance > 0 ? static_cast<size_t>((distance + stride - 1) / stride) : 0;
-  RETURN_IF_ERROR(budget.Bytes(count * sizeof(size_t)));
-  std::vector<size_t> indices;
-  indices.reserve(count);
-  for (int64_t i = start; step > 0 ? i < stop : i > stop; i += step) {
-    indices.push_back(static_cast<size_t>(i));
+  return Slice{start, step, count};
+}
+
+JinjaResult SliceText(const TemplateText& text,
+                      const JinjaSliceBounds& bounds,
+                      JinjaBudget& budget) {
+  const std::string& bytes = text.text();
+  RETURN_IF_ERROR(budget.Bytes(text.stored_bytes()));
+  RETURN_IF_ERROR(budget.Characters(bytes.size()));
+  const size_t characters = CountCodePoints(bytes);
+  ASSIGN_OR_RETURN(const Slice slice, ResolveSlice(characters, bounds));
+  if (slice.count == 0) return JinjaValue::Text(TemplateText());
+  if (slice.step == 1) {
+    size_t begin = 0;
+    for (size_t i = 0; i < slice[0]; ++i) NextCodePoint(bytes, begin);
+    size_t end = begin;
+    for (size_t i = 0; i < slice.count; ++i) NextCodePoint(bytes, end);
+    return JinjaValue::Text(text.Substring(begin, end));
   }
-  return indices;
+  RETURN_IF_ERROR(budget.Bytes((characters + 1) * sizeof(size_t)));
+  std::vector<size_t> offsets;  // where each character begins, and the end
+  offsets.reserve(characters + 1);
+  for (size_t at = 0; at < bytes.size(); NextCodePoint(bytes, at)) offsets.push_back(at);
+  offsets.push_back(bytes.size());
+  TemplateText picked;
+  for (size_t i = 0; i < slice.count; ++i) {
+    picked.Append(text.Substring(offsets[slice[i]], offsets[slice[i] + 1]));
+  }
+  return JinjaValue::Text(std::move(picked));
 }
 
 std::optional<size_t> ListIndex(int64_t index, size_t size) {
@@ -107,8 +124,7 @@ JinjaResult CharacterAt(const TemplateText& text, int64_t index, JinjaBudget& bu
 JinjaResult JinjaAttribute(const JinjaValue& value, const std::string& name, JinjaBudget& budget) {
   if (value.is_undefined()) return JinjaError("attribute of an undefined value");
   if (const JinjaDict* dict = value.dict()) {
-    RETURN_IF_ERROR(budget.Step(static_cast<int64_t>(dict->entries.size() / 16)));
-    const JinjaValue* found = dict->Find(name);
+    ASSIGN_OR_RETURN(const JinjaValue* found, dict->Find(name, budget));
     return found != nullptr ? *found : JinjaValue::Undefined();
   }
   if (JinjaNamespace* space = value.name_space()) {
@@ -138,31 +154,15 @@ JinjaResult JinjaItem(const JinjaValue& value, const JinjaValue& key, JinjaBudge
 JinjaResult JinjaSlice(const JinjaValue& value,
                        const JinjaSliceBounds& bounds,
                        JinjaBudget& budget) {
-  if (const JinjaList* list = value.list()) {
-    ASSIGN_OR_RETURN(const std::vector<size_t> indices,
-                     SliceIndices(list->items.size(), bounds, budget));
-    JinjaItems items;
-    for (const size_t index : indices) items.push_back(list->items[index]);
-    return JinjaValue::List(std::move(items), budget);
-  }
-  if (const TemplateText* text = value.text()) {
-    RETURN_IF_ERROR(budget.Bytes(text->stored_bytes()));
-    ASSIGN_OR_RETURN(const std::vector<size_t> offsets, CharacterOffsets(text->text(), budget));
-    ASSIGN_OR_RETURN(const std::vector<size_t> indices,
-                     SliceIndices(offsets.size() - 1, bounds, budget));
-    TemplateText slice;
-    const bool is_whole_run =
-        !indices.empty() && indices.back() - indices.front() + 1 == indices.size();
-    if (is_whole_run) {
-      slice = text->Substring(offsets[indices.front()], offsets[indices.back() + 1]);
-    } else {
-      for (const size_t index : indices) {
-        slice.Append(text->Substring(offsets[index], offsets[index + 1]));
-      }
-    }
-    return JinjaValue::Text(std::move(slice));
-  }
-  return JinjaTypeError(value, "cannot be sliced");
+  if (const TemplateText* text = value.text()) return SliceText(*text, bounds, budget);
+  const JinjaList* list = value.list();
+  if (list == nullptr) return JinjaTypeError(value, "cannot be sliced");
+  ASSIGN_OR_RETURN(const Slice slice, ResolveSlice(list->items.size(), bounds));
+  RETURN_IF_ERROR(budget.Bytes(slice.count * sizeof(JinjaValue)));
+  JinjaItems items;
+  items.reserve(slice.count);
+  for (size_t i = 0; i < slice.count; ++i) items.push_back(list->items[slice[i]]);
+  return JinjaValue::List(std::move(items), budget);
 }
 
 absl::StatusOr<JinjaItems> JinjaIterate(const JinjaValue& value, JinjaBudget& budget) {

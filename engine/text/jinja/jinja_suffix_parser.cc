@@ -139,6 +139,9 @@ absl::StatusOr<JinjaArgumentList> JinjaExpressionParser::ParseArguments() {
     if (!is_first) RETURN_IF_ERROR(stream_.Expect(","));
     if (stream_.TakeOperator(")")) break;
     is_first = false;
+    if (arguments.positional.size() + arguments.named.size() == kMaxJinjaArguments) {
+      return stream_.Error("too many arguments");
+    }
     if (stream_.IsOperator("*") || stream_.IsOperator("**")) {
       return stream_.Error("argument unpacking is not supported");
     }

@@ -107,9 +107,11 @@ JinjaResult Indent(const JinjaCall& call) {
   }
   ASSIGN_OR_RETURN(const JinjaItems lines, SplitText(text, "\n", -1, call.budget));
   TemplateText result;
+  size_t end = 0;  // of the line before, in `text`
   for (size_t i = 0; i < lines.size(); ++i) {
     const TemplateText& line = *lines[i].text();
-    if (i > 0) result.Append("\n");
+    if (i > 0) result.Append(text.Substring(end, end + 1));  // the line break, with its mark
+    end += line.size() + (i > 0 ? 1 : 0);
     RETURN_IF_ERROR(call.budget.Bytes(indentation.stored_bytes()));
     if (i == 0 ? first : blank || !line.empty()) result.Append(indentation);
     result.Append(line);

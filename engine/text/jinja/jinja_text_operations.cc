@@ -87,6 +87,7 @@ absl::StatusOr<JinjaItems> SplitText(const TemplateText& text,
                                      int64_t max_splits,
                                      JinjaBudget& budget) {
   RETURN_IF_ERROR(budget.Bytes(text.stored_bytes()));
+  RETURN_IF_ERROR(budget.Step(static_cast<int64_t>(text.size() / 32)));
   if (!separator.has_value()) return SplitAtSpaces(text, max_splits, budget);
   if (separator->empty()) return JinjaError("empty separator");
   JinjaItems parts;
@@ -107,6 +108,7 @@ absl::StatusOr<TemplateText> ReplaceText(const TemplateText& text,
                                          int64_t max_count,
                                          JinjaBudget& budget) {
   RETURN_IF_ERROR(budget.Bytes(text.stored_bytes()));
+  RETURN_IF_ERROR(budget.Step(static_cast<int64_t>(text.size() / 32)));
   if (from.empty()) return JinjaError("replace of an empty string");
   TemplateText result;
   size_t begin = 0;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/status_macros.h"
+
 namespace sluice {
 namespace {
 
@@ -14,6 +16,11 @@ absl::Status CheckStorable(const JinjaValue& value) {
 }
 
 }  // namespace
+
+absl::Status ChargeJinjaSearch(size_t entries, size_t key_bytes, JinjaBudget& budget) {
+  // Names of other lengths are passed over; those of the same are compared byte for byte.
+  return budget.Step(static_cast<int64_t>(entries * (16 + key_bytes) / 256));
+}
 
 absl::Status ChargeJinjaText(const TemplateText& text, JinjaBudget& budget) {
   constexpr size_t kSharedCounts = 16;
@@ -87,11 +94,12 @@ int JinjaValue::depth() const {
   return 0;
 }
 
-const JinjaValue* JinjaDict::Find(std::string_view key) const {
+absl::StatusOr<const JinjaValue*> JinjaDict::Find(std::string_view key, JinjaBudget& budget) const {
+  RETURN_IF_ERROR(ChargeJinjaSearch(entries.size(), key.size(), budget));
   for (const auto& [name, value] : entries) {
     if (name.text() == key) return &value;
   }
-  return nullptr;
+  return static_cast<const JinjaValue*>(nullptr);
 }
 
 JinjaValue* JinjaNamespace::Find(std::string_view key) {

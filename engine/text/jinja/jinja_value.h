@@ -108,7 +108,8 @@ struct JinjaDict {
   std::vector<std::pair<TemplateText, JinjaValue>> entries;
   int depth = 1;
 
-  const JinjaValue* Find(std::string_view key) const;
+  // Null where there is none; charges the comparisons.
+  absl::StatusOr<const JinjaValue*> Find(std::string_view key, JinjaBudget& budget) const;
 };
 
 struct JinjaNamespace {
@@ -128,6 +129,8 @@ struct JinjaLoop {
   JinjaValue Attribute(std::string_view name) const;
 };
 
+// Charges a search for a key of `key_bytes` among `entries`.
+absl::Status ChargeJinjaSearch(size_t entries, size_t key_bytes, JinjaBudget& budget);
 // Charges a text that becomes a value of its own: with its marks, its value and its shared block.
 absl::Status ChargeJinjaText(const TemplateText& text, JinjaBudget& budget);
 

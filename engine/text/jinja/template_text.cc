@@ -26,7 +26,7 @@ TemplateText TemplateText::Substring(size_t begin, size_t end) const {
   part.text_ = text_.substr(begin, end - begin);
   auto span = std::lower_bound(spans_.begin(), spans_.end(), begin,
                                [](const Span& s, size_t at) { return s.end <= at; });
-  for (; span != spans_.end() && span->begin < end; ++span) {
+  for (; begin < end && span != spans_.end() && span->begin < end; ++span) {
     part.spans_.push_back({std::max(span->begin, begin) - begin, std::min(span->end, end) - begin});
   }
   return part;
