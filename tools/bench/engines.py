@@ -77,27 +77,26 @@ class Sluice:
 
 
 @dataclass
-class LlamaCpp:
+class Program:
+    """An engine in a process of its own: a script beside this one that prints JSON, a line for each measure."""
     name: str
-    library: Path
-    model: Path
-    threads: int
+    command: list
 
-    def command(self) -> list:
-        return [sys.executable, ROOT / "tools" / "bench" / "llama_cpp.py", self.library, self.model,
-                f"--threads={self.threads}"]
+    @classmethod
+    def of(cls, name: str, script: str, *words, python: Path = Path(sys.executable)) -> "Program":
+        return cls(name, [python, ROOT / "tools" / "bench" / script, *words])
 
     def measure(self, load: Load) -> dict[str, float]:
         def listed(numbers: list[int]) -> str:
             return ",".join(map(str, numbers))
 
-        rows = lines_of([*self.command(), f"--prompts={listed(load.prompts)}", f"--batch-sizes={listed(load.batches)}",
+        rows = lines_of([*self.command, f"--prompts={listed(load.prompts)}", f"--batch-sizes={listed(load.batches)}",
                          f"--context={load.context}", f"--output-tokens={load.output}"])
         found = {f"prefill {row['prompt']}": row["prefill"] for row in rows[:len(load.prompts)]}
         return found | {f"decode {row['batch']}": row["decode"] for row in rows[len(load.prompts):]}
 
     def next_tokens(self, ids: list[int]) -> list[int]:
-        return lines_of([*self.command(), f"--next-of={','.join(map(str, ids))}"])[0]
+        return lines_of([*self.command, f"--next-of={','.join(map(str, ids))}"])[0]
 
 
 class Torch:

@@ -30,6 +30,13 @@ OLMOE = {
     "num_experts_per_tok": 8, "norm_topk_prob": False, "vocab_size": 50304, "rope_theta": 10000.0,
     "tie_word_embeddings": False,
 }
+# Qwen3-30B-A3B with a vocabulary of 32,000: of 12 layers, or fewer, the real one would be nearly all head.
+QWEN3_MOE = {
+    "model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "hidden_size": 2048, "intermediate_size": 6144,
+    "moe_intermediate_size": 768, "num_hidden_layers": 12, "num_attention_heads": 32, "num_key_value_heads": 4,
+    "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True, "decoder_sparse_step": 1,
+    "mlp_only_layers": [], "vocab_size": 32000, "rope_theta": 1000000.0, "tie_word_embeddings": False,
+}
 DENSE_1_4B = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 5632,
     "num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 128,
@@ -47,7 +54,7 @@ MOEUT_244M = {
     "moe_intermediate_size": 128, "num_experts_per_tok": 16, "num_attention_experts": 10,
     "num_attention_experts_per_tok": 2, "layer_norm_eps": 1e-5, "max_position_embeddings": 1024,
 }
-SHAPES = {"llama-1b": LLAMA_1B, "olmoe": OLMOE, "dense-1.4b": DENSE_1_4B, "mod-1.4b": MOD_1_4B,
+SHAPES = {"llama-1b": LLAMA_1B, "olmoe": OLMOE, "qwen3-moe": QWEN3_MOE, "dense-1.4b": DENSE_1_4B, "mod-1.4b": MOD_1_4B,
           "moeut-244m": MOEUT_244M}
 ONE_IN_EIGHT = 1.1503  # of a standard normal variable, above it lies an eighth
 
@@ -57,7 +64,7 @@ def random(*shape: int, std: float = 0.02) -> torch.Tensor:
 
 
 def layer(config: dict, i: int) -> dict[str, torch.Tensor]:
-    dim, hidden = config["hidden_size"], config["intermediate_size"]
+    dim, hidden = config["hidden_size"], config.get("moe_intermediate_size", config["intermediate_size"])
     head = config.get("head_dim", dim // config["num_attention_heads"])
     q, kv = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
     at = f"model.layers.{i}."
@@ -67,9 +74,10 @@ def layer(config: dict, i: int) -> dict[str, torch.Tensor]:
         at + "self_attn.q_proj.weight": random(q, dim), at + "self_attn.k_proj.weight": random(kv, dim),
         at + "self_attn.v_proj.weight": random(kv, dim), at + "self_attn.o_proj.weight": random(dim, q),
     }
-    if config["model_type"] == "olmoe":
-        found[at + "self_attn.q_norm.weight"] = torch.ones(q, dtype=torch.bfloat16)
-        found[at + "self_attn.k_norm.weight"] = torch.ones(kv, dtype=torch.bfloat16)
+    if "num_experts" in config:
+        whole = config["model_type"] == "olmoe"  # norms of the whole projection, not of each head
+        found[at + "self_attn.q_norm.weight"] = torch.ones(q if whole else head, dtype=torch.bfloat16)
+        found[at + "self_attn.k_norm.weight"] = torch.ones(kv if whole else head, dtype=torch.bfloat16)
         found[at + "mlp.gate.weight"] = random(config["num_experts"], dim)
     experts = config.get("num_experts", 0)
     for name in [f"mlp.experts.{e}." for e in range(experts)] or ["mlp."]:
@@ -108,7 +116,7 @@ def moeut(config: dict) -> dict[str, torch.Tensor]:
 
 
 def decoder(config: dict) -> dict[str, torch.Tensor]:
-    """Names of transformers' Llama, OLMoE, and what `mod` adds."""
+    """Names of transformers' Llama, OLMoE and Qwen3-MoE, and what `mod` adds."""
     dim, vocab = config["hidden_size"], config["vocab_size"]
     tensors = {"model.embed_tokens.weight": random(vocab, dim),
                "model.norm.weight": torch.ones(dim, dtype=torch.bfloat16)}
