@@ -37,8 +37,8 @@ TEST(ChatTemplateLimitsTest, HostileTemplatesAreRefused) {
       "{{ '" + Repeat("a", 200000) + "' * 100000 }}",
       "{{ ('a' ~ messages[0].content[0]) * 4000000 }}",  // 8 MB, whose marks would be 64
       // Pieces, copies, separators and arguments that nobody asks the size of until they are made.
-      "{{ ('a ' * 5000000).split() }}",
-      "{{ ('a' * 5000000) | list | length }}",
+      "{{ ('a ' * 150000).split() | length }}",
+      "{{ ('a' * 300000) | list | length }}",
       "{{ ('a' * 4000000) | trim('b' * 4000000 ~ 'a') }}",
       "{{ (['A' * 4000000] * 1000) | select('upper') | list }}",
       "{{ range(100000) | map(attribute='x' * 4000000) | list }}",
@@ -48,17 +48,15 @@ TEST(ChatTemplateLimitsTest, HostileTemplatesAreRefused) {
       "{{ ('\\n' * 10000) | indent(('a' ~ messages[0].content[0]) * 100) }}",
       "{% set x = 'a' * 4000000 %}{{ range(100000) | map('int') | sum ~ x[3999999] ~ x[3999999] ~ "
       "x[3999999] ~ x[3999999] ~ x[3999999] }}",
-      "{% set k = 'x' * 1000000 %}{% set d = {k: 1} %}{{ dict(" + Repeat("d,", 60) + ") }}",
+      "{% set k = 'x' * 1000000 %}{% set d = {k: 1} %}{% set x = dict(" + Repeat("d,", 60) + ") %}",
       "{% set k = 'x' * 3000000 %}{% set d = {k: 1} %}{% for i in range(100000) %}{% if k in d %}"
       "{% endif %}{% endfor %}",
       "{% for i in range(100000) %}{% if 1" + Repeat(" and 1", 1000) + " %}{% endif %}{% endfor %}",
       "{% macro f(" + Repeat("p,", 100) + "q) %}{% endmacro %}",
-      "{{ dict(" + Repeat("1,", 100) + ") }}",
+      "{{ 1 is defined(" + Repeat("1,", 100) + ") }}",
       "{{ " + Repeat("n", 300) + " }}",
-      "{% for i in range(1000) %}{% for j in range(1000) %}{{ strftime_now('%s%s%s%s') }}{% endfor "
-      "%}{% endfor %}",
-      "{% for i in range(100000) %}{% if ('a' * 200 ~ 'b') in ('a' * 100000) %}{% endif %}{% "
-      "endfor "
+      "{% for i in range(20000) %}{% set x = strftime_now('%s%s%s%s') %}{% endfor %}",
+      "{% set t = 'a' * 1000000 %}{% for i in range(200) %}{% if 'b' in t %}{% endif %}{% endfor "
       "%}",
       // Marks would be lost.
       "{{ [1, 2] | tojson(separators=(messages[0].content, ':')) }}",
