@@ -90,7 +90,7 @@ def engines(row: Row, args: argparse.Namespace) -> tuple[list, list]:
                             args.binary))
     for name, library in (("llama.cpp", args.llama_cpp), ("ik_llama.cpp", args.ik_llama_cpp)):
         if row.gguf and library:
-            peers.append(Program.of(f"{name} {row.gguf}", "llama_cpp.py", library, paths["gguf"],
+            peers.append(Program.of(f"{name} {row.gguf}", "llama_cpp.py", paths["gguf"], f"--library={library}",
                                     f"--threads={args.threads}"))
     if row.openvino and args.openvino:
         peers.append(Program.of("OpenVINO int8", "openvino_model.py", paths["openvino"], f"--threads={args.threads}",

@@ -3,18 +3,18 @@
 LIB is libllama.so of any build of llama.cpp or ik_llama.cpp; of its parameters only those are set that every version
 has. Random tokens, as its own batched-bench feeds; flash attention as the library decides.
 
-  tools/bench/llama_cpp.py build/bin/libllama.so /tmp/llama-1b-q8_0.gguf --prompts 512 --batch-sizes 1,8
+  tools/bench/llama_cpp.py --library build/bin/libllama.so /tmp/llama-1b-q8_0.gguf --prompts 512 --batch-sizes 1,8
 """
 
-import argparse
 import ctypes
-import json
 import random
 import struct
 import time
 from pathlib import Path
 
 import numpy as np
+
+import peer_program
 
 ROOM = 1024  # more than any version's parameter structures, which are handed back as they came
 
@@ -104,8 +104,7 @@ class LlamaCpp:
         for i in range(output - 1):
             self.decode([(token(), prompt + i, s, True) for s in range(batch)])
         end = time.perf_counter()
-        return {"batch": batch, "prompt": prompt, "prefill": batch * prompt / (prefilled - begin),
-                "decode": batch * (output - 1) / (end - prefilled) if output > 1 else None}
+        return peer_program.rates(batch, prompt, output, prefilled - begin, end - prefilled)
 
     def next_tokens(self, ids: list[int]) -> list[int]:
         """What greedy decoding would take after each token."""
@@ -115,32 +114,13 @@ class LlamaCpp:
         return [int(np.ctypeslib.as_array(row, (self.vocab_size,)).argmax()) for row in rows]
 
 
-def numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",") if number]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library", type=Path, metavar="LIB")
-    parser.add_argument("model", type=Path, metavar="GGUF")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--prompts", type=numbers, default=[], help="lengths, each alone")
-    parser.add_argument("--batch-sizes", type=numbers, default=[], help="sequences decoded together")
-    parser.add_argument("--context", type=int, default=512, help="prompt of every sequence of a batch")
-    parser.add_argument("--output-tokens", type=int, default=32)
+    parser = peer_program.parser(__doc__)
+    parser.add_argument("--library", type=Path, required=True, metavar="LIB")
     parser.add_argument("--ubatch", type=int, default=2048, help="rows computed at once")
-    parser.add_argument("--next-of", type=numbers, help="token ids: only print what is likeliest after each")
     args = parser.parse_args()
-    longest = max([*args.prompts, args.context + args.output_tokens, len(args.next_of or [])])
-    model = LlamaCpp(args.library, args.model, args.threads, longest, max([1, *args.batch_sizes]), args.ubatch)
-    if args.next_of:
-        print(json.dumps(model.next_tokens(args.next_of)))
-        return
-    model.time(1, 64, 4)  # warm-up
-    for prompt in args.prompts:
-        print(json.dumps(model.time(1, prompt, 1)), flush=True)
-    for batch in args.batch_sizes:
-        print(json.dumps(model.time(batch, args.context, args.output_tokens)), flush=True)
+    peer_program.answer(LlamaCpp(args.library, args.model, args.threads, peer_program.longest(args),
+                                 max([1, *args.batch_sizes]), args.ubatch), args)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ GenAI library does, the head is given the last row of a prompt only.
     tools/bench/openvino_model.py /tmp/qwen3-moe-ov --prompts 512 --batch-sizes 1,8
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import openvino
 from openvino import opset13
+
+import peer_program
 
 
 def export(checkpoint: Path, out: Path) -> None:
@@ -70,8 +71,7 @@ class OpenVino:
         for i in range(output - 1):
             self.step(ids[:, prompt + i:prompt + i + 1])
         end = time.perf_counter()
-        return {"batch": batch, "prompt": prompt, "prefill": batch * prompt / (prefilled - begin),
-                "decode": batch * (output - 1) / (end - prefilled) if output > 1 else None}
+        return peer_program.rates(batch, prompt, output, prefilled - begin, end - prefilled)
 
     def next_tokens(self, ids: list[int]) -> list[int]:
         """What greedy decoding would take after each token."""
@@ -79,33 +79,14 @@ class OpenVino:
         return [int(self.step(np.array([[token]])).argmax()) for token in ids]
 
 
-def numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",") if number]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser = peer_program.parser(__doc__)
     parser.add_argument("--export", type=Path, metavar="CHECKPOINT", help="only write MODEL")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--prompts", type=numbers, default=[], help="lengths, each alone")
-    parser.add_argument("--batch-sizes", type=numbers, default=[], help="sequences decoded together")
-    parser.add_argument("--context", type=int, default=512, help="prompt of every sequence of a batch")
-    parser.add_argument("--output-tokens", type=int, default=32)
-    parser.add_argument("--next-of", type=numbers, help="token ids: only print what is likeliest after each")
     args = parser.parse_args()
     if args.export:
         export(args.export, args.model)
         return
-    model = OpenVino(args.model, args.threads)
-    if args.next_of:
-        print(json.dumps(model.next_tokens(args.next_of)))
-        return
-    model.time(1, 64, 4)  # warm-up
-    for prompt in args.prompts:
-        print(json.dumps(model.time(1, prompt, 1)), flush=True)
-    for batch in args.batch_sizes:
-        print(json.dumps(model.time(batch, args.context, args.output_tokens)), flush=True)
+    peer_program.answer(OpenVino(args.model, args.threads), args)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,13 @@ end. Its first token ends a prompt's time; decoding is what more tokens take bey
     tools/bench/vllm_model.py /tmp/llama-1b --prompts 512 --batch-sizes 1,8
 """
 
-import argparse
 import json
 import os
 import random
 import time
 from pathlib import Path
 
-
-def numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",") if number]
+import peer_program
 
 
 class Vllm:
@@ -45,10 +42,11 @@ class Vllm:
     def time(self, batch: int, prompt: int, output: int) -> dict:
         generator = random.Random(batch)
         prompts = [[generator.randrange(self.vocab_size) for _ in range(prompt)] for _ in range(batch)]
+        if output == 1:
+            self.seconds(prompts, 1)  # a length that it has not seen
         first = self.seconds(prompts, 1)
-        more = self.seconds(prompts, output) - first if output > 1 else None
-        return {"batch": batch, "prompt": prompt, "prefill": batch * prompt / first,
-                "decode": batch * (output - 1) / more if more else None}
+        more = self.seconds(prompts, output) - first if output > 1 else 0.0
+        return peer_program.rates(batch, prompt, output, first, more)
 
     def next_tokens(self, ids: list[int]) -> list[int]:
         """What greedy decoding would take after each token."""
@@ -58,26 +56,9 @@ class Vllm:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--prompts", type=numbers, default=[], help="lengths, each alone")
-    parser.add_argument("--batch-sizes", type=numbers, default=[], help="sequences decoded together")
-    parser.add_argument("--context", type=int, default=512, help="prompt of every sequence of a batch")
-    parser.add_argument("--output-tokens", type=int, default=32)
-    parser.add_argument("--next-of", type=numbers, help="token ids: only print what is likeliest after each")
-    args = parser.parse_args()
-    longest = max([*args.prompts, args.context + args.output_tokens, len(args.next_of or [])]) + 1
-    model = Vllm(args.model, args.threads, longest, max([1, *args.batch_sizes]))
-    if args.next_of:
-        print(json.dumps(model.next_tokens(args.next_of)))
-        return
-    model.time(1, 64, 4)  # warm-up
-    for prompt in args.prompts:
-        model.seconds([[1] * prompt], 1)
-        print(json.dumps(model.time(1, prompt, 1)), flush=True)
-    for batch in args.batch_sizes:
-        print(json.dumps(model.time(batch, args.context, args.output_tokens)), flush=True)
+    args = peer_program.parser(__doc__).parse_args()
+    positions = peer_program.longest(args) + 1
+    peer_program.answer(Vllm(args.model, args.threads, positions, max([1, *args.batch_sizes])), args)
 
 
 if __name__ == "__main__":
