@@ -143,7 +143,8 @@ absl::Status JinjaInterpreter::Assign(const JinjaTarget& target, JinjaValue valu
   if (!target.attribute.empty()) {
     ASSIGN_OR_RETURN(const JinjaValue object, Lookup(target.names[0]));
     if (object.name_space() == nullptr) return JinjaError("only a namespace has attributes to set");
-    RETURN_IF_ERROR(budget_.Step(static_cast<int64_t>(object.name_space()->entries.size() / 16)));
+    const size_t entries = object.name_space()->entries.size();
+    RETURN_IF_ERROR(ChargeJinjaSearch(entries, target.attribute.size(), budget_));
     return object.name_space()->Set(target.attribute, std::move(value));
   }
   if (target.names.size() == 1) {

@@ -128,7 +128,7 @@ JinjaResult JinjaAttribute(const JinjaValue& value, const std::string& name, Jin
     return found != nullptr ? *found : JinjaValue::Undefined();
   }
   if (JinjaNamespace* space = value.name_space()) {
-    RETURN_IF_ERROR(budget.Step(static_cast<int64_t>(space->entries.size() / 16)));
+    RETURN_IF_ERROR(ChargeJinjaSearch(space->entries.size(), name.size(), budget));
     const JinjaValue* found = space->Find(name);
     return found != nullptr ? *found : JinjaValue::Undefined();
   }
