@@ -77,7 +77,8 @@ TEST_P(TinyModelTest, MatchesItsTrainingCode) {
 INSTANTIATE_TEST_SUITE_P(
     Models,
     TinyModelTest,
-    ::testing::Combine(::testing::Values("tiny-mod", "tiny-dense", "tiny-dense-5", "tiny-moe"),
+    ::testing::Combine(::testing::Values("tiny-mod", "tiny-dense", "tiny-dense-5", "tiny-moe",
+                                         "tiny-moeut", "tiny-mor"),
                        ::testing::ValuesIn(kVariants)),
     [](const auto& param) {
       std::string name = std::get<0>(param.param);

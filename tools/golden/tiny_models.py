@@ -2,7 +2,8 @@
 
 Weights are the exported bf16 values, arithmetic is fp32. For prompt n the file holds input_ids.n [tokens],
 logits.n [8, vocab] (the last eight positions) and, per routed layer, mask.n.layerI [tokens] (1: selected
-under the threshold rule) and router_logits.n.layerI [tokens].
+under the threshold rule) and router_logits.n.layerI [tokens]. Of layers that rows run by their depth router_logits is
+how far the chosen depth is ahead of the next.
 """
 
 import argparse
@@ -18,6 +19,7 @@ sys.path.insert(0, str(ROOT / "tools" / "train"))
 
 from blocks import Routing  # noqa: E402
 from evaluate import open_model  # noqa: E402
+from recursion import RecursionRouter  # noqa: E402
 
 PROMPTS = [
     "Once upon a time there was a little girl who lived with her mother in a small house near the forest. "
@@ -28,11 +30,28 @@ PROMPTS = [
 LAST = 8
 
 
+def add_depths(found: dict, n: int, model, depth: torch.Tensor, lead: torch.Tensor) -> None:
+    """The masks of the layers of a recursion, which stand behind one layer that all rows run."""
+    recursion = model.shape.recursion
+    for i in range(recursion.times * recursion.layers):
+        found[f"mask.{n}.layer{1 + i}"] = (depth >= i // recursion.layers).long()
+        found[f"router_logits.{n}.layer{1 + i}"] = lead.clone()
+
+
 @torch.no_grad()
 def expected(directory: Path) -> dict[str, torch.Tensor]:
     model = open_model(directory)
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    found = {}
+    found, leads = {}, []
+
+    def note_lead(router, arguments, _):
+        scores = (arguments[0].float() @ router.router.weight.float().T).softmax(-1) + router.router_bias
+        best = scores.topk(2, dim=-1).values[0]
+        leads.append((best[:, 0] - best[:, 1]).contiguous())
+
+    for module in model.modules():
+        if isinstance(module, RecursionRouter):
+            module.register_forward_hook(note_lead)
     for n, prompt in enumerate(PROMPTS):
         ids = torch.tensor([tokenizer.encode(prompt).ids])
         logits, notes = model(ids, Routing("threshold"))
@@ -41,6 +60,8 @@ def expected(directory: Path) -> dict[str, torch.Tensor]:
         for i, route in notes.routes.items():
             found[f"mask.{n}.layer{i}"] = route.chosen[0].long()
             found[f"router_logits.{n}.layer{i}"] = route.logits[0].contiguous()
+        if leads:
+            add_depths(found, n, model, notes.depth[0], leads.pop())
     return found
 
 
