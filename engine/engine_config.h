@@ -21,10 +21,11 @@ inline constexpr int32_t kMaxDraftingSequences = 4;
 struct EngineConfig {
   std::string model_directory;
   std::string served_model_name;  // empty: the directory's name
-  std::string device = "cpu";     // "cpu", "reference"
+  std::string device = "cpu";     // "cpu", "reference", "cuda", "cuda:N"
   int threads = 0;                // 0: one per core
   std::string isa = "auto";
   std::string gemm = "auto";
+  double gpu_memory_fraction = 0.9;              // of the device's memory that may be in use
   std::optional<kernels::WeightFormat> weights;  // none: as the file stores them
   int64_t kv_memory_bytes = 0;     // 0: a quarter of free memory, at most what max sequences need
   int32_t max_batch_tokens = 512;  // rows of one step

@@ -180,15 +180,17 @@ void EngineThread::Run() {
 // every page must be free. Rather than answer wrongly, or never, stop taking traffic.
 void EngineThread::CheckInvariants() {
   if (!healthy()) return;
-  absl::Status status;
-  if (engine_.stalled()) {
+  absl::Status status = engine_.runner().device_status();
+  const bool device_lost = !status.ok();
+  if (!device_lost && engine_.stalled()) {
     status = absl::InternalError("requests are runnable but no row could be scheduled");
-  } else if (engine_.num_active() == 0) {
+  } else if (!device_lost && engine_.num_active() == 0) {
     status = engine_.CheckIntegrity();
     if (!status.ok()) engine_.metrics().CountInvariantViolation("integrity");
   }
   if (status.ok()) return;
-  Log(LogLevel::kError, "invariant violated", {{"what", std::string(status.message())}});
+  Log(LogLevel::kError, device_lost ? "device lost" : "invariant violated",
+      {{"what", std::string(status.message())}});
   healthy_.store(false);
   engine_.FailAll(
       RequestError(absl::StatusCode::kUnavailable, "device_lost", "", "the engine has failed"));

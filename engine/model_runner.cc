@@ -38,10 +38,12 @@ absl::Status RealModelRunner::Load(const EngineConfig& config,
                                    const ModelSpec& spec,
                                    WeightStore& weights,
                                    const LoadProgress& progress) {
-  ASSIGN_OR_RETURN(backend_, kernels::CreateBackend({.device = config.device,
-                                                     .threads = config.threads,
-                                                     .isa = config.isa,
-                                                     .gemm = config.gemm}));
+  ASSIGN_OR_RETURN(backend_,
+                   kernels::CreateBackend({.device = config.device,
+                                           .threads = config.threads,
+                                           .isa = config.isa,
+                                           .gemm = config.gemm,
+                                           .gpu_memory_fraction = config.gpu_memory_fraction}));
   if (config.op_profile != nullptr)
     backend_ = kernels::WithProfile(std::move(backend_), config.op_profile);
   const int32_t max_rows = ChunkRows(config, spec, backend_->Kernels());

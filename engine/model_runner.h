@@ -51,6 +51,8 @@ class ModelRunner {
   virtual void Scrub(KvSequence sequence) = 0;
   virtual double DenseFlops(int32_t position, bool with_logits, bool in_encoder) const = 0;
   virtual const KvCache* cache() const { return nullptr; }
+  // Not OK when the device has failed for good: the last Run gave nothing.
+  virtual absl::Status device_status() const { return absl::OkStatus(); }
   // Room for the states of draft rows (Batch::early_exit), [slots, dim]; no rows: no drafts.
   virtual kernels::TensorView draft_states() const { return {}; }
 };
@@ -77,6 +79,7 @@ class RealModelRunner final : public ModelRunner {
     return model_->DenseFlops(position, with_logits, in_encoder);
   }
   const KvCache* cache() const override { return cache_.get(); }
+  absl::Status device_status() const override { return backend_->status(); }
   kernels::TensorView draft_states() const override { return draft_states_; }
   KvCache& mutable_cache() { return *cache_; }
   kernels::Backend& backend() { return *backend_; }

@@ -6,10 +6,15 @@
 //    threads.
 //  - Inputs and outputs are taken through RowSet index lists; a row that is not listed is not
 //  touched.
-//  - Ops are enqueued in order; only Synchronize, CopyToHost and Allocate may wait. Ops return
+//  - Ops are enqueued in order; only Synchronize, copies and Allocate may wait. Ops return
 //  void: broken
 //    preconditions are our bugs (SLUICE_CHECK). Nothing but Pack* and Allocate allocates.
 //  - One thread calls a backend (the engine thread); the backend may use its own pool inside.
+//  - Values of a TensorView, a weight (its biases, norm weights, sinks of heads, relative logits
+//  too)
+//    and a KV pool are memory of the device, from Allocate: the host may touch it after Synchronize
+//    and until the next op. Lists (indices of rows, numbers by row or assignment, page tables) are
+//    memory of the host, taken when the op is called; an op that fills one waits for it.
 // The reference backend (kernels/reference) is the executable specification of each op.
 #pragma once
 
@@ -20,21 +25,14 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/kv_span.h"
+#include "kernels/op_kinds.h"
 #include "kernels/packed_matrix.h"
 #include "kernels/tensor_view.h"
 
 namespace sluice::kernels {
-
-enum class Activation : uint8_t { kNone, kSilu, kRelu, kGelu, kGeluTanh, kTanh, kClampedSwiglu };
-enum class NormKind : uint8_t { kRms, kLayer };
-enum class RopeStyle : uint8_t { kHalf, kInterleaved };
-enum class ScoreFunction : uint8_t { kSoftmax, kSigmoid, kSoftmaxOverTopK };
-// How a group of experts is ranked: by its largest score, or by the sum of its two largest.
-enum class GroupScore : uint8_t { kMax, kTopTwoSum };
-enum class GateFunction : uint8_t { kIdentity, kSigmoid, kOne, kTanh };
-enum class DepthCombine : uint8_t { kScaledUpdate, kPlusBlock, kOnlyBlock };
 
 // A row-major weight as it stands in a file: [n, k] ([k, n] when `transposed`), f32, bf16 or f16.
 struct WeightSource {
@@ -183,14 +181,6 @@ struct AttentionArgs {
   TensorView out;  // [count, num_heads * value_dim]
 };
 
-// Of kClampedSwiglu, which is gated only: with g = min(gate, limit) and u = up clamped to [-limit,
-// limit] it is g sigmoid(alpha g) (u + 1) (openai/gpt-oss, gpt_oss/torch/model.py, swiglu).
-struct SwigluClamp {
-  float alpha = 1.702f;
-  float limit = 7.0f;
-  bool operator==(const SwigluClamp&) const = default;
-};
-
 // out = act(x) for plain, act(x[:, :h]) * x[:, h:2h] for gated. In place allowed (out =
 // x.Columns(0, h)).
 struct ActivateArgs {
@@ -335,6 +325,9 @@ class Backend {
   virtual void CombineDepth(const DepthCombineArgs& args) = 0;
   virtual void SelectAbove(const SelectAboveArgs& args) = 0;
 
+  // Every element of x becomes `value`.
+  virtual void Fill(TensorView x, float value) = 0;
+
   // Fused methods: the default bodies (backend.cc) call the plain ops; a backend overrides what it
   // can fuse.
   virtual int64_t MoeWorkspaceBytes(const PackedExperts& experts,
@@ -346,6 +339,12 @@ class Backend {
   // afterwards. Call once after all weights are packed (which tells the backend the widths). A
   // larger call still works; it grows the scratch once.
   virtual void ReserveScratch(int32_t /*max_rows*/) {}
+
+  // Whether memory of the device is memory of the host, so that lists may lie in it.
+  virtual bool memory_is_host() const { return true; }
+  // Not OK once the device has failed in a way that it does not recover from (Unavailable, the
+  // device's own words); results since then mean nothing. Asked behind a step's Synchronize.
+  virtual absl::Status status() const { return absl::OkStatus(); }
 
   virtual void CopyToHost(const void* device, void* host, size_t bytes) = 0;
   virtual void CopyToDevice(const void* host, void* device, size_t bytes) = 0;

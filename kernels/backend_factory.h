@@ -10,16 +10,27 @@
 namespace sluice::kernels {
 
 struct DeviceSpec {
-  std::string device = "cpu";  // "cpu" or "reference"
+  std::string device = "cpu";  // "cpu", "reference", "cuda" or "cuda:N"
   int threads = 0;             // 0: one per core
   // Highest instruction set to use: "auto", "scalar", "avx2", "avx512", "amx". For tests and
   // valgrind.
   std::string isa = "auto";
   // GEMM family: "auto" (our own kernels) or "onednn" (constant row tile; where it is built in).
   std::string gemm = "auto";
+  // Of cuda: how much of the device's memory may be taken, and whether every op is waited for (to
+  // find which one fails).
+  double gpu_memory_fraction = 0.9;
+  bool synchronous = false;
 };
 
-// InvalidArgument for unknown names, FailedPrecondition when the machine lacks the instruction set.
+// InvalidArgument for unknown names, FailedPrecondition when the machine lacks the instruction set,
+// the device or, in this build, CUDA.
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const DeviceSpec& spec);
+
+// What makes "cuda", set before the first CreateBackend by a program that has it: this library has
+// no CUDA in it.
+using CudaFactory = absl::StatusOr<std::unique_ptr<Backend>> (*)(const DeviceSpec& spec);
+void SetCudaFactory(CudaFactory factory);
+bool HasCuda();
 
 }  // namespace sluice::kernels

@@ -182,6 +182,9 @@ class ProfilingBackend final : public Backend {
   void SelectAbove(const SelectAboveArgs& args) override {
     Time([] { return OpCost{.op = "select_above"}; }, [&] { backend_->SelectAbove(args); });
   }
+  void Fill(TensorView x, float value) override {
+    Time([] { return OpCost{.op = "fill"}; }, [&] { backend_->Fill(x, value); });
+  }
   void MoeFfn(const MoeFfnArgs& args) override {
     Time([&] { return MoeCost(args); }, [&] { backend_->MoeFfn(args); });
   }
@@ -192,6 +195,8 @@ class ProfilingBackend final : public Backend {
     Time([] { return OpCost{.op = "copy"}; }, [&] { backend_->CopyToDevice(host, device, bytes); });
   }
   void Synchronize() override { backend_->Synchronize(); }
+  bool memory_is_host() const override { return backend_->memory_is_host(); }
+  absl::Status status() const override { return backend_->status(); }
 
  private:
   template <typename Cost, typename Op>

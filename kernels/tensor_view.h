@@ -38,7 +38,7 @@ inline TensorView MatrixView(void* data, int64_t rows, int64_t cols, DType dtype
 // The count may be data dependent: `count` is what the host knows (exact on the CPU, an upper bound
 // on a device), `device_count`, when set, points to the exact count in device memory.
 struct RowSet {
-  const int32_t* index = nullptr;  // device memory; null means the identity
+  const int32_t* index = nullptr;  // null means the identity
   int32_t count = 0;
   const int32_t* device_count = nullptr;
 

@@ -8,6 +8,9 @@
 #include "engine/log.h"
 #include "server/commands/commands.h"
 #include "server/server_config.h"
+#ifdef SLUICE_WITH_CUDA
+#include "kernels/cuda/use_cuda.h"
+#endif
 
 namespace sluice::server {
 namespace {
@@ -39,6 +42,9 @@ CommandResult Run(const ServerConfig& config) {
 }
 
 CommandResult Main(const std::vector<std::string>& arguments) {
+#ifdef SLUICE_WITH_CUDA
+  kernels::cuda::UseCuda();
+#endif
   const absl::StatusOr<ServerConfig> config = ParseServerConfig(arguments, ReadEnvironment);
   if (!config.ok()) {
     const std::string message(config.status().message());

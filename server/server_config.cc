@@ -8,6 +8,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -196,6 +197,16 @@ absl::Status CheckLoad(const LoadConfig& load) {
   return absl::OkStatus();
 }
 
+absl::Status CheckDevice(const std::string& device) {
+  std::string_view name = device;
+  int number = 0;
+  if (name == "cpu" || name == "reference" || name == "cuda") return absl::OkStatus();
+  if (name.starts_with("cuda:") && absl::SimpleAtoi(View(name.substr(5)), &number) && number >= 0)
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--device is \"", device, "\"; it takes cpu, cuda, cuda:N or reference"));
+}
+
 absl::Status CheckCombinations(ServerConfig& config) {
   if (config.command == Command::kBenchServe) return CheckLoad(config.load);
   if (config.command == Command::kVersion || config.command == Command::kBenchMachine)
@@ -203,6 +214,7 @@ absl::Status CheckCombinations(ServerConfig& config) {
   if (config.engine.model_directory.empty()) {
     return absl::InvalidArgumentError("--model is required (or SLUICE_MODEL)");
   }
+  if (absl::Status status = CheckDevice(config.engine.device); !status.ok()) return status;
   config.engine.weights = WeightFormatOf(config.weights);
   if (config.engine.require_manifest && !config.engine.packed_cache.empty()) {
     return absl::InvalidArgumentError(

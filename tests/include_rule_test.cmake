@@ -4,7 +4,7 @@
 cmake_minimum_required(VERSION 3.25)
 
 set(vocabulary "engine/(status_macros|json_reader|request|request_error|metrics|engine_config|clock|log)\\.h")
-set(kernel_views "kernels/(tensor_view|dtype|buffer|kv_span|packed_matrix|check|host_memory)\\.h")
+set(kernel_views "kernels/(tensor_view|dtype|buffer|kv_span|packed_matrix|check|host_memory|op_kinds)\\.h")
 set(kernel_ops "kernels/(backend|backend_factory|op_profile|step_program)\\.h|${kernel_views}")
 set(spec "engine/model/(model_spec[a-z_]*|block_spec|sparse_limits)\\.h")
 
@@ -17,7 +17,7 @@ function(allow from to)
 endfunction()
 allow("kernels/reference/.*" "kernels/[a-z0-9_]+\\.h|kernels/reference/.*")
 allow("kernels/cpu/.*" "kernels/[a-z0-9_]+\\.h|kernels/cpu/.*")
-allow("kernels/cuda/.*" "kernels/[a-z_]+\\.h|kernels/cuda/.*")
+allow("kernels/cuda/.*" "kernels/[a-z0-9_]+\\.h|kernels/cuda/.*")
 allow("kernels/backend_factory\\.cc" "kernels/.*")
 allow("kernels/[a-z0-9_]+\\.(h|cc)" "kernels/[a-z0-9_]+\\.h")
 allow("engine/(text|weights)/.*" "engine/(text|weights)/.*|${vocabulary}|${kernel_views}")
@@ -43,6 +43,8 @@ allow("server/commands/bench_quality\\.cc" "server/.*|${engine_public}|engine/mo
 # The offline commands look at a checkpoint without starting an engine.
 allow("server/commands/.*|server/[a-z_]*(inspect|generate|bench)[a-z_]*\\..*"
   "server/.*|${engine_public}|${spec}|engine/model/parameter_count\\.h|engine/model_files\\.h")
+# What the program is made of.
+allow("server/main\\.cc" "server/.*|${engine_public}|kernels/cuda/use_cuda\\.h")
 allow("server/grpc/.*" "server/.*|sluice/v1/.*|proto/.*|${engine_public}")
 allow("server/.*" "server/.*|sluice/v1/.*|proto/.*|${engine_public}")
 allow("proto/.*" "proto/.*|sluice/v1/.*")

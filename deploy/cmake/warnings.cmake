@@ -1,9 +1,12 @@
 add_library(sluice_warnings INTERFACE)
-target_compile_options(sluice_warnings INTERFACE -Wall -Wextra -Wshadow -Wconversion
-                                                 -Wnon-virtual-dtor -Wold-style-cast
-                                                 -Wno-missing-field-initializers)
+# Of C++: nvcc's own code for the host of a .cu file is not ours, and its options have other forms.
+set(cxx_warnings -Wall -Wextra -Wshadow -Wconversion -Wnon-virtual-dtor -Wold-style-cast -Wno-missing-field-initializers)
 if(SLUICE_WERROR)
-  target_compile_options(sluice_warnings INTERFACE -Werror)
+  list(APPEND cxx_warnings -Werror)
+endif()
+target_compile_options(sluice_warnings INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${cxx_warnings}>")
+if(SLUICE_WITH_CUDA AND SLUICE_WERROR)
+  target_compile_options(sluice_warnings INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>")
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   # clang 14 has coroutines under another name than the one Asio 1.74 looks for.

@@ -249,7 +249,8 @@ void Attention::NormAndRotate(const Heads& heads,
     q_norm_->Apply(heads.q, heads.q, rows.count(), group, context.backend);
   if (keys && k_norm_.has_value())
     k_norm_->Apply(heads.k, heads.k, rows.count(), group, context.backend);
-  if (spec_.clip_qkv > 0.0f) {  // after the norms (transformers, modeling_olmoe.py)
+  if (spec_.clip_qkv > 0.0f) {
+    context.backend.Synchronize();  // after the norms (transformers, modeling_olmoe.py)
     for (const TensorView& part : {heads.q, heads.k, heads.v}) {
       if (part.cols > 0) Clip(part, spec_.clip_qkv);
     }
@@ -293,7 +294,7 @@ void Attention::ProjectExpertValues(const BlockInput& input,
   }
   const TensorView out =
       kernels::MatrixView(values.data, int64_t{count} * spec_.num_heads, spec_.head_dim);
-  std::fill_n(static_cast<float*>(values.data), values.rows * values.cols, 0.0f);
+  context.backend.Fill(values, 0.0f);
   RunExperts(*value_experts_,
              {.x = spec_.value_from_residual ? input.rows.x : input.normed,
               .expert = routing.experts,
@@ -335,9 +336,7 @@ void Attention::ProjectExpertOutput(const BlockInput& input,
     x_row[a] = a / routing.top_k;  // (row, head)
     out_row[a] = x_row[a] / spec_.num_heads;
   }
-  if (!input.accumulate) {
-    for (int32_t i = 0; i < count; ++i) std::fill_n(input.out.Row(i), input.out.cols, 0.0f);
-  }
+  if (!input.accumulate) context.backend.Fill(input.out.Rows(0, count), 0.0f);
   RunExperts(
       *output_experts_,
       {.x = kernels::MatrixView(attended.data, int64_t{count} * spec_.num_heads, spec_.head_dim),

@@ -34,7 +34,7 @@ kernels::TensorView ExpertRouter::Logits(kernels::TensorView x,
                                          ForwardContext& context) const {
   const kernels::RowSet rows = kernels::AllRows(count);
   const kernels::TensorView logits = context.workspace.TakeMatrix(count, weight_.n);
-  x = ScaledRows(x, count, spec_.input_scale, context.workspace);
+  x = ScaledRows(x, count, spec_.input_scale, context);
   if (hidden_.n > 0) {
     const kernels::TensorView read = x;
     x = context.workspace.TakeMatrix(count, hidden_.n);
@@ -91,7 +91,7 @@ Routing ExpertRouter::Route(const Call& call, ForwardContext& context) const {
                                  .dropped = dropped},
                                 call.rows->origin, routing.experts);
   }
-  if (context.observer != nullptr) {
+  if (context.Watching() != nullptr) {
     context.observer->OnRouting(
         {.layer_instance = call.layer_instance,
          .kind = call.kind,

@@ -104,6 +104,25 @@ struct ForwardContext {
   KvPlacements& placements;
   const Batch& batch;
   ForwardObserver* observer = nullptr;
+
+  // The observer, when the host may read what it is shown; null without one.
+  ForwardObserver* Watching() const {
+    if (observer != nullptr) backend.Synchronize();
+    return observer;
+  }
 };
+
+// Room for the values of `column`, [rows, 1], as a list, and the list: the column itself where the
+// host can read it.
+inline float* ListRoom(const kernels::TensorView& column, ForwardContext& context) {
+  return context.backend.memory_is_host() ? column.Row(0)
+                                          : context.workspace.Take<float>(column.rows);
+}
+inline float* ToList(const kernels::TensorView& column, float* room, ForwardContext& context) {
+  if (room != column.Row(0)) {
+    context.backend.CopyToHost(column.data, room, static_cast<size_t>(column.rows) * sizeof(float));
+  }
+  return room;
+}
 
 }  // namespace sluice

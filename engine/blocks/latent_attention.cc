@@ -157,7 +157,7 @@ void LatentAttention::MapHeads(const std::vector<PackedMatrix>& matrices,
     head[a] = a / count;
     row[a] = a % count * spec_.num_heads + head[a];
   }
-  for (int32_t i = 0; i < total; ++i) std::fill_n(out.Row(i), out.cols, 0.0f);
+  context.backend.Fill(out.Rows(0, total), 0.0f);
   context.backend.ExpertLinear({.x = x,
                                 .weights = matrices,
                                 .expert = head,

@@ -154,7 +154,7 @@ TensorView MixtureAttention::Queries(const BlockInput& input,
     x_row[a] = a / top_k();
     out_row[a] = a;
   }
-  for (int32_t i = 0; i < count; ++i) std::fill_n(chosen.Row(i), chosen.cols, 0.0f);
+  context.backend.Fill(chosen, 0.0f);
   context.backend.ExpertLinear({.x = input.normed,
                                 .weights = queries_,
                                 .expert = routing.experts,
@@ -162,6 +162,7 @@ TensorView MixtureAttention::Queries(const BlockInput& input,
                                 .out_row = out_row,
                                 .count = total,
                                 .out = kernels::MatrixView(chosen.data, total, width())});
+  context.backend.Synchronize();
   SwapAxes(chosen, top_k(), spec_.num_heads, spec_.head_dim, query);
   context.stats.AddFlops(input.rows.origin, 2.0 * static_cast<double>(dim_ * width()) * top_k());
   context.stats.AddWeightBytes(queries_.front().bytes() *
@@ -214,6 +215,7 @@ void MixtureAttention::Output(const BlockInput& input,
   const int32_t count = input.rows.count();
   const int32_t total = count * top_k();
   const TensorView by_choice = context.workspace.TakeMatrix(count, attended.cols);
+  context.backend.Synchronize();
   SwapAxes(attended, spec_.num_heads, top_k(), spec_.head_dim, by_choice);
   int32_t* x_row = context.workspace.Take<int32_t>(total);
   int32_t* out_row = context.workspace.Take<int32_t>(total);
@@ -221,9 +223,7 @@ void MixtureAttention::Output(const BlockInput& input,
     x_row[a] = a;
     out_row[a] = a / top_k();
   }
-  if (!input.accumulate) {
-    for (int32_t i = 0; i < count; ++i) std::fill_n(input.out.Row(i), dim_, 0.0f);
-  }
+  if (!input.accumulate) context.backend.Fill(input.out.Rows(0, count), 0.0f);
   context.backend.ExpertLinear({.x = kernels::MatrixView(by_choice.data, total, width()),
                                 .weights = outputs_,
                                 .expert = routing.experts,
@@ -232,7 +232,7 @@ void MixtureAttention::Output(const BlockInput& input,
                                 .scale = routing.weights,
                                 .count = total,
                                 .out = input.out});
-  AddToRows(output_bias_, count, input.out);
+  AddToRows(output_bias_, count, input.out, context.backend);
   context.stats.AddFlops(input.rows.origin, 2.0 * static_cast<double>(dim_ * width()) * top_k());
   context.stats.AddWeightBytes(outputs_.front().bytes() *
                                std::min<int64_t>(total, router_.spec().num_experts));

@@ -26,10 +26,6 @@ void KeepLargest(float* row, int64_t size) {
   for (int64_t i = 0; i < size; ++i) row[i] = row[i] == largest ? 1.0f : 0.0f;
 }
 
-void Fill(const kernels::TensorView& x, float value) {
-  for (int64_t i = 0; i < x.rows; ++i) std::fill_n(x.Row(i), x.cols, value);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MixtureFfn>> MixtureFfn::Load(const MixtureFfnSpec& spec,
@@ -54,7 +50,7 @@ void MixtureFfn::Forward(const BlockInput& input, ForwardContext& context) {
   MakeWeights(input, mixing, context);
   // The input may be the very rows that the result goes to.
   mixing.sum = context.workspace.TakeMatrix(count, input.out.cols);
-  Fill(mixing.sum, 0.0f);
+  context.backend.Fill(mixing.sum, 0.0f);
   for (int32_t group = 0; group < mixing.groups.count; group += kMaxGroups) {
     const int32_t num_groups = std::min(kMaxGroups, mixing.groups.count - group);
     const int32_t step = kMaxMixtures / num_groups;
@@ -63,7 +59,7 @@ void MixtureFfn::Forward(const BlockInput& input, ForwardContext& context) {
       RunTile({group, num_groups, expert, num_experts}, mixing, input, context);
     }
   }
-  if (!input.accumulate) Fill(input.out.Rows(0, count), 0.0f);
+  if (!input.accumulate) context.backend.Fill(input.out.Rows(0, count), 0.0f);
   context.backend.AddRows(mixing.sum, 1.0f, input.out, kernels::AllRows(count));
   context.stats.AddWeightBytes(WeightBytes());
 }
@@ -110,6 +106,7 @@ void MixtureFfn::MakeWeights(const BlockInput& input,
                           .weight = &controller_,
                           .out = mixing.merge,
                           .out_rows = kernels::AllRows(count)});
+  context.backend.Synchronize();
   for (int32_t i = 0; i < count; ++i) {
     float* row = mixing.merge.Row(i);
     for (int64_t e = 0; e < experts; ++e) row[e] /= spec_.temperature;
@@ -126,7 +123,7 @@ void MixtureFfn::MakeWeights(const BlockInput& input,
   }
   for (int32_t group = 0; group < mixing.groups.count; ++group)
     WeighGroup(mixing.groups, group, mixing.merge);
-  if (context.observer == nullptr) return;
+  if (context.Watching() == nullptr) return;
   context.observer->OnValues("merge", input.layer_instance, input.rows.origin, mixing.merge);
   context.observer->OnValues("emit", input.layer_instance, input.rows.origin, mixing.emit);
 }
@@ -166,7 +163,8 @@ void MixtureFfn::RunTile(const Tile& tile,
   const kernels::TensorView out = context.workspace.TakeMatrix(count, dim);
   int32_t* expert = context.workspace.Take<int32_t>(count);
   int32_t* row = context.workspace.Take<int32_t>(count);
-  for (const kernels::TensorView& x : {mixed, hidden, out}) Fill(x, 0.0f);
+  for (const kernels::TensorView& x : {mixed, hidden, out}) context.backend.Fill(x, 0.0f);
+  context.backend.Synchronize();
   const auto for_each_member = [&](const auto& visit) {
     for (int32_t a = 0; a < count; ++a) {
       const int32_t group = tile.first_group + a % tile.num_groups;
@@ -190,6 +188,7 @@ void MixtureFfn::RunTile(const Tile& tile,
   kernels::ExpertLinearArgs down = each;
   down.x = hidden, down.weights = down_, down.out = out;
   context.backend.ExpertLinear(down);
+  context.backend.Synchronize();
   for_each_member([&](int32_t a, int32_t e, int32_t member) {
     AddScaled(out.Row(a), mixing.emit.Row(member)[e], dim, mixing.sum.Row(member));
   });

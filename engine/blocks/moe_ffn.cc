@@ -38,9 +38,7 @@ void MoeFfn::Forward(const BlockInput& input, ForwardContext& context) {
                                         context);
   // The shared part and the experts read the same input; with a target that is not the residual
   // stream it starts from zero.
-  if (!input.accumulate) {
-    for (int32_t i = 0; i < count; ++i) std::fill_n(input.out.Row(i), input.out.cols, 0.0f);
-  }
+  if (!input.accumulate) context.backend.Fill(input.out.Rows(0, count), 0.0f);
   context.backend.MoeFfn({.x = spec_.input_from_residual ? input.rows.x : input.normed,
                           .x_rows = rows,
                           .experts = &experts_,
@@ -50,13 +48,13 @@ void MoeFfn::Forward(const BlockInput& input, ForwardContext& context) {
                           .top_k = routing.top_k,
                           .out = input.out,
                           .out_rows = rows,
-                          .workspace = context.workspace.Take<char>(
+                          .workspace = context.workspace.TakeDevice(
                               context.backend.MoeWorkspaceBytes(experts_, count, routing.top_k)),
                           .biases = {biases_.gate.data(), biases_.up.data(), biases_.down.data()},
                           .clamp = spec_.clamp});
   CountExpertWork(routing, input.rows, context);
   if (shared_ != nullptr) AddShared(input, context);
-  AddToRows(output_bias_, count, input.out);
+  AddToRows(output_bias_, count, input.out, context.backend);
 }
 
 void MoeFfn::AddShared(const BlockInput& input, ForwardContext& context) {

@@ -1,7 +1,7 @@
 // Rows times a number, for routers that read them so (a temperature).
 #pragma once
 
-#include "engine/blocks/workspace.h"
+#include "engine/blocks/forward_context.h"
 #include "kernels/tensor_view.h"
 
 namespace sluice {
@@ -10,14 +10,11 @@ namespace sluice {
 inline kernels::TensorView ScaledRows(const kernels::TensorView& x,
                                       int32_t count,
                                       float scale,
-                                      Workspace& workspace) {
+                                      ForwardContext& context) {
   if (scale == 1.0f) return x;
-  const kernels::TensorView scaled = workspace.TakeMatrix(count, x.cols);
-  for (int32_t i = 0; i < count; ++i) {
-    const float* from = x.Row(i);
-    float* to = scaled.Row(i);
-    for (int64_t c = 0; c < x.cols; ++c) to[c] = scale * from[c];
-  }
+  const kernels::TensorView scaled = context.workspace.TakeMatrix(count, x.cols);
+  context.backend.Fill(scaled, 0.0f);
+  context.backend.AddRows(x, scale, scaled, kernels::AllRows(count));
   return scaled;
 }
 

@@ -62,6 +62,7 @@ void SoftRouter::Weigh(const TensorView& x,
                           .bias = bias_.data(),
                           .out = out,
                           .out_rows = AllRows(count)});
+  context.backend.Synchronize();
   for (int32_t i = 0; i < count; ++i) {
     Softmax(out.Row(i), out.cols);
     if (top_k_ > 0) KeepTop(out.Row(i), out.cols, top_k_);
@@ -97,6 +98,7 @@ void SoftScaling::Apply(const TensorView& x, int32_t count, ForwardContext& cont
                             .weight = &vectors_[run],
                             .out = factors,
                             .out_rows = AllRows(count)});
+    context.backend.Synchronize();
     for (int32_t i = 0; i < count; ++i) {
       float* row = part.Row(i);
       const float* factor = factors.Row(i);
@@ -156,6 +158,7 @@ void SoftLowRank::AddTo(const TensorView& x,
                           .weight = &down_,
                           .out = inner,
                           .out_rows = AllRows(count)});
+  context.backend.Synchronize();
   for (int32_t i = 0; i < count; ++i) {
     float* row = inner.Row(i);
     for (int64_t c = 0; c < inner.cols; ++c) row[c] *= scale_ * p.Row(i)[c / rank_];

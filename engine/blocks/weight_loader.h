@@ -36,7 +36,11 @@ struct FloatVector {
 };
 
 // out[i] += vector for the first `count` rows; nothing without a vector.
-inline void AddToRows(const FloatVector& vector, int32_t count, kernels::TensorView out) {
+inline void AddToRows(const FloatVector& vector,
+                      int32_t count,
+                      kernels::TensorView out,
+                      kernels::Backend& backend) {
+  if (!vector.empty()) backend.Synchronize();
   for (int32_t i = 0; i < count && !vector.empty(); ++i) {
     for (int64_t c = 0; c < vector.size; ++c) out.Row(i)[c] += vector.data()[c];
   }

@@ -90,7 +90,7 @@ Selection DepthRouter::Select(const Rows& rows,
   const int32_t count = rows.count();
   float* scores = RouterScores(rows, context);
   float* predicted = predictor_.empty() ? nullptr : PredictorScores(rows, context);
-  if (ForwardObserver* observer = context.observer; observer != nullptr) {
+  if (ForwardObserver* observer = context.Watching(); observer != nullptr) {
     observer->OnValues("score", layer_instance, rows.origin, kernels::MatrixView(scores, count, 1));
     if (predicted != nullptr) {
       observer->OnValues("predicted", layer_instance, rows.origin,
@@ -140,9 +140,10 @@ Selection DepthRouter::Select(const Rows& rows,
 float* DepthRouter::RouterScores(const Rows& rows, ForwardContext& context) const {
   const int32_t count = rows.count();
   const RowSet all = AllRows(count);
-  float* scores = context.workspace.Take<float>(count);
+  const TensorView scores = context.workspace.TakeMatrix(count, 1);
+  float* list = ListRoom(scores, context);
   Workspace::Scope scope(context.workspace);
-  TensorView x = ScaledRows(rows.x, count, spec_.input_scale, context.workspace);
+  TensorView x = ScaledRows(rows.x, count, spec_.input_scale, context);
   if (hidden_.n > 0) {
     const TensorView read = x;
     x = context.workspace.TakeMatrix(count, hidden_.n);
@@ -158,9 +159,9 @@ float* DepthRouter::RouterScores(const Rows& rows, ForwardContext& context) cons
                           .x_rows = all,
                           .weight = &router_,
                           .bias = bias_.data(),
-                          .out = kernels::MatrixView(scores, count, 1),
+                          .out = scores,
                           .out_rows = all});
-  return scores;
+  return ToList(scores, list, context);
 }
 
 // With a scale the scores become the gates themselves.
@@ -191,7 +192,7 @@ float* DepthRouter::PredictorScores(const Rows& rows, ForwardContext& context) c
          .out_rows = all});
     x = out;
   }
-  return x.Row(0);
+  return ToList(x, ListRoom(x, context), context);
 }
 
 DepthDecide DepthRouter::DecideOf(int32_t row, const Batch& batch) const {
@@ -302,7 +303,7 @@ void DepthRouter::SoftmaxOverSelected(const Rows& rows,
 }
 
 int64_t DepthRouter::WorkspaceBytes(int32_t max_rows) const {
-  int64_t bytes = 6 * Workspace::BytesFor(max_rows);
+  int64_t bytes = 8 * Workspace::BytesFor(max_rows);
   for (const auto& layer : predictor_) bytes += Workspace::BytesFor(max_rows * layer.n);
   bytes += Workspace::BytesFor(max_rows * hidden_.n);
   if (spec_.input_scale != 1.0f)

@@ -15,7 +15,7 @@ void Model::Forward(ForwardContext& context, LogitsSink logits) {
   Workspace::Scope scope(context.workspace);
   rope_tables_.Compute(context.batch, context.backend);
   const Rows rows = Embed(context);
-  if (context.observer != nullptr) context.observer->OnHidden("embed", -1, rows);
+  if (context.Watching() != nullptr) context.observer->OnHidden("embed", -1, rows);
   uint8_t* taken = context.workspace.Take<uint8_t>(rows.count());
   std::fill_n(taken, rows.count(), uint8_t{1});
   const EarlyExit& exit = context.batch.early_exit;
@@ -114,23 +114,23 @@ void Model::RunGroup(Group& group,
                          course.taken,  course.encoded};
       if (at.instance < course.span.first || at.instance >= course.span.last) continue;
       if (may_stop) context.stats.CountRouted(at.instance, rows.origin, live.origin);
-      if (context.observer != nullptr && group.repeat.halting != HaltingKind::kNone)
+      if (context.Watching() != nullptr && group.repeat.halting != HaltingKind::kNone)
         context.observer->OnSelection(at.instance, pass.Running());
       // Nobody is left, and nobody's keys and values are wanted.
       if (live.count() == 0 && at.second == nullptr && at.stored == nullptr) continue;
       RunLayer(layer, at, live, context);
-      if (context.observer != nullptr && at.second == nullptr) {
+      if (context.Watching() != nullptr && at.second == nullptr) {
         context.observer->OnHidden("layer", at.instance, live);
       }
     }
     pass.Leave();
     // With halting it is the state of all rows that goes on.
-    if (context.observer != nullptr && pass.second() != nullptr) {
+    if (context.Watching() != nullptr && pass.second() != nullptr) {
       context.observer->OnHidden("layer", first + num_layers - 1, rows);
     }
   }
   pass.Finish();
-  if (may_stop && context.observer != nullptr) {
+  if (may_stop && context.Watching() != nullptr) {
     context.observer->OnHidden("group", group.first_instance + group.repeat.times * num_layers - 1,
                                rows);
   }
@@ -183,14 +183,14 @@ void Model::RunLayer(Layer& layer, const Execution& at, const Rows& rows, Forwar
   const bool skips_keys = depth.kv != DepthKv::kAllTokens;
   if (chosen.empty() && skips_keys) {  // nobody needs it: its weights are never read
     context.stats.CountRouted(instance, rows.origin, chosen.rows);
-    if (context.observer != nullptr) context.observer->OnSelection(instance, {});
+    if (context.Watching() != nullptr) context.observer->OnSelection(instance, {});
     return;
   }
   const Rows packed = Pack(rows, chosen, context);
   for (int32_t i = 0; i < packed.count(); ++i) at.taken[packed.origin[i]] = 1;
   context.stats.CountRouted(instance, rows.origin, packed.origin);
   context.stats.CountLayer(packed.origin);
-  if (context.observer != nullptr) {
+  if (context.Watching() != nullptr) {
     context.observer->OnSelection(instance,
                                   {packed.origin.index, static_cast<size_t>(packed.count())});
     if (chosen.gate == GateFunction::kIdentity) {
@@ -220,7 +220,7 @@ void Model::RunSublayers(Layer& layer,
     // Attention stores the rows of a second stream, or copies, even when no row asks.
     if (rows.count() == 0 && sublayer.kv.empty()) continue;
     RunSublayer(layer, sublayer, at, rows, context);
-    if (context.observer != nullptr) context.observer->OnHidden("sublayer", at.instance, rows);
+    if (context.Watching() != nullptr) context.observer->OnHidden("sublayer", at.instance, rows);
   }
 }
 
@@ -311,6 +311,7 @@ void Model::RunHead(const Rows& rows, ForwardContext& context, LogitsSink logits
     if (final_norm_.has_value()) final_norm_->Apply(x, x, count, 0, context.backend);
     if (spec_.is_encoder()) {
       context.backend.Synchronize();
+      if (!context.backend.status().ok()) return;
       for (int32_t i = 0; i < count; ++i)
         logits(first + i, {x.Row(i), static_cast<size_t>(x.cols)});
       continue;
@@ -323,6 +324,7 @@ void Model::RunHead(const Rows& rows, ForwardContext& context, LogitsSink logits
                             .out = out,
                             .out_rows = all});
     context.backend.Synchronize();
+    if (!context.backend.status().ok()) return;  // there are no logits
     context.stats.AddFlops(chosen, 2.0 * static_cast<double>(head.n * head.k));
     context.stats.AddWeightBytes(head.bytes());
     for (int32_t i = 0; i < count; ++i) {

@@ -190,7 +190,7 @@ void Recurrence::Pass::Inject(int32_t step, const Rows& live) {
   const TensorView both = context_.workspace.TakeMatrix(count, 2 * dim);
   const TensorView state = both.Columns(0, dim);
   if (step == 0) {
-    for (int32_t i = 0; i < count; ++i) std::fill_n(state.Row(i), dim, 0.0f);
+    context_.backend.Fill(state, 0.0f);
   } else {
     context_.backend.Gather(live.x, AllRows(count), state);
   }
@@ -208,7 +208,8 @@ void Recurrence::Pass::Inject(int32_t step, const Rows& live) {
 }
 
 void Recurrence::Pass::Leave() {
-  if (halts_ && context_.observer != nullptr) context_.observer->OnHidden("output", step_, taken_);
+  if (halts_ && context_.Watching() != nullptr)
+    context_.observer->OnHidden("output", step_, taken_);
   if (num_live_ > 0) {
     if (recurrence_.norm_.has_value()) {
       recurrence_.norm_->Apply(taken_.x, taken_.x, num_live_, 0, context_.backend);
@@ -260,11 +261,11 @@ void Recurrence::Pass::BeginHalting() {
   stream_ = context_.workspace.TakeMatrix(count, recurrence_.dim_);
   context_.backend.Gather(rows_.x, AllRows(count), stream_);
   sum_ = context_.workspace.TakeMatrix(count, recurrence_.dim_);
+  context_.backend.Fill(sum_, 0.0f);
   log_never_ = context_.workspace.Take<float>(count);
   remaining_ = context_.workspace.Take<float>(count);
   fresh_ = context_.workspace.Take<int32_t>(count);
   for (int32_t i = 0; i < count; ++i) {
-    std::fill_n(sum_.Row(i), recurrence_.dim_, 0.0f);
     log_never_[i] = 0.0f;
     remaining_[i] = 1.0f;
     fresh_[i] = i;
@@ -304,6 +305,7 @@ void Recurrence::Pass::Halt(int32_t step) {
   context_.stats.AddFlops({origin_, num_live_, nullptr}, recurrence_.FlopsPerRow());
   context_.stats.AddWeightBytes(recurrence_.WeightBytes());
   int32_t kept = 0;
+  context_.backend.Synchronize();
   for (int32_t i = 0; i < num_live_; ++i) {
     const int32_t row = fresh_[i];
     const float go = logits.Row(i)[0];
@@ -321,7 +323,7 @@ void Recurrence::Pass::Halt(int32_t step) {
     const float threshold = ThresholdOf(row, recurrence_.spec_.gate->threshold);
     if (remaining_[row] >= 1.0f - threshold) live_[kept++] = row;
   }
-  if (context_.observer != nullptr) {
+  if (context_.Watching() != nullptr) {
     context_.observer->OnValues("p_stop", step, {origin_, num_live_, nullptr},
                                 logits.Columns(0, 1));
   }
@@ -330,6 +332,7 @@ void Recurrence::Pass::Halt(int32_t step) {
 
 // S = sum + remaining * h of the rows that ran; the rest keep theirs.
 void Recurrence::Pass::MixState() {
+  context_.backend.Synchronize();
   for (int32_t i = 0; i < num_live_; ++i) {
     const int32_t row = live_[i];
     const float* h = stream_.Row(row);

@@ -61,7 +61,8 @@ int64_t Recurrence::ExitBytes(int32_t max_rows) const {
   int64_t bytes = 0;
   if (spec_.signal.has_value()) bytes += matrix + Workspace::BytesFor(max_rows);
   if (!spec_.exits()) return bytes;
-  bytes += Workspace::BytesFor(max_rows, 1) + 3 * Workspace::BytesFor(max_rows);
+  bytes += Workspace::BytesFor(max_rows) + Workspace::BytesFor(max_rows, 1) +
+           3 * Workspace::BytesFor(max_rows);
   if (spec_.halting == HaltingKind::kConvergence) bytes += matrix;
   return bytes + (keeps_result() ? matrix : 0);
 }
@@ -86,6 +87,7 @@ void Recurrence::Pass::AddSignal(int32_t step, const Rows& live) {
   const int64_t dim = recurrence_.dim_;
   const int64_t half = dim / 2;
   const std::vector<float>& steps = recurrence_.step_signal_;
+  context_.backend.Synchronize();
   for (int32_t i = 0; i < live.count(); ++i) {
     float* x = live.x.Row(i);
     if (signal_.cols > 0) {
@@ -123,19 +125,20 @@ void Recurrence::Pass::BeginExits() {
     before_ = context_.workspace.TakeMatrix(count, recurrence_.dim_);
   if (!recurrence_.keeps_result()) return;
   result_ = context_.workspace.TakeMatrix(count, recurrence_.dim_);
-  for (int32_t i = 0; i < count; ++i) std::fill_n(result_.Row(i), recurrence_.dim_, 0.0f);
+  context_.backend.Fill(result_, 0.0f);
 }
 
 // sigmoid(weight . state + bias) of the live rows, from the arena.
 const float* Recurrence::Pass::Probabilities(const Rows& live) {
   const int32_t count = live.count();
-  float* chances = context_.workspace.Take<float>(count);
+  const TensorView logits = context_.workspace.TakeMatrix(count, 1);
   context_.backend.Linear({.x = live.x,
                            .x_rows = AllRows(count),
                            .weight = &recurrence_.exit_,
                            .bias = recurrence_.exit_bias_.data(),
-                           .out = kernels::MatrixView(chances, count, 1),
+                           .out = logits,
                            .out_rows = AllRows(count)});
+  float* chances = ToList(logits, ListRoom(logits, context_), context_);
   for (int32_t i = 0; i < count; ++i) chances[i] = 1.0f / (1.0f + std::exp(-chances[i]));
   context_.stats.AddFlops(live.origin, 2.0 * static_cast<double>(recurrence_.exit_.k));
   context_.stats.AddWeightBytes(recurrence_.exit_.bytes());
@@ -163,6 +166,7 @@ void Recurrence::Pass::Ponder(const Rows& live) {
 
 void Recurrence::Pass::MixResult(const Rows& live) {
   const ActOutput output = recurrence_.spec_.exit->output;
+  context_.backend.Synchronize();
   for (int32_t i = 0; i < live.count(); ++i) {
     const int32_t row = live_[i];
     if (exited_[row] != 0) continue;
@@ -183,6 +187,7 @@ void Recurrence::Pass::PassGate(const Rows& live) {
   if (step_ + 1 == recurrence_.spec_.times) return;
   Workspace::Scope scope(context_.workspace);
   const float* chances = Probabilities(live);
+  context_.backend.Synchronize();  // Exit copies states
   for (int32_t i = 0; i < live.count(); ++i) {
     const int32_t row = live_[i];
     if (exited_[row] != 0) continue;
@@ -197,12 +202,13 @@ void Recurrence::Pass::RememberState(int32_t step, const Rows& live) {
   const TensorView before = before_.Rows(0, live.count());
   if (step > 0 || !recurrence_.spec_.injection.has_value())
     return context_.backend.Gather(live.x, AllRows(live.count()), before);
-  for (int32_t i = 0; i < live.count(); ++i) std::fill_n(before.Row(i), recurrence_.dim_, 0.0f);
+  context_.backend.Fill(before, 0.0f);
 }
 
 // raven_modeling_minimal.py, generate_with_adaptive_compute, "latent-diff", of each token alone.
 void Recurrence::Pass::CompareStates(const Rows& live) {
   if (step_ + 1 == recurrence_.spec_.times) return;
+  context_.backend.Synchronize();
   for (int32_t i = 0; i < live.count(); ++i) {
     const int32_t row = live_[i];
     if (exited_[row] != 0) continue;
@@ -224,6 +230,7 @@ void Recurrence::Pass::CompareStates(const Rows& live) {
 
 void Recurrence::Pass::TakeResults() {
   if (result_.cols == 0) return;
+  context_.backend.Synchronize();
   const bool all = recurrence_.spec_.halting == HaltingKind::kAct;
   for (int32_t row = 0; row < rows_.count(); ++row) {
     if (all || exited_[row] != 0) std::copy_n(result_.Row(row), recurrence_.dim_, rows_.x.Row(row));

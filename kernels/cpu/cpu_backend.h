@@ -114,6 +114,7 @@ class CpuBackend final : public Backend {
   void AddRows(TensorView y, float scale, TensorView x, const RowSet& rows) override;
   void CombineDepth(const DepthCombineArgs& args) override;
   void SelectAbove(const SelectAboveArgs& args) override;
+  void Fill(TensorView x, float value) override;
 
   int64_t MoeWorkspaceBytes(const PackedExperts& experts,
                             int32_t max_rows,

@@ -1,5 +1,6 @@
 // Row-wise ops of the CPU backend: norm, activation, rope, gather, residual, depth merge and
 // selection.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -120,6 +121,10 @@ void CpuBackend::CombineDepth(const DepthCombineArgs& args) {
       }
     }
   });
+}
+
+void CpuBackend::Fill(TensorView x, float value) {
+  ForRows(x.rows, x.cols, [&](int64_t i) { std::fill_n(x.Row(i), x.cols, value); });
 }
 
 void CpuBackend::SelectAbove(const SelectAboveArgs& args) {

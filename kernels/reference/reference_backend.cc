@@ -179,6 +179,10 @@ void ReferenceBackend::SelectAbove(const SelectAboveArgs& args) {
   *args.count = count;
 }
 
+void ReferenceBackend::Fill(TensorView x, float value) {
+  for (int64_t i = 0; i < x.rows; ++i) std::fill_n(x.Row(i), x.cols, value);
+}
+
 void ReferenceBackend::CopyToHost(const void* device, void* host, size_t bytes) {
   std::memcpy(host, device, bytes);
 }

@@ -42,6 +42,7 @@ class ReferenceBackend final : public Backend {
   void AddRows(TensorView y, float scale, TensorView x, const RowSet& rows) override;
   void CombineDepth(const DepthCombineArgs& args) override;
   void SelectAbove(const SelectAboveArgs& args) override;
+  void Fill(TensorView x, float value) override;
 
   void CopyToHost(const void* device, void* host, size_t bytes) override;
   void CopyToDevice(const void* host, void* device, size_t bytes) override;

@@ -3,13 +3,16 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/int8.h"
+#include "kernels/row_major_packing.h"
 
 namespace sluice::kernels::reference {
+
+using kernels::ReadElement;
+using kernels::WriteElement;
 
 inline double Sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
@@ -39,41 +42,6 @@ inline double ClampedSwiglu(const SwigluClamp& clamp, double gate, double up) {
   const double u = up > limit ? limit : (up < -limit ? -limit : up);
   return g * Sigmoid(static_cast<double>(clamp.alpha) * g) * (u + 1.0);
 }
-
-inline float ReadElement(const void* data, DType dtype, int64_t index) {
-  if (dtype == DType::kF32) return static_cast<const float*>(data)[index];
-  const uint16_t bits = static_cast<const uint16_t*>(data)[index];
-  return dtype == DType::kBF16 ? ToFloat(BF16{bits}) : HalfToFloat(bits);
-}
-
-inline void WriteElement(void* data, DType dtype, int64_t index, float value) {
-  if (dtype == DType::kF32) {
-    static_cast<float*>(data)[index] = value;
-  } else {
-    static_cast<BF16*>(data)[index] = ToBF16(value);
-  }
-}
-
-// A row of int4 weights: two values to a byte, behind them the scales of the groups.
-struct Int4Row {
-  Int4Row(const PackedMatrix& matrix, int64_t row)
-      : values(static_cast<uint8_t*>(const_cast<void*>(matrix.data)) +
-               row * ValueBytes(WeightFormat::kInt4, matrix.k_padded)),
-        groups(static_cast<int8_t*>(static_cast<void*>(values + matrix.k_padded / 2))) {}
-
-  void Set(int64_t k, int8_t q) const {
-    const int shift = static_cast<int>(k % 2) * 4;
-    values[k / 2] = static_cast<uint8_t>((values[k / 2] & (0xF0 >> shift)) | ((q & 15) << shift));
-  }
-  // The int8 that the weight stands for.
-  int32_t At(int64_t k) const {
-    const int32_t bits = (values[k / 2] >> (k % 2 * 4)) & 15;
-    return (bits < 8 ? bits : bits - 16) * groups[k / kInt4Group];
-  }
-
-  uint8_t* values;
-  int8_t* groups;
-};
 
 inline int32_t IntegerWeight(const PackedMatrix& matrix, int64_t row, int64_t column) {
   if (matrix.format == WeightFormat::kInt4) return Int4Row(matrix, row).At(column);

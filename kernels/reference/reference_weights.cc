@@ -1,82 +1,13 @@
 // Packing of the reference backend: row-major, padded like every packed matrix.
 #include <algorithm>
-#include <vector>
 
-#include "absl/status/status.h"
-#include "kernels/check.h"
 #include "kernels/host_memory.h"
-#include "kernels/int4.h"
 #include "kernels/int8.h"
 #include "kernels/packed_storage.h"
 #include "kernels/reference/reference_backend.h"
-#include "kernels/reference/reference_math.h"
+#include "kernels/row_major_packing.h"
 
 namespace sluice::kernels {
-namespace {
-
-float SourceElement(const WeightSource& source, int64_t row, int64_t column) {
-  const int64_t index = source.transposed ? column * source.n + row : row * source.k + column;
-  return reference::ReadElement(source.data, source.dtype, index);
-}
-
-// Copies the block [row0, row0 + matrix.n) x [column0, column0 + matrix.k) of `source`.
-struct SourceBlock {
-  int64_t row0 = 0;
-  int64_t column0 = 0;
-  int64_t first_row = 0;  // in the packed matrix
-  int64_t rows = 0;
-};
-
-void QuantizeBlock(const WeightSource& source,
-                   const SourceBlock& block,
-                   const PackedMatrix& matrix) {
-  auto* data = static_cast<int8_t*>(const_cast<void*>(matrix.data));
-  for (int64_t row = 0; row < block.rows; ++row) {
-    const auto value = [&](int64_t column) {
-      return SourceElement(source, block.row0 + row, block.column0 + column);
-    };
-    float largest = 0.0f;
-    for (int64_t k = 0; k < matrix.k; ++k) largest = LargerMagnitude(largest, value(k));
-    const Int8Scale scale = ScaleForInt8(largest);
-    const int64_t target = block.first_row + row;
-    matrix.scales()[target] = scale.scale;
-    for (int64_t k = 0; k < matrix.k; ++k) {
-      data[target * matrix.k_padded + k] = ToInt8(value(k), scale);
-    }
-  }
-}
-
-void QuantizeBlockToInt4(const WeightSource& source,
-                         const SourceBlock& block,
-                         const PackedMatrix& matrix) {
-  std::vector<float> values(static_cast<size_t>(matrix.k));
-  std::vector<int8_t> q(values.size());
-  for (int64_t row = 0; row < block.rows; ++row) {
-    for (int64_t k = 0; k < matrix.k; ++k) {
-      values[static_cast<size_t>(k)] = SourceElement(source, block.row0 + row, block.column0 + k);
-    }
-    const int64_t target = block.first_row + row;
-    const reference::Int4Row to(matrix, target);
-    matrix.scales()[target] = RoundToInt4(values, q.data(), to.groups);
-    for (int64_t k = 0; k < matrix.k; ++k) to.Set(k, q[static_cast<size_t>(k)]);
-  }
-}
-
-void CopyBlock(const WeightSource& source, const SourceBlock& block, const PackedMatrix& matrix) {
-  if (matrix.format == WeightFormat::kInt4) return QuantizeBlockToInt4(source, block, matrix);
-  if (matrix.format == WeightFormat::kInt8) return QuantizeBlock(source, block, matrix);
-  const DType dtype = matrix.format == WeightFormat::kF32 ? DType::kF32 : DType::kBF16;
-  void* data = const_cast<void*>(matrix.data);
-  for (int64_t row = 0; row < block.rows; ++row) {
-    for (int64_t column = 0; column < matrix.k; ++column) {
-      const float value = SourceElement(source, block.row0 + row, block.column0 + column);
-      const int64_t index = (block.first_row + row) * matrix.k_padded + column;
-      reference::WriteElement(data, dtype, index, value);
-    }
-  }
-}
-
-}  // namespace
 
 absl::StatusOr<Buffer> ReferenceBackend::Allocate(size_t bytes) { return AllocateHost(bytes); }
 
@@ -88,20 +19,12 @@ absl::StatusOr<PackedMatrix> ReferenceBackend::AllocateMatrix(int64_t n,
 }
 
 void ReferenceBackend::PackRows(const WeightSource& rows, int64_t first_row, PackedMatrix& matrix) {
-  SLUICE_CHECK(rows.k == matrix.k && first_row + rows.n <= matrix.n) << rows.n << "x" << rows.k;
-  CopyBlock(rows, {.first_row = first_row, .rows = rows.n}, matrix);
+  PackRowMajorRows(rows, first_row, matrix);
 }
 
 absl::StatusOr<PackedMatrix> ReferenceBackend::Pack(std::span<const WeightSource> parts,
                                                     WeightFormat format) {
-  absl::StatusOr<PackedMatrix> matrix = AllocatePacked(*this, parts, format);
-  if (!matrix.ok()) return matrix;
-  int64_t first_row = 0;
-  for (const WeightSource& part : parts) {
-    CopyBlock(part, {.first_row = first_row, .rows = part.n}, *matrix);
-    first_row += part.n;
-  }
-  return matrix;
+  return PackRowMajor(*this, parts, format);
 }
 
 absl::StatusOr<PackedExperts> ReferenceBackend::AllocateExperts(
@@ -118,13 +41,7 @@ absl::StatusOr<PackedExperts> ReferenceBackend::AllocateExperts(
 void ReferenceBackend::PackExpert(const ExpertSource& source,
                                   int32_t expert,
                                   PackedExperts& experts) {
-  for (int32_t s = 0; s < experts.slices_per_expert; ++s) {
-    const PackedExperts::Slice& slice = experts.At(expert, s);
-    const int64_t first = s * experts.slice_hidden;
-    CopyBlock(source.w1, {.row0 = first, .rows = slice.w1.n}, slice.w1);
-    if (experts.gated) CopyBlock(source.w3, {.row0 = first, .rows = slice.w3.n}, slice.w3);
-    CopyBlock(source.w2, {.column0 = first, .rows = slice.w2.n}, slice.w2);
-  }
+  PackRowMajorExpert(source, expert, experts);
 }
 
 }  // namespace sluice::kernels

@@ -80,7 +80,8 @@ int Main(const std::vector<std::string>& arguments) {
       return 0;
     }
     if (argument == "--device") {
-      if (value != "reference" && value != "cpu") return Usage("--device takes reference or cpu");
+      if (value != "reference" && value != "cpu" && value != "cuda")
+        return Usage("--device takes reference, cpu or cuda");
       options.device = value;
       ++i;
     } else if (argument == "--weights") {

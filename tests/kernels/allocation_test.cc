@@ -106,7 +106,7 @@ TEST_P(AllocationTest, OpsDoNotAllocate) {
 
 INSTANTIATE_TEST_SUITE_P(Formats,
                          AllocationTest,
-                         testing::ValuesIn(kFormats),
+                         testing::ValuesIn(Formats()),
                          [](const auto& param) { return std::string(Name(param.param)); });
 
 }  // namespace

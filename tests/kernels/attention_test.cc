@@ -152,24 +152,24 @@ TEST_P(AttentionTest, TwoSlotsByHand) {
                             .out = out.View()});
   EXPECT_NEAR(out.At(0, 0), 4.0f, 1e-6f);
   EXPECT_NEAR(out.At(1, 0), 0.25f * 4.0f + 0.75f * 8.0f, 1e-5f);
-  const float sinks[] = {std::log(4.0f)};
+  const Floats sinks = {std::log(4.0f)};
   backend_->PagedAttention({.kv = cache.view,
                             .rows = list.View(0, 2),
                             .query = query.View(),
                             .num_heads = 1,
                             .scale = 0.5f,
-                            .sinks = sinks,
+                            .sinks = sinks.data(),
                             .out = out.View()});
   EXPECT_NEAR(out.At(0, 0), 4.0f / 5.0f, 1e-6f);
   EXPECT_NEAR(out.At(1, 0), (4.0f + 24.0f) / 8.0f, 1e-5f);
   // By distance 0 and 1: the older slot gains what the younger one had.
-  const float relative[] = {0.0f, 9.0f, 0.0f, std::log(3.0f)};
+  const Floats relative = {0.0f, 9.0f, 0.0f, std::log(3.0f)};
   backend_->PagedAttention({.kv = cache.view,
                             .rows = list.View(0, 2),
                             .query = query.View(),
                             .num_heads = 1,
                             .scale = 0.5f,
-                            .relative = relative,
+                            .relative = relative.data(),
                             .relative_size = 2,
                             .out = out.View()});
   EXPECT_NEAR(out.At(0, 0), 4.0f, 1e-6f);
@@ -288,7 +288,8 @@ TEST_P(AttentionTest, ARowSinkIsZeroRows) {
 TEST_P(AttentionTest, RowSinksMatchReferenceInAnyChunks) {
   Matrix sinks = RandomMatrix(1, 1000, 5);
   for (size_t i = 0; i < 1000; i += 3) sinks.values[i] = -std::numeric_limits<float>::infinity();
-  row_sinks_ = sinks.values.data();
+  const std::vector<float> of_rows(sinks.values.begin(), sinks.values.end());
+  row_sinks_ = of_rows.data();
   const RowList list = Interleaved(70);
   const Matrix got = Run(*backend_, kShapes[1], list, 1000);
   EXPECT_LE(NormalizedError(Run(*reference_, kShapes[1], list, 1000).values, got.values), 1e-11);

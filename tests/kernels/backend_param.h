@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
 #include "kernels/backend_factory.h"
+#include "tests/support/device_allocation.h"
 
 namespace sluice::kernels {
 
@@ -24,7 +25,9 @@ inline std::ostream& operator<<(std::ostream& out, const BackendParam& param) {
   return out << param.name;
 }
 
+// In a program with CUDA it is that alone: the others have programs of their own.
 inline std::vector<BackendParam> AllBackends() {
+  if (HasCuda()) return {{"cuda", {.device = "cuda", .synchronous = true}}};
   std::vector<BackendParam> out = {{"reference", {.device = "reference"}}};
   for (const char* isa : {"scalar", "avx2", "avx512", "amx"}) {
     for (int threads : {1, 2}) {
@@ -40,6 +43,19 @@ inline std::string ParamName(const testing::TestParamInfo<BackendParam>& info) {
   return info.param.name;
 }
 
+// Memory that every backend under test can read.
+template <typename T>
+struct DeviceAllocator {
+  using value_type = T;
+  DeviceAllocator() = default;
+  template <typename U>
+  explicit DeviceAllocator(const DeviceAllocator<U>&) {}
+  T* allocate(size_t count) { return static_cast<T*>(AllocateForDevice(count * sizeof(T))); }
+  void deallocate(T* data, size_t) { FreeForDevice(data); }
+  bool operator==(const DeviceAllocator&) const = default;
+};
+using Floats = std::vector<float, DeviceAllocator<float>>;
+
 // A matrix that owns its floats.
 struct Matrix {
   Matrix() = default;
@@ -51,7 +67,7 @@ struct Matrix {
 
   int64_t rows = 0;
   int64_t cols = 0;
-  std::vector<float> values;
+  Floats values;
 };
 
 inline Matrix RandomMatrix(int64_t rows, int64_t cols, uint32_t seed, float spread = 1.0f) {
@@ -67,7 +83,7 @@ inline WeightSource SourceOf(Matrix& matrix) {
 }
 
 // Sum of squared differences over the sum of squares of `wanted`.
-inline double NormalizedError(const std::vector<float>& wanted, const std::vector<float>& got) {
+inline double NormalizedError(const Floats& wanted, const Floats& got) {
   double difference = 0.0;
   double power = 1e-30;
   EXPECT_EQ(wanted.size(), got.size());
@@ -101,7 +117,17 @@ class BackendTest : public testing::TestWithParam<BackendParam> {
   std::unique_ptr<Backend> reference_;
 };
 
-constexpr WeightFormat kFormats[] = {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt8,
-                                     WeightFormat::kInt4};
+// Those that the backends under test have.
+inline std::vector<WeightFormat> Formats() {
+  std::vector<WeightFormat> out = {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt8};
+  if (!HasCuda()) out.push_back(WeightFormat::kInt4);
+  return out;
+}
+
+inline std::vector<WeightFormat> IntegerFormats() {
+  std::vector<WeightFormat> out = Formats();
+  std::erase_if(out, [](WeightFormat format) { return !IsInteger(format); });
+  return out;
+}
 
 }  // namespace sluice::kernels

@@ -48,7 +48,7 @@ ExpertLinearArgs ArgsFor(const Assignments& list, const std::vector<PackedMatrix
 }
 
 TEST_P(ExpertLinearTest, MatchesReference) {
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : Formats()) {
     const std::vector<PackedMatrix> ours = PackExperts(*backend_, format);
     const std::vector<PackedMatrix> theirs = PackExperts(*reference_, format);
     for (int32_t rows : {0, 1, 3, 200}) {
@@ -70,7 +70,7 @@ TEST_P(ExpertLinearTest, MatchesReference) {
 
 TEST_P(ExpertLinearTest, BitsOfARowDoNotDependOnTheBatch) {
   constexpr int32_t kRows = 190;
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : Formats()) {
     const std::vector<PackedMatrix> weights = PackExperts(*backend_, format);
     const Assignments list = TwoPerRow(kRows, 4);
     Matrix x = RandomMatrix(kRows, 60, 5);

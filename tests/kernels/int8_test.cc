@@ -11,7 +11,6 @@
 namespace sluice::kernels {
 namespace {
 
-constexpr WeightFormat kIntegers[] = {WeightFormat::kInt8, WeightFormat::kInt4};
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 class Int8Test : public BackendTest {
@@ -59,7 +58,7 @@ TEST_P(Int8Test, EveryBackendGivesTheBitsOfTheReference) {
     LinearArgs args{.x = x.View(), .x_rows = AllRows(size.rows)};
     args.bias = bias.values.data();
     args.out_rows = AllRows(size.rows);
-    for (const WeightFormat format : kIntegers) {
+    for (const WeightFormat format : IntegerFormats()) {
       const PackedMatrix ours = PackOn(*backend_, weight, format);
       const PackedMatrix theirs = PackOn(*reference_, weight, format);
       for (const Activation activation : {Activation::kNone, Activation::kRelu}) {
@@ -78,7 +77,7 @@ TEST_P(Int8Test, EveryBackendGivesTheBitsOfTheReference) {
 }
 
 TEST_P(Int8Test, RowsWithoutAScaleAreZeroOrNotANumber) {
-  for (const WeightFormat format : kIntegers) {
+  for (const WeightFormat format : IntegerFormats()) {
     Matrix weight = RandomMatrix(70, 33, 4);
     Matrix x = RandomMatrix(6, 33, 5);
     const Matrix clean = Product(*backend_, x, weight, format);
@@ -100,7 +99,7 @@ TEST_P(Int8Test, RowsWithoutAScaleAreZeroOrNotANumber) {
 }
 
 TEST_P(Int8Test, AWeightThatIsNotFiniteSpoilsItsOutputOnly) {
-  for (const WeightFormat format : kIntegers) {
+  for (const WeightFormat format : IntegerFormats()) {
     Matrix weight = RandomMatrix(70, 33, 6);
     Matrix x = RandomMatrix(3, 33, 7);
     const Matrix clean = Product(*backend_, x, weight, format);
@@ -132,7 +131,7 @@ TEST_P(Int8Test, TheDeepestProductDoesNotOverflow) {
 }
 
 TEST_P(Int8Test, DeeperProductsAreRefused) {
-  for (const WeightFormat format : kIntegers) {
+  for (const WeightFormat format : IntegerFormats()) {
     Matrix weight(1, kMaxInt8Depth + 1);
     const WeightSource source = SourceOf(weight);
     const auto packed = backend_->Pack({&source, 1}, format);
@@ -156,7 +155,7 @@ TEST_P(Int8Test, SlicesOfAnExpertHaveScalesOfTheirOwn) {
   Matrix x = RandomMatrix(1, kDim, 10);
   const int32_t id = 0;
   const float one = 1.0f;
-  std::vector<char> workspace(static_cast<size_t>(backend_->MoeWorkspaceBytes(experts, 1, 1)));
+  Floats workspace(static_cast<size_t>(backend_->MoeWorkspaceBytes(experts, 1, 1)) / 4 + 1);
   std::vector<Matrix> outs;
   for (const float factor : {1.0f, 0.0f, 1024.0f}) {  // of the second slice's units
     for (int64_t unit = kInt8SliceHidden; unit < kHidden; ++unit) {

@@ -22,11 +22,11 @@ TEST_P(LinearTest, MatchesHandComputedProduct) {
     Matrix x(1, 3);
     x.values = {2, -1, 0.5f};
     Matrix out(1, 2);
-    const float bias[] = {10, -20};
+    const Floats bias = {10, -20};
     backend_->Linear({.x = x.View(),
                       .x_rows = AllRows(1),
                       .weight = &packed,
-                      .bias = bias,
+                      .bias = bias.data(),
                       .activation = Activation::kRelu,
                       .out = out.View(),
                       .out_rows = AllRows(1)});
@@ -41,7 +41,7 @@ TEST_P(LinearTest, MatchesReferenceForAwkwardSizes) {
   };
   const Size sizes[] = {{0, 5, 5},   {1, 1, 1},    {1, 82, 412}, {3, 63, 65},    {7, 412, 82},
                         {8, 65, 63}, {17, 64, 64}, {33, 7, 130}, {70, 193, 129}, {5, 640, 31}};
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : Formats()) {
     for (const Size& size : sizes) {
       Matrix weight = RandomMatrix(size.n, size.k, 1);
       Matrix x = RandomMatrix(size.rows, size.k, 2);
@@ -66,7 +66,7 @@ TEST_P(LinearTest, EpilogueAppliesBiasActivationScaleAndRowLists) {
   const int32_t x_rows[] = {4, 0, 2};
   const int32_t out_rows[] = {1, 5, 3};
   const float scale[] = {0.5f, -2.0f, 1.5f};
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : Formats()) {
     for (Activation activation : {Activation::kNone, Activation::kSilu, Activation::kRelu,
                                   Activation::kGelu, Activation::kGeluTanh, Activation::kTanh}) {
       for (bool accumulate : {false, true}) {
@@ -103,7 +103,7 @@ TEST_P(LinearTest, EpilogueAppliesBiasActivationScaleAndRowLists) {
 TEST_P(LinearTest, BitsOfARowDoNotDependOnTheBatch) {
   constexpr int32_t kRows = 70;
   constexpr int64_t kWidth = 131;
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : Formats()) {
     Matrix weight = RandomMatrix(kWidth, 200, 7);
     Matrix x = RandomMatrix(kRows, 200, 8);
     const PackedMatrix packed = PackOn(*backend_, weight, format);
@@ -139,7 +139,7 @@ TEST_P(LinearTest, BitsDoNotDependOnThreads) {
   if (spec.device != "cpu") GTEST_SKIP() << "one thread only";
   Matrix weight = RandomMatrix(700, 333, 9);
   Matrix x = RandomMatrix(41, 333, 10);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : Formats()) {
     std::vector<Matrix> results;
     for (int threads : {1, 2, 3}) {
       spec.threads = threads;
@@ -196,7 +196,7 @@ TEST_P(LinearTest, PackStacksPartsAndReadsTransposedAndHalfSources) {
     for (int64_t k = 0; k < 33; ++k)
       int4.At(n, k) = static_cast<float>(groups[k / 32] * q[k]) * scale;
   }
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : Formats()) {
     const PackedMatrix packed = std::move(*backend_->Pack(parts, format));
     EXPECT_EQ(packed.n, 79);
     std::vector<int32_t> ids(79);

@@ -60,7 +60,7 @@ MoeFfnArgs ArgsFor(Matrix& x, Matrix& out, const PackedExperts& experts, const M
 
 void RunMoe(Backend& backend, MoeFfnArgs args) {
   const int64_t bytes = backend.MoeWorkspaceBytes(*args.experts, args.x_rows.count, args.top_k);
-  std::vector<float> workspace(static_cast<size_t>(bytes / 4 + 1), NAN);
+  Floats workspace(static_cast<size_t>(bytes / 4 + 1), NAN);
   args.workspace = workspace.data();
   backend.MoeFfn(args);
 }
@@ -69,7 +69,7 @@ TEST_P(MoeTest, MatchesReference) {
   const MoeShape shapes[] = {{},
                              {.experts = 3, .dim = 64, .hidden = 600, .top_k = 1},
                              {.experts = 9, .gated = false, .top_k = 4}};
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : Formats()) {
     for (const MoeShape& shape : shapes) {
       const PackedExperts ours = PackAll(*backend_, shape, format);
       const PackedExperts theirs = PackAll(*reference_, shape, format);
@@ -102,7 +102,7 @@ TEST_P(MoeTest, BiasesAndTheClampMatchReference) {
   Matrix down = RandomMatrix(shape.experts, shape.dim, 23);
   const Choice choice = Choose(shape, kRows, 7);
   Matrix x = RandomMatrix(kRows, shape.dim, 8);
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : Formats()) {
     const PackedExperts ours = PackAll(*backend_, shape, format);
     const PackedExperts theirs = PackAll(*reference_, shape, format);
     for (Activation activation : {Activation::kSilu, Activation::kClampedSwiglu}) {
@@ -127,7 +127,7 @@ TEST_P(MoeTest, BiasesAndTheClampMatchReference) {
 TEST_P(MoeTest, BitsOfARowDoNotDependOnTheBatch) {
   const MoeShape shape{.experts = 4, .dim = 70, .hidden = 520, .top_k = 2};
   constexpr int32_t kRows = 300;  // enough for the regime with one partial result per assignment
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : Formats()) {
     const PackedExperts experts = PackAll(*backend_, shape, format);
     const Choice choice = Choose(shape, kRows, 11);
     Matrix x = RandomMatrix(kRows, shape.dim, 12);
@@ -170,7 +170,7 @@ TEST_P(MoeTest, NullExpertsOnlyLeaveTheRowsAlone) {
 
 TEST_P(MoeTest, FusedFormEqualsTheDefaultComposition) {
   const MoeShape shape{.experts = 4, .dim = 96, .hidden = 300, .top_k = 2};
-  for (WeightFormat format : kFormats) {
+  for (WeightFormat format : Formats()) {
     const PackedExperts experts = PackAll(*backend_, shape, format);
     const Choice choice = Choose(shape, 40, 15);
     Matrix x = RandomMatrix(40, shape.dim, 16);
@@ -181,7 +181,7 @@ TEST_P(MoeTest, FusedFormEqualsTheDefaultComposition) {
     args.weights = choice.weights.data();
     RunMoe(*backend_, args);
     args.out = composed.View();
-    std::vector<float> workspace(
+    Floats workspace(
         static_cast<size_t>(backend_->Backend::MoeWorkspaceBytes(experts, 40, 2) / 4 + 1));
     args.workspace = workspace.data();
     backend_->Backend::MoeFfn(args);

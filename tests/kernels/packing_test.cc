@@ -28,7 +28,7 @@ std::vector<BF16> RoundedTo(const Matrix& weight) {
 TEST(PackingTest, RowsPackedApartAreTheMatrixPackedWhole) {
   for (const char* device : {"cpu", "reference"}) {
     std::unique_ptr<Backend> backend = std::move(*CreateBackend({.device = device, .threads = 2}));
-    for (WeightFormat format : kFormats) {
+    for (WeightFormat format : Formats()) {
       for (auto [n, k] : {std::pair<int64_t, int64_t>{200, 130}, {64, 33}, {65, 1}, {1, 64}}) {
         Matrix weight = RandomMatrix(n, k, 7);
         std::vector<BF16> rounded = RoundedTo(weight);

@@ -48,12 +48,12 @@ TEST_P(RouteTest, TiesGoToTheLowerIndex) {
 TEST_P(RouteTest, SelectionBiasChangesTheChoiceNotTheWeight) {
   Matrix logits(1, 4);
   logits.values = {0.0f, 1.0f, 2.0f, 3.0f};
-  const float bias[] = {5.0f, 0.0f, 0.0f, 0.0f};
+  const Floats bias = {5.0f, 0.0f, 0.0f, 0.0f};
   int32_t experts[2];
   float weights[2];
   backend_->Route({.score = ScoreFunction::kSigmoid,
                    .top_k = 2,
-                   .selection_bias = bias,
+                   .selection_bias = bias.data(),
                    .logits = logits.View(),
                    .rows = 1,
                    .experts = experts,

@@ -22,11 +22,11 @@ class RowOpsTest : public BackendTest {
 TEST_P(RowOpsTest, NormsByHand) {
   Matrix x(1, 4);
   x.values = {1, -1, 3, -3};
-  const float weight[] = {1, 2, 3, 4};
-  const float bias[] = {0, 0, 0, 1};
+  const Floats weight = {1, 2, 3, 4};
+  const Floats bias = {0, 0, 0, 1};
   Matrix out(1, 4);
   NormArgs args{.epsilon = 0.0f,
-                .weight = weight,
+                .weight = weight.data(),
                 .x = x.View(),
                 .x_rows = AllRows(1),
                 .out = out.View(),
@@ -35,7 +35,7 @@ TEST_P(RowOpsTest, NormsByHand) {
   const float rms = std::sqrt(5.0f);
   for (int64_t c = 0; c < 4; ++c) EXPECT_NEAR(out.At(0, c), x.At(0, c) / rms * weight[c], 1e-5f);
   args.kind = NormKind::kLayer;
-  args.bias = bias;
+  args.bias = bias.data();
   backend_->Norm(args);
   for (int64_t c = 0; c < 4; ++c) {
     EXPECT_NEAR(out.At(0, c), x.At(0, c) / rms * weight[c] + bias[c], 1e-5f);
@@ -155,6 +155,19 @@ TEST_P(RowOpsTest, CombineDepthMatchesReference) {
       Compare(RandomMatrix(6, 21, 13), [&](Backend& backend, TensorView x) {
         backend.CombineDepth({combine, gate, y.View(), scores, x, {rows, 3}});
       });
+    }
+  }
+}
+
+TEST_P(RowOpsTest, FillChangesItsColumnsOnly) {
+  Matrix x = RandomMatrix(5, 70, 3);
+  const Matrix before = x;
+  backend_->Fill(x.View().Columns(3, 60).Rows(1, 3), -0.5f);
+  for (int64_t row = 0; row < 5; ++row) {
+    for (int64_t column = 0; column < 70; ++column) {
+      const bool inside = row >= 1 && row < 4 && column >= 3 && column < 63;
+      const float wanted = inside ? -0.5f : before.values[static_cast<size_t>(row * 70 + column)];
+      EXPECT_EQ(x.At(row, column), wanted) << row << " " << column;
     }
   }
 }

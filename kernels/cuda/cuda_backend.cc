@@ -1,0 +1,174 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "kernels/check.h"
+#include "kernels/int8.h"
+#include "kernels/packed_storage.h"
+#include "kernels/row_major_packing.h"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+absl::Status CheckFormat(WeightFormat format) {
+  if (format != WeightFormat::kInt4) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "int4 weights are not supported on cuda; use --weights int8 or bf16");
+}
+
+absl::Status Failed(cudaError_t error, const char* what) {
+  return absl::FailedPreconditionError(absl::StrCat(what, ": ", cudaGetErrorString(error)));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(const DeviceSpec& spec) {
+  int device = 0;
+  absl::string_view name = spec.device;
+  if (absl::ConsumePrefix(&name, "cuda:") && (!absl::SimpleAtoi(name, &device) || device < 0))
+    return absl::InvalidArgumentError(absl::StrCat("unknown device: ", spec.device));
+  int count = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess)
+    return Failed(error, "no CUDA device");
+  if (device >= count) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(spec.device, " is not there: this machine has ", count, " CUDA devices"));
+  }
+  if (const cudaError_t error = cudaSetDevice(device); error != cudaSuccess)
+    return Failed(error, "the CUDA device");
+  cudaDeviceProp properties;
+  if (const cudaError_t error = cudaGetDeviceProperties(&properties, device); error != cudaSuccess)
+    return Failed(error, "the CUDA device");
+  if (properties.major < 8 || properties.concurrentManagedAccess == 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(properties.name, " has compute capability ", properties.major, ".",
+                     properties.minor, "; 8.0 and managed memory on Linux are needed"));
+  }
+  cudaStream_t stream = nullptr;
+  if (const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+      error != cudaSuccess)
+    return Failed(error, "a CUDA stream");
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(spec, properties, stream));
+  if (absl::Status status = backend->memory_.Init(spec.gpu_memory_fraction); !status.ok())
+    return status;
+  return backend;
+}
+
+CudaBackend::CudaBackend(const DeviceSpec& spec, const cudaDeviceProp& device, cudaStream_t stream)
+    : description_(absl::StrCat(device.name,
+                                ", sm_",
+                                device.major,
+                                device.minor,
+                                ", ",
+                                device.multiProcessorCount,
+                                " multiprocessors")),
+      stream_(stream),
+      synchronous_(spec.synchronous) {}
+
+CudaBackend::~CudaBackend() {
+  Synchronize();
+  cudaStreamDestroy(stream_);
+}
+
+std::vector<KernelChoice> CudaBackend::Kernels() const {
+  return {{"linear bf16", "mma.sync m16n8k16", description_},
+          {"linear int8", "mma.sync m16n8k32", description_},
+          {"linear f32", "fma", description_},
+          {"attention", "online softmax, tiles of 64 slots", description_}};
+}
+
+absl::StatusOr<Buffer> CudaBackend::Allocate(size_t bytes) {
+  Synchronize();  // the host zeroes it
+  return memory_.Allocate(bytes);
+}
+
+absl::StatusOr<PackedMatrix> CudaBackend::AllocateMatrix(int64_t n,
+                                                         int64_t k,
+                                                         WeightFormat format) {
+  if (absl::Status status = CheckFormat(format); !status.ok()) return status;
+  const WeightSource shape{.n = n, .k = k};
+  absl::StatusOr<PackedMatrix> matrix = AllocatePacked(*this, {&shape, 1}, format);
+  if (matrix.ok()) widest_row_ = std::max(widest_row_, ValueBytes(format, matrix->k_padded));
+  return matrix;
+}
+
+void CudaBackend::PackRows(const WeightSource& rows, int64_t first_row, PackedMatrix& matrix) {
+  PackRowMajorRows(rows, first_row, matrix);
+}
+
+absl::StatusOr<PackedMatrix> CudaBackend::Pack(std::span<const WeightSource> parts,
+                                               WeightFormat format) {
+  if (absl::Status status = CheckFormat(format); !status.ok()) return status;
+  absl::StatusOr<PackedMatrix> matrix = PackRowMajor(*this, parts, format);
+  if (matrix.ok()) widest_row_ = std::max(widest_row_, ValueBytes(format, matrix->k_padded));
+  return matrix;
+}
+
+absl::StatusOr<PackedExperts> CudaBackend::AllocateExperts(
+    int32_t num_experts, int64_t dim, int64_t hidden, bool gated, WeightFormat format) {
+  if (absl::Status status = CheckFormat(format); !status.ok()) return status;
+  const int64_t slice = IsInteger(format) ? std::min(hidden, kInt8SliceHidden) : hidden;
+  return AllocatePacked(*this, {.num_experts = num_experts,
+                                .dim = dim,
+                                .hidden = hidden,
+                                .slice_hidden = slice,
+                                .gated = gated,
+                                .format = format});
+}
+
+void CudaBackend::PackExpert(const ExpertSource& source, int32_t expert, PackedExperts& experts) {
+  PackRowMajorExpert(source, expert, experts);
+}
+
+void* CudaBackend::Reserve(Buffer& scratch, int64_t bytes) {
+  if (static_cast<int64_t>(scratch.bytes()) >= bytes) return scratch.data();
+  absl::StatusOr<Buffer> buffer = Allocate(static_cast<size_t>(bytes));
+  if (!buffer.ok()) {
+    status_.Check(cudaErrorMemoryAllocation, "growing the scratch of an op");
+    return nullptr;
+  }
+  scratch = std::move(*buffer);  // Allocate has waited: nobody reads the old one
+  return scratch.data();
+}
+
+void CudaBackend::ReserveScratch(int32_t max_rows) {
+  Reserve(inputs_, max_rows * (widest_row_ + 4));
+}
+
+void CudaBackend::CopyToHost(const void* device, void* host, size_t bytes) {
+  lists_.Fetch(device, host, bytes);
+}
+
+void CudaBackend::CopyToDevice(const void* host, void* device, size_t bytes) {
+  if (bytes == 0) return;
+  const char* copy = lists_.Copy(static_cast<const char*>(host), static_cast<int64_t>(bytes));
+  Run("copying to the device",
+      [&] { return cudaMemcpyAsync(device, copy, bytes, cudaMemcpyDefault, stream_); });
+  Synchronize();  // at load, where the host writes weights next
+}
+
+void CudaBackend::Synchronize() {
+  status_.Check(cudaStreamSynchronize(stream_), "the work that was queued");
+  lists_.FreeRetired();
+}
+
+const float* CudaBackend::Values(const float* values) const {
+  if (!synchronous_ || values == nullptr) return values;
+  cudaPointerAttributes attributes;
+  SLUICE_CHECK(cudaPointerGetAttributes(&attributes, values) == cudaSuccess &&
+               attributes.type == cudaMemoryTypeManaged)
+      << "values of a weight in memory of the host";
+  return values;
+}
+
+DeviceRows CudaBackend::Rows(const TensorView& x, const RowSet& rows) {
+  Values(static_cast<const float*>(x.data));
+  return {static_cast<float*>(x.data), x.row_stride, List(rows.index, rows.count)};
+}
+
+}  // namespace sluice::kernels::cuda

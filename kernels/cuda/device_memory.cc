@@ -1,0 +1,123 @@
+#include "kernels/cuda/device_memory.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace sluice::kernels::cuda {
+namespace {
+
+constexpr size_t kAlignment = 256;
+constexpr size_t kSmallestRing = size_t{4} << 20;
+constexpr size_t kListsOfOneOp = 16;  // twice the most that an op has
+
+void FreeManaged(void* data, size_t /*bytes*/) { cudaFree(data); }
+
+}  // namespace
+
+bool DeviceStatus::Check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return true;
+  if (status_.ok()) {
+    status_ = absl::UnavailableError(absl::StrCat("the GPU failed in ", what, ": ",
+                                                  cudaGetErrorName(error), ", ",
+                                                  cudaGetErrorString(error)));
+  }
+  return false;
+}
+
+absl::Status MemoryPlan::Init(double fraction) {
+  size_t free_bytes = 0, total = 0;
+  if (const cudaError_t error = cudaMemGetInfo(&free_bytes, &total); error != cudaSuccess)
+    return absl::UnavailableError(absl::StrCat("the GPU's memory: ", cudaGetErrorString(error)));
+  limit_ = static_cast<size_t>(static_cast<double>(total) * fraction);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Buffer> MemoryPlan::Allocate(size_t bytes) {
+  // A page of host memory in a call for nothing, so that every buffer has an address.
+  const size_t size = std::max(bytes, kAlignment);
+  size_t free_bytes = 0, total = 0;
+  cudaError_t error = cudaMemGetInfo(&free_bytes, &total);
+  // Managed memory could be more than the device has; then it would be read over the bus.
+  const size_t taken = total - std::min(total, free_bytes);
+  void* data = nullptr;
+  if (error == cudaSuccess) {
+    error = taken + size > limit_ ? cudaErrorMemoryAllocation
+                                  : cudaMallocManaged(&data, size, cudaMemAttachGlobal);
+  }
+  if (error == cudaErrorMemoryAllocation) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "GPU memory: ", size >> 20, " MiB asked, ", taken >> 20, " of ", total >> 20,
+        " MiB in use, limit ", limit_ >> 20, " MiB; use smaller weights or a smaller cache"));
+  }
+  if (error != cudaSuccess)
+    return absl::UnavailableError(absl::StrCat("GPU memory: ", cudaGetErrorString(error)));
+  std::memset(data, 0, size);
+  return Buffer(data, size, &FreeManaged);
+}
+
+ListRing::~ListRing() {
+  cudaStreamSynchronize(stream_);
+  retired_.push_back(begin_);
+  FreeRetired();
+}
+
+void ListRing::FreeRetired() {
+  for (const Place& ring : retired_) {
+    cudaFreeHost(ring.host);
+    cudaFree(ring.device);
+  }
+  retired_.clear();
+}
+
+bool ListRing::Grow(size_t bytes) {
+  size_t size = kSmallestRing;
+  while (size < kListsOfOneOp * bytes) size *= 2;
+  void *host = nullptr, *device = nullptr;
+  if (!status_.Check(cudaMallocHost(&host, size), "a ring of lists")) return false;
+  if (!status_.Check(cudaMalloc(&device, size), "a ring of lists")) {
+    cudaFreeHost(host);
+    return false;
+  }
+  retired_.push_back(begin_);
+  begin_ = {static_cast<unsigned char*>(host), static_cast<unsigned char*>(device)};
+  size_ = size;
+  used_ = 0;
+  return true;
+}
+
+ListRing::Place ListRing::Take(size_t bytes) {
+  const size_t size = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  // So large that the lists of one op never meet at the ring's seam.
+  if (kListsOfOneOp * size > size_ && !Grow(size)) return {};
+  if (used_ + size > size_) {
+    status_.Check(cudaStreamSynchronize(stream_), "a full ring of lists");
+    used_ = 0;
+  }
+  const Place place{begin_.host + used_, begin_.device + used_};
+  used_ += size;
+  return place;
+}
+
+const void* ListRing::CopyBytes(const void* list, size_t bytes) {
+  if (list == nullptr || bytes == 0) return nullptr;
+  const Place place = Take(bytes);
+  if (place.host == nullptr) return nullptr;
+  std::memcpy(place.host, list, bytes);
+  status_.Check(cudaMemcpyAsync(place.device, place.host, bytes, cudaMemcpyHostToDevice, stream_),
+                "copying a list");
+  return place.device;
+}
+
+void ListRing::Fetch(const void* device, void* host, size_t bytes) {
+  const Place place = Take(bytes);
+  if (place.host == nullptr) return;
+  status_.Check(cudaMemcpyAsync(place.host, device, bytes, cudaMemcpyDeviceToHost, stream_),
+                "fetching a list");
+  if (status_.Check(cudaStreamSynchronize(stream_), "fetching a list"))
+    std::memcpy(host, place.host, bytes);
+}
+
+}  // namespace sluice::kernels::cuda

@@ -1,0 +1,9 @@
+// For programs that have the CUDA backend; no CUDA header stands behind it.
+#pragma once
+
+namespace sluice::kernels::cuda {
+
+// CreateBackend knows "cuda" from now on. Before the first call of it.
+void UseCuda();
+
+}  // namespace sluice::kernels::cuda

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Prints the path of nvcc: that of the machine, or else one of NVIDIA's packages on PyPI (about 130 MB), which it
+# puts into build/cuda-toolkit. Enough to compile; to run, a driver is needed too.
+#   cmake --preset cuda -DCMAKE_CUDA_COMPILER="$(tools/cuda_toolkit.sh)"
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if command -v nvcc; then exit 0; fi
+toolkit=build/cuda-toolkit
+if ! compgen -G "$toolkit/lib/python3*/site-packages/nvidia/cu*/bin/nvcc" > /dev/null; then
+  python3 -m venv "$toolkit"
+  "$toolkit/bin/pip" install --quiet --disable-pip-version-check \
+    'nvidia-cuda-nvcc==13.*' 'nvidia-cuda-runtime==13.*' 'nvidia-nvvm==13.*' 'nvidia-cuda-crt==13.*' 'nvidia-cuda-cccl==13.*'
+fi
+realpath "$toolkit"/lib/python3*/site-packages/nvidia/cu*/bin/nvcc
