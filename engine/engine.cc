@@ -218,7 +218,7 @@ bool Engine::Step() {
       runner_->Run(batch, nullptr,
                    [&](int32_t index, std::span<float> logits) { OnLogits(plan, index, logits); });
   // No row has a result, nor will one: whoever runs the engine ends all requests (FailAll).
-  if (!runner_->device_status().ok()) return true;
+  if (!runner_->device_status().ok()) return false;
   const absl::Duration duration = clock_.Now() - start;
   const double per_row = absl::ToDoubleSeconds(duration) / plan.num_rows;
   seconds_per_row_ = seconds_per_row_ == 0.0 ? per_row : 0.8 * seconds_per_row_ + 0.2 * per_row;

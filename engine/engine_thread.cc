@@ -160,7 +160,7 @@ void EngineThread::Run() {
   while (TakeMail(mail)) {
     Deliver(mail);
     mail.clear();
-    engine_.Step();
+    if (healthy()) engine_.Step();
     CheckInvariants();
     absl::MutexLock lock(&mutex_);
     num_active_.store(engine_.num_active() + mail_.num_requests());
@@ -179,7 +179,9 @@ void EngineThread::Run() {
 // A step that places no row although one may run would be repeated for ever; with nothing active
 // every page must be free. Rather than answer wrongly, or never, stop taking traffic.
 void EngineThread::CheckInvariants() {
-  if (!healthy()) return;
+  const absl::Status failed =
+      RequestError(absl::StatusCode::kUnavailable, "device_lost", "", "the engine has failed");
+  if (!healthy()) return engine_.FailAll(failed);  // what was on its way when it happened
   absl::Status status = engine_.runner().device_status();
   const bool device_lost = !status.ok();
   if (!device_lost && engine_.stalled()) {
@@ -192,8 +194,7 @@ void EngineThread::CheckInvariants() {
   Log(LogLevel::kError, device_lost ? "device lost" : "invariant violated",
       {{"what", std::string(status.message())}});
   healthy_.store(false);
-  engine_.FailAll(
-      RequestError(absl::StatusCode::kUnavailable, "device_lost", "", "the engine has failed"));
+  engine_.FailAll(failed);
 }
 
 }  // namespace sluice

@@ -31,6 +31,7 @@ absl::StatusOr<std::unique_ptr<RealModelRunner>> RealModelRunner::Create(
   std::unique_ptr<RealModelRunner> runner(new RealModelRunner());
   RETURN_IF_ERROR(runner->Load(config, spec, weights, progress));
   RETURN_IF_ERROR(runner->MakeCache(config));
+  RETURN_IF_ERROR(runner->backend_->status());
   return runner;
 }
 
@@ -77,8 +78,10 @@ absl::Status RealModelRunner::MakeCache(const EngineConfig& config) {
   const int64_t per_token = KvBytesPerToken(*backend_, model_->kv_classes());
   // What every sequence at full length needs, page rounding included.
   const int64_t all = per_token * (int64_t{context} + 16) * config.max_sequences;
+  const int64_t free_bytes =
+      backend_->memory_is_host() ? FreeMemoryBytes() : backend_->free_memory_bytes();
   const int64_t bytes =
-      config.kv_memory_bytes > 0 ? config.kv_memory_bytes : std::min(all, FreeMemoryBytes() / 4);
+      config.kv_memory_bytes > 0 ? config.kv_memory_bytes : std::min(all, free_bytes / 4);
   ASSIGN_OR_RETURN(cache_, KvCache::Create(*backend_, model_->kv_classes(),
                                            {.memory_bytes = bytes,
                                             .max_sequences = config.max_sequences,
@@ -113,6 +116,8 @@ const ForwardStats& RealModelRunner::Run(const Batch& batch,
                          .batch = batch,
                          .observer = observer};
   model_->Forward(context, logits);
+  backend_->Synchronize();  // a step without logits too: its time, its errors and its memory are
+                            // asked for
   return stats_;
 }
 

@@ -6,7 +6,7 @@
 //    threads.
 //  - Inputs and outputs are taken through RowSet index lists; a row that is not listed is not
 //  touched.
-//  - Ops are enqueued in order; only Synchronize, copies and Allocate may wait. Ops return
+//  - Ops are enqueued in order; ops wait where they fill a list or need memory. Ops return
 //  void: broken
 //    preconditions are our bugs (SLUICE_CHECK). Nothing but Pack* and Allocate allocates.
 //  - One thread calls a backend (the engine thread); the backend may use its own pool inside.
@@ -252,7 +252,7 @@ struct DepthCombineArgs {
 };
 
 // Writes the indices i (ascending) with scores[i] > thresholds[i] to `selected`, their number to
-// *count (host memory on the CPU). Rows with threshold -inf are always taken, +inf never (NaN
+// *count. Rows with threshold -inf are always taken, +inf never (NaN
 // scores never).
 struct SelectAboveArgs {
   const float* scores = nullptr;
@@ -342,6 +342,8 @@ class Backend {
 
   // Whether memory of the device is memory of the host, so that lists may lie in it.
   virtual bool memory_is_host() const { return true; }
+  // What Allocate could still give; 0 where it is the host's to say.
+  virtual int64_t free_memory_bytes() const { return 0; }
   // Not OK once the device has failed in a way that it does not recover from (Unavailable, the
   // device's own words); results since then mean nothing. Asked behind a step's Synchronize.
   virtual absl::Status status() const { return absl::OkStatus(); }

@@ -249,8 +249,8 @@ void Attention::NormAndRotate(const Heads& heads,
     q_norm_->Apply(heads.q, heads.q, rows.count(), group, context.backend);
   if (keys && k_norm_.has_value())
     k_norm_->Apply(heads.k, heads.k, rows.count(), group, context.backend);
-  if (spec_.clip_qkv > 0.0f) {
-    context.backend.Synchronize();  // after the norms (transformers, modeling_olmoe.py)
+  if (spec_.clip_qkv > 0.0f) {  // after the norms (transformers, modeling_olmoe.py)
+    context.backend.Synchronize();
     for (const TensorView& part : {heads.q, heads.k, heads.v}) {
       if (part.cols > 0) Clip(part, spec_.clip_qkv);
     }

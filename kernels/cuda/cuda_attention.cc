@@ -60,6 +60,7 @@ void CudaBackend::PagedAttention(const AttentionArgs& args) {
   SLUICE_CHECK(args.span_heads == 1 || args.span_heads == args.num_heads) << args.span_heads;
   if (count == 0) return;
   const bool spans = args.spans != nullptr;
+  SLUICE_CHECK(!spans || args.num_spans > 0);
   const int64_t spans_per_row = int64_t{args.span_heads} * args.num_spans;
   const auto last_slot = [&](int32_t row) {
     if (!spans) return args.rows.end[row];

@@ -17,7 +17,7 @@ namespace {
 
 absl::Status CheckFormat(WeightFormat format) {
   if (format != WeightFormat::kInt4) return absl::OkStatus();
-  return absl::InvalidArgumentError(
+  return absl::FailedPreconditionError(
       "int4 weights are not supported on cuda; use --weights int8 or bf16");
 }
 
@@ -53,19 +53,23 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(const DeviceSpec& s
   if (const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
       error != cudaSuccess)
     return Failed(error, "a CUDA stream");
-  std::unique_ptr<CudaBackend> backend(new CudaBackend(spec, properties, stream));
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(spec, device, properties, stream));
   if (absl::Status status = backend->memory_.Init(spec.gpu_memory_fraction); !status.ok())
     return status;
   return backend;
 }
 
-CudaBackend::CudaBackend(const DeviceSpec& spec, const cudaDeviceProp& device, cudaStream_t stream)
-    : description_(absl::StrCat(device.name,
+CudaBackend::CudaBackend(const DeviceSpec& spec,
+                         int device,
+                         const cudaDeviceProp& facts,
+                         cudaStream_t stream)
+    : device_(device),
+      description_(absl::StrCat(facts.name,
                                 ", sm_",
-                                device.major,
-                                device.minor,
+                                facts.major,
+                                facts.minor,
                                 ", ",
-                                device.multiProcessorCount,
+                                facts.multiProcessorCount,
                                 " multiprocessors")),
       stream_(stream),
       synchronous_(spec.synchronous) {}
@@ -83,7 +87,7 @@ std::vector<KernelChoice> CudaBackend::Kernels() const {
 }
 
 absl::StatusOr<Buffer> CudaBackend::Allocate(size_t bytes) {
-  Synchronize();  // the host zeroes it
+  Wait();  // the host zeroes it
   return memory_.Allocate(bytes);
 }
 
@@ -113,6 +117,7 @@ absl::StatusOr<PackedExperts> CudaBackend::AllocateExperts(
     int32_t num_experts, int64_t dim, int64_t hidden, bool gated, WeightFormat format) {
   if (absl::Status status = CheckFormat(format); !status.ok()) return status;
   const int64_t slice = IsInteger(format) ? std::min(hidden, kInt8SliceHidden) : hidden;
+  widest_row_ = std::max(widest_row_, ValueBytes(format, (std::max(dim, slice) + 63) / 64 * 64));
   return AllocatePacked(*this, {.num_experts = num_experts,
                                 .dim = dim,
                                 .hidden = hidden,
@@ -149,11 +154,20 @@ void CudaBackend::CopyToDevice(const void* host, void* device, size_t bytes) {
   const char* copy = lists_.Copy(static_cast<const char*>(host), static_cast<int64_t>(bytes));
   Run("copying to the device",
       [&] { return cudaMemcpyAsync(device, copy, bytes, cudaMemcpyDefault, stream_); });
-  Synchronize();  // at load, where the host writes weights next
+  Wait();  // at load, where the host writes weights next
+}
+
+void CudaBackend::Select() const {
+  cudaSetDevice(device_);  // what fails here fails in the call that follows
+}
+
+void CudaBackend::Wait() {
+  Select();
+  status_.Check(cudaStreamSynchronize(stream_), "the work that was queued");
 }
 
 void CudaBackend::Synchronize() {
-  status_.Check(cudaStreamSynchronize(stream_), "the work that was queued");
+  Wait();
   lists_.FreeRetired();
 }
 

@@ -27,6 +27,7 @@ class CudaBackend final : public Backend {
   int num_threads() const override { return 1; }
   std::vector<KernelChoice> Kernels() const override;
   bool memory_is_host() const override { return false; }
+  int64_t free_memory_bytes() const override { return static_cast<int64_t>(memory_.free_bytes()); }
   absl::Status status() const override { return status_.status(); }
 
   absl::StatusOr<Buffer> Allocate(size_t bytes) override;
@@ -83,11 +84,17 @@ class CudaBackend final : public Backend {
     int32_t Longest() const;
   };
 
-  CudaBackend(const DeviceSpec& spec, const cudaDeviceProp& device, cudaStream_t stream);
+  CudaBackend(const DeviceSpec& spec, int device, const cudaDeviceProp& facts, cudaStream_t stream);
+
+  // Makes the device that of this thread: the one that loads is not the one that serves.
+  void Select() const;
+  // For the stream; what an op still holds stays.
+  void Wait();
 
   // A copy of a list of the host.
   template <typename T>
   const T* List(const T* list, int64_t count) {
+    Select();
     return lists_.Copy(list, count);
   }
   // `values` themselves, which are memory of the device: checked when ops are waited for.
@@ -98,8 +105,9 @@ class CudaBackend final : public Backend {
   template <typename LaunchOp>
   void Run(const char* what, const LaunchOp& launch) {
     if (!status_.ok()) return;
+    Select();
     status_.Check(launch(), what);
-    if (synchronous_) Synchronize();
+    if (synchronous_) Wait();
   }
   // `scratch` with room for so many bytes; when it must grow, it waits.
   void* Reserve(Buffer& scratch, int64_t bytes);
@@ -110,6 +118,7 @@ class CudaBackend final : public Backend {
   template <typename TileOf>
   void RunTiles(ProductCall call, const TileOf& tile_of);
 
+  int device_;
   std::string description_;  // of the device
   cudaStream_t stream_;
   DeviceStatus status_;

@@ -181,9 +181,10 @@ void CudaBackend::MoeFfn(const MoeFfnArgs& args) {
     const Prepared x = Prepare(shape.w1, Rows(args.x, args.x_rows), rows, inputs_);
     rows_.clear();
     for (const int32_t a : experts_.order) rows_.push_back(a / args.top_k);
-    const int32_t* x_rows = List(rows_.data(), places);
-    const int32_t* assignment = List(experts_.order.data(), places);
     for (int32_t s = 0; s < experts.slices_per_expert; ++s) {
+      // Again for every slice: the ring keeps the lists of a few launches only.
+      const int32_t* x_rows = List(rows_.data(), places);
+      const int32_t* assignment = List(experts_.order.data(), places);
       const PackedExperts::Slice& slice = experts.At(0, s);
       const int64_t width = slice.w1.n;
       const TensorView hidden = MatrixView(room.hidden, places, experts.gated ? 2 * width : width);

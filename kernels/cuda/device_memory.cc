@@ -1,6 +1,7 @@
 #include "kernels/cuda/device_memory.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "absl/status/status.h"
@@ -13,7 +14,12 @@ constexpr size_t kAlignment = 256;
 constexpr size_t kSmallestRing = size_t{4} << 20;
 constexpr size_t kListsOfOneOp = 16;  // twice the most that an op has
 
-void FreeManaged(void* data, size_t /*bytes*/) { cudaFree(data); }
+std::atomic<size_t> managed_bytes = 0;  // of this process
+
+void FreeManaged(void* data, size_t bytes) {
+  cudaFree(data);
+  managed_bytes -= bytes;
+}
 
 }  // namespace
 
@@ -32,34 +38,35 @@ absl::Status MemoryPlan::Init(double fraction) {
   if (const cudaError_t error = cudaMemGetInfo(&free_bytes, &total); error != cudaSuccess)
     return absl::UnavailableError(absl::StrCat("the GPU's memory: ", cudaGetErrorString(error)));
   limit_ = static_cast<size_t>(static_cast<double>(total) * fraction);
+  of_others_ = total - std::min(total, free_bytes);
   return absl::OkStatus();
 }
 
 absl::StatusOr<Buffer> MemoryPlan::Allocate(size_t bytes) {
-  // A page of host memory in a call for nothing, so that every buffer has an address.
-  const size_t size = std::max(bytes, kAlignment);
-  size_t free_bytes = 0, total = 0;
-  cudaError_t error = cudaMemGetInfo(&free_bytes, &total);
-  // Managed memory could be more than the device has; then it would be read over the bus.
-  const size_t taken = total - std::min(total, free_bytes);
+  const size_t size = std::max(bytes, kAlignment);  // so that every buffer has an address
   void* data = nullptr;
-  if (error == cudaSuccess) {
-    error = taken + size > limit_ ? cudaErrorMemoryAllocation
-                                  : cudaMallocManaged(&data, size, cudaMemAttachGlobal);
-  }
+  // Managed memory could be more than the device has; then it would be read over the bus.
+  const cudaError_t error = size > free_bytes()
+                                ? cudaErrorMemoryAllocation
+                                : cudaMallocManaged(&data, size, cudaMemAttachGlobal);
   if (error == cudaErrorMemoryAllocation) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        "GPU memory: ", size >> 20, " MiB asked, ", taken >> 20, " of ", total >> 20,
-        " MiB in use, limit ", limit_ >> 20, " MiB; use smaller weights or a smaller cache"));
+        "GPU memory: ", size >> 20, " MiB asked, ", free_bytes() >> 20, " MiB free of the ",
+        limit_ >> 20,
+        " MiB that --gpu-memory-fraction allows; use smaller weights or a smaller cache"));
   }
   if (error != cudaSuccess)
     return absl::UnavailableError(absl::StrCat("GPU memory: ", cudaGetErrorString(error)));
   std::memset(data, 0, size);
+  managed_bytes += size;
   return Buffer(data, size, &FreeManaged);
 }
 
+size_t MemoryPlan::free_bytes() const {
+  return limit_ - std::min(limit_, of_others_ + managed_bytes.load());
+}
+
 ListRing::~ListRing() {
-  cudaStreamSynchronize(stream_);
   retired_.push_back(begin_);
   FreeRetired();
 }

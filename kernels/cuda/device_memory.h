@@ -25,17 +25,20 @@ class DeviceStatus {
   absl::Status status_;
 };
 
-// Managed memory: the host may read and write it while the device is idle. Zeroed.
-// ResourceExhausted names what was asked, what is free and the limit.
+// Managed memory, counted by ourselves: the device counts what has moved to it only. The host may
+// read and write it while the device is idle. Zeroed. ResourceExhausted names what was asked, what
+// is free and the limit.
 class MemoryPlan {
  public:
   // At most `fraction` of the device's memory is taken.
   absl::Status Init(double fraction);
   absl::StatusOr<Buffer> Allocate(size_t bytes);
-  size_t limit() const { return limit_; }
+  // What Allocate could still give.
+  size_t free_bytes() const;
 
  private:
   size_t limit_ = 0;
+  size_t of_others_ = 0;  // in use before us
 };
 
 // Copies of lists of the host in memory of the device, good until the stream has done what was
@@ -43,7 +46,7 @@ class MemoryPlan {
 class ListRing {
  public:
   ListRing(cudaStream_t stream, DeviceStatus& status) : stream_(stream), status_(status) {}
-  ~ListRing();
+  ~ListRing();  // the stream is idle, or gone
   ListRing(const ListRing&) = delete;
   ListRing& operator=(const ListRing&) = delete;
 

@@ -294,6 +294,12 @@ cudaError_t LaunchRoute(const RouteCall& call, cudaStream_t stream) {
   const size_t shared = (size_t{3} * static_cast<size_t>(call.num_experts) +
                          size_t{2} * static_cast<size_t>(call.num_groups)) *
                         sizeof(float);
+  // Beyond 48 KiB (4,095 experts) a kernel must ask.
+  if (shared > 48 * 1024) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        RouteKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    if (error != cudaSuccess) return error;
+  }
   return Launch(RouteKernel, static_cast<unsigned>(call.rows), kWarp, shared, stream, call);
 }
 

@@ -60,6 +60,7 @@ class TimedRunner final : public ModelRunner {
     runner_->Truncate(sequence, position);
   }
   void Commit(KvSequence sequence) override { runner_->Commit(sequence); }
+  absl::Status device_status() const override { return runner_->device_status(); }
   void Scrub(KvSequence sequence) override { runner_->Scrub(sequence); }
   double DenseFlops(int32_t position, bool with_logits, bool in_encoder) const override {
     return runner_->DenseFlops(position, with_logits, in_encoder);

@@ -112,6 +112,7 @@ absl::Status RunWindow(std::span<const int32_t> tokens, ModelRunner& runner, Log
                       .routing = routing,
                       .wanted = wanted};
     runner.Run(batch, nullptr, sink);
+    status = runner.device_status();
     runner.Commit(sequence);
   }
   runner.pages().Free(sequence);

@@ -86,6 +86,7 @@ absl::StatusOr<BenchResult> BenchSubject::Measure(const BenchLoad& load, bool fo
   const Mark prefilled = TakeMark(*engine_, *clock_);
   while (engine_->num_active() > 0 && engine_->Step()) {
   }
+  RETURN_IF_ERROR(engine_->runner().device_status());
   const Mark end = TakeMark(*engine_, *clock_);
 
   BenchResult result;

@@ -145,7 +145,8 @@ int RunGenerate(const ServerConfig& config) {
   const TokenEvent last = sink->Wait();
   std::printf("\n");
   std::fflush(stdout);
-  if (last.finish == FinishReason::kError) return Refuse(kExitInternal, last.error);
+  if (last.finish == FinishReason::kError)
+    return Refuse(engine.healthy() ? kExitInternal : kExitDeviceLost, last.error);
   if (std::ferror(stdout) != 0) {
     return Refuse(kExitInternal, absl::DataLossError("the text could not be written"));
   }

@@ -74,17 +74,21 @@ TEST_P(TinyModelTest, MatchesItsTrainingCode) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Models,
-    TinyModelTest,
-    ::testing::Combine(::testing::Values("tiny-mod", "tiny-dense", "tiny-dense-5", "tiny-moe",
-                                         "tiny-moeut", "tiny-mor"),
-                       ::testing::ValuesIn(kVariants)),
-    [](const auto& param) {
-      std::string name = std::get<0>(param.param);
-      std::replace(name.begin(), name.end(), '-', '_');
-      return absl::StrCat(name, "_", std::get<1>(param.param).name);
-    });
+INSTANTIATE_TEST_SUITE_P(Models,
+                         TinyModelTest,
+                         ::testing::Combine(::testing::Values("tiny-mod",
+                                                              "tiny-dense",
+                                                              "tiny-dense-5",
+                                                              "tiny-moe",
+                                                              "tiny-moeut",
+                                                              "tiny-mor",
+                                                              "tiny-mod-predictor"),
+                                            ::testing::ValuesIn(kVariants)),
+                         [](const auto& param) {
+                           std::string name = std::get<0>(param.param);
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return absl::StrCat(name, "_", std::get<1>(param.param).name);
+                         });
 
 }  // namespace
 }  // namespace sluice

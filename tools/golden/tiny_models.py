@@ -2,7 +2,7 @@
 
 Weights are the exported bf16 values, arithmetic is fp32. For prompt n the file holds input_ids.n [tokens],
 logits.n [8, vocab] (the last eight positions) and, per routed layer, mask.n.layerI [tokens] (1: selected
-under the threshold rule) and router_logits.n.layerI [tokens]. Of layers that rows run by their depth router_logits is
+under the threshold rule) and router_logits.n.layerI [tokens], what decided it. Of layers that rows run by their depth router_logits is
 how far the chosen depth is ahead of the next.
 """
 
@@ -59,7 +59,7 @@ def expected(directory: Path) -> dict[str, torch.Tensor]:
         found[f"logits.{n}"] = logits[0, -LAST:].contiguous()
         for i, route in notes.routes.items():
             found[f"mask.{n}.layer{i}"] = route.chosen[0].long()
-            found[f"router_logits.{n}.layer{i}"] = route.logits[0].contiguous()
+            found[f"router_logits.{n}.layer{i}"] = route.deciding[0].contiguous()
         if leads:
             add_depths(found, n, model, notes.depth[0], leads.pop())
     return found
