@@ -6,8 +6,8 @@
 
 namespace sluice::kernels {
 
-// 64-byte aligned; 2 MiB aligned and huge-page advised from 2 MiB up. ResourceExhausted when the
-// system refuses.
+// 64-byte aligned; huge-page advised from 16 KiB up, 2 MiB aligned from 2 MiB up. ResourceExhausted
+// when the system refuses. Any thread.
 absl::StatusOr<Buffer> AllocateHost(size_t bytes);
 
 }  // namespace sluice::kernels

@@ -88,7 +88,9 @@ void CpuBackend::ForEach(int64_t count, absl::FunctionRef<void(int64_t)> task) {
 
 void CpuBackend::ReserveScratch(int32_t max_rows) {
   input_.Get<float>(std::max(max_rows, kExpertChunk) * max_k_);
-  partial_.Get<float>(kExpertChunk * max_n_);
+  const int64_t few = kExpertBlocksPerThread * num_threads() * kBlockColumns;
+  partial_.Get<float>(kExpertChunk * std::min(max_n_, few));
+  for (Scratch& scratch : worker_) scratch.Get<float>(kExpertProducts);
   for (int worker = 0; worker < num_threads(); ++worker) Expanded(worker);
 }
 

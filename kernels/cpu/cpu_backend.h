@@ -25,10 +25,17 @@ struct GemmInput {
   const GemmFamily* family = nullptr;  // that the rows were prepared for
 };
 
+// Where the values of an output block start.
+inline const void* ValuesAt(const PackedMatrix& weight, int64_t block) {
+  const int64_t values = block * kBlockColumns * weight.k_padded;
+  return static_cast<const char*>(weight.data) + ValueBytes(weight.format, values);
+}
+
 // Where one product goes.
 struct GemmOutput {
   TensorView out;
   RowSet rows;
+  int64_t first_column = 0;  // of the product, that `out` starts with
   const float* bias = nullptr;
   VectorActivation activation = VectorActivation::kNone;
   bool accumulate = false;
@@ -41,6 +48,7 @@ struct BlockRange {
   int64_t begin = 0;
   int64_t end = 0;
   int8_t* expanded = nullptr;  // CpuBackend::Expanded of the worker
+  const void* next = nullptr;  // GemmTile::next, once all rows are done
 };
 
 // Rows [first_row, last_row) of one sequence and one KV head.
@@ -58,9 +66,15 @@ struct RowColumns {
 };
 
 // Assignments of an ExpertLinear that are computed together.
-constexpr int32_t kExpertChunk = 256;
+constexpr int32_t kExpertChunk = 1024;
+// Products of them that a worker keeps until it adds them up, in floats: a block of 64 outputs of
+// all.
+constexpr int64_t kExpertProducts = kExpertChunk * kBlockColumns;
+// Output blocks for each thread from which on threads share an ExpertLinear by outputs alone.
+constexpr int64_t kExpertBlocksPerThread = 4;
 
-struct MoePlan;  // cpu_moe.cc
+struct ExpertChunk;  // cpu_expert_linear.cc
+struct MoePlan;      // cpu_moe.cc
 struct MoeRows;
 
 // Host memory that only grows. Growth happens at load; in a step only if ReserveScratch was not
@@ -210,7 +224,22 @@ class CpuBackend final : public Backend {
                 const PackedExperts::Slice& slice,
                 int64_t column) const;
   void SumExperts(const MoeFfnArgs& args, const MoePlan& plan, const RowColumns& at) const;
-  void RunExpertChunk(const ExpertLinearArgs& args, int32_t begin, int32_t end);
+  void RunExpertChunk(const ExpertLinearArgs& args, int32_t begin, int32_t count);
+  void RunExpertColumns(const ExpertLinearArgs& args,
+                        const ExpertChunk& chunk,
+                        const GemmInput& input,
+                        int64_t first_block,
+                        int64_t last_block,
+                        int worker);
+  void RunExpertBlocks(const ExpertLinearArgs& args,
+                       const ExpertChunk& chunk,
+                       const GemmInput& input);
+  // Adds the products in `from`, a row for each assignment of the chunk, to the columns of `out`
+  // from `column` on.
+  void AddProducts(const ExpertLinearArgs& args,
+                   const ExpertChunk& chunk,
+                   TensorView from,
+                   int64_t column) const;
 
   void AttendRow(const AttentionArgs& args, const AttendUnit& unit, float* scratch) const;
   void RouteRow(const RouteArgs& args, int64_t row, float* scores) const;
@@ -221,7 +250,7 @@ class CpuBackend final : public Backend {
   Selection selection_;
   ThreadPool pool_;
   Scratch input_;                  // rows of the current GEMM
-  Scratch partial_;                // products of ExpertLinear
+  Scratch partial_;                // products of an ExpertLinear of few outputs
   std::vector<Scratch> worker_;    // one per worker
   std::vector<Scratch> expanded_;  // one per worker
   int64_t max_k_ = 64;

@@ -1,97 +1,148 @@
 // ExpertLinear of the CPU backend. Assignments are taken in chunks; inside a chunk they are sorted
-// by expert, multiplied into a partial result each, and added in ascending order, so chunking and
-// sorting change no bits.
+// by expert, multiplied into a product each, and added in ascending order, so neither chunking nor
+// sorting nor who computes what changes a bit.
+#include <algorithm>
+
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/packed_layout.h"
 
 namespace sluice::kernels::cpu {
-namespace {
 
-// A run of assignments of one expert, at most one GEMM tile.
-struct Segment {
+// A run of assignments of one expert.
+struct ExpertRun {
   int32_t expert = 0;
   int32_t begin = 0;  // in the sorted chunk
   int32_t end = 0;
 };
 
-// The chunk sorted by expert.
-struct SortedChunk {
+// Assignments [begin, begin + count) sorted by expert.
+struct ExpertChunk {
+  int32_t begin = 0;
+  int32_t count = 0;
   int32_t order[kExpertChunk];   // sorted position -> offset in the chunk
   int32_t x_rows[kExpertChunk];  // sorted
-  Segment segments[kExpertChunk];
-  int32_t num_segments = 0;
+  ExpertRun runs[kExpertChunk];
+  int32_t num_runs = 0;
 };
 
-void Sort(const ExpertLinearArgs& args, int32_t begin, int32_t count, SortedChunk& chunk) {
-  for (int32_t i = 0; i < count; ++i) {
-    const int32_t expert = args.expert[begin + i];
+namespace {
+
+void Sort(const ExpertLinearArgs& args, ExpertChunk& chunk) {
+  uint64_t keys[kExpertChunk];  // expert, then place: stable
+  for (int32_t i = 0; i < chunk.count; ++i) {
+    const int32_t expert = args.expert[chunk.begin + i];
     SLUICE_CHECK(expert >= 0 && static_cast<size_t>(expert) < args.weights.size()) << expert;
-    int32_t at = i;  // stable insertion
-    for (; at > 0 && args.expert[begin + chunk.order[at - 1]] > expert; --at) {
-      chunk.order[at] = chunk.order[at - 1];
-    }
-    chunk.order[at] = i;
+    keys[i] = static_cast<uint64_t>(expert) << 32 | static_cast<uint64_t>(i);
   }
-  for (int32_t i = 0; i < count; ++i) chunk.x_rows[i] = args.x_row[begin + chunk.order[i]];
+  std::sort(keys, keys + chunk.count);
+  for (int32_t i = 0; i < chunk.count; ++i) {
+    const auto expert = static_cast<int32_t>(keys[i] >> 32);
+    chunk.order[i] = static_cast<int32_t>(keys[i] & 0xFFFFFFFFu);
+    chunk.x_rows[i] = args.x_row[chunk.begin + chunk.order[i]];
+    if (i == 0 || chunk.runs[chunk.num_runs - 1].expert != expert) {
+      chunk.runs[chunk.num_runs++] = {expert, i, i};
+    }
+    chunk.runs[chunk.num_runs - 1].end = i + 1;
+  }
 }
 
-void Cut(const ExpertLinearArgs& args,
-         int32_t begin,
-         int32_t count,
-         int32_t max_rows,
-         SortedChunk& chunk) {
-  chunk.num_segments = 0;
-  for (int32_t i = 0; i < count; ++i) {
-    const int32_t expert = args.expert[begin + chunk.order[i]];
-    Segment* last = chunk.num_segments == 0 ? nullptr : &chunk.segments[chunk.num_segments - 1];
-    if (last != nullptr && last->expert == expert && i - last->begin < max_rows) {
-      last->end = i + 1;
-    } else {
-      chunk.segments[chunk.num_segments++] = {expert, i, i + 1};
-    }
-  }
+const PackedMatrix& WeightOf(const ExpertLinearArgs& args, const ExpertRun& run) {
+  return args.weights[static_cast<size_t>(run.expert)];
 }
 
 }  // namespace
 
-void CpuBackend::RunExpertChunk(const ExpertLinearArgs& args, int32_t begin, int32_t end) {
-  SortedChunk chunk;
-  const int32_t count = end - begin;
+void CpuBackend::AddProducts(const ExpertLinearArgs& args,
+                             const ExpertChunk& chunk,
+                             TensorView from,
+                             int64_t column) const {
+  const int64_t columns = std::min(from.cols, args.weights[0].n - column);
+  for (int32_t i = 0; i < chunk.count; ++i) {
+    const int32_t a = chunk.begin + i;
+    const float scale = args.scale == nullptr ? 1.0f : args.scale[a];
+    selection_.vector->add_scaled(from.Row(i), scale, columns,
+                                  args.out.Row(args.out_row[a]) + column);
+  }
+}
+
+// The outputs of blocks [first_block, last_block) of the whole chunk. The products stay in the
+// worker's cache until they are added.
+void CpuBackend::RunExpertColumns(const ExpertLinearArgs& args,
+                                  const ExpertChunk& chunk,
+                                  const GemmInput& input,
+                                  int64_t first_block,
+                                  int64_t last_block,
+                                  int worker) {
+  const int64_t columns = (last_block - first_block) * kBlockColumns;
+  auto* memory = worker_[static_cast<size_t>(worker)].Get<float>(kExpertProducts);
+  GemmOutput output;
+  output.out = MatrixView(memory, chunk.count, columns);
+  output.rows = {chunk.order, chunk.count, nullptr};
+  output.first_column = first_block * kBlockColumns;
+  for (int32_t r = 0; r < chunk.num_runs; ++r) {
+    const ExpertRun& run = chunk.runs[r];
+    const PackedMatrix& weight = WeightOf(args, run);
+    const bool last_run = r + 1 == chunk.num_runs;
+    const void* next_run =
+        last_run ? nullptr : ValuesAt(WeightOf(args, chunk.runs[r + 1]), first_block);
+    for (int64_t block = first_block; block < last_block; ++block) {
+      const void* next = block + 1 < last_block ? ValuesAt(weight, block + 1) : next_run;
+      RunBlock(input, weight, output, {block, run.begin, run.end, Expanded(worker), next});
+    }
+  }
+  AddProducts(args, chunk, output.out, output.first_column);
+}
+
+// Few outputs for many threads: a task for each block of each expert, then the sums.
+void CpuBackend::RunExpertBlocks(const ExpertLinearArgs& args,
+                                 const ExpertChunk& chunk,
+                                 const GemmInput& input) {
   const PackedMatrix& shape = args.weights[0];
-  const auto num_experts = static_cast<int64_t>(args.weights.size());
-  const GemmFamily& family = Family(shape.format, (count + num_experts - 1) / num_experts);
-  Sort(args, begin, count, chunk);
-  Cut(args, begin, count, family.max_rows, chunk);
-  const GemmInput input = PrepareInput(args.x, {chunk.x_rows, count, nullptr}, shape, family);
   const int64_t blocks = shape.n_padded / kBlockColumns;
+  const int64_t count = chunk.count;
   GemmOutput output;
   output.out = MatrixView(partial_.Get<float>(count * shape.n_padded), count, shape.n_padded);
-  output.rows = {chunk.order, count, nullptr};
+  output.rows = {chunk.order, chunk.count, nullptr};
+  const GemmFamily& family = *input.family;
   const int64_t work = count * shape.n_padded * shape.k_padded;
-  For(blocks * chunk.num_segments, work, [&](int64_t task, int worker) {
-    const Segment& segment = chunk.segments[task % chunk.num_segments];
-    const PackedMatrix& weight = args.weights[static_cast<size_t>(segment.expert)];
-    SLUICE_DCHECK(weight.n == shape.n && weight.k == shape.k && weight.format == shape.format);
-    RunBlock(input, weight, output,
-             {task / chunk.num_segments, segment.begin, segment.end, Expanded(worker)});
+  For(blocks * chunk.num_runs, work, [&](int64_t task, int worker) {
+    const ExpertRun& run = chunk.runs[task / blocks];
+    RunBlock(input, WeightOf(args, run), output,
+             {task % blocks, run.begin, run.end, Expanded(worker)});
     if (family.end != nullptr) family.end();
   });
   For(blocks, count * shape.n_padded, [&](int64_t block, int) {
     const int64_t column = block * kBlockColumns;
-    const int64_t columns = std::min(kBlockColumns, shape.n - column);
-    for (int32_t i = 0; i < count; ++i) {
-      const int32_t a = begin + i;
-      const float scale = args.scale == nullptr ? 1.0f : args.scale[a];
-      selection_.vector->add_scaled(output.out.Row(i) + column, scale, columns,
-                                    args.out.Row(args.out_row[a]) + column);
-    }
+    AddProducts(args, chunk, output.out.Columns(column, kBlockColumns), column);
+  });
+}
+
+void CpuBackend::RunExpertChunk(const ExpertLinearArgs& args, int32_t begin, int32_t count) {
+  ExpertChunk chunk;
+  chunk.begin = begin;
+  chunk.count = count;
+  Sort(args, chunk);
+  const PackedMatrix& shape = args.weights[0];
+  const auto num_experts = static_cast<int64_t>(args.weights.size());
+  const GemmFamily& family = Family(shape.format, (count + num_experts - 1) / num_experts);
+  const GemmInput input = PrepareInput(args.x, {chunk.x_rows, count, nullptr}, shape, family);
+  const int64_t blocks = shape.n_padded / kBlockColumns;
+  const int64_t wanted = kExpertBlocksPerThread * pool_.num_threads();
+  if (blocks < wanted) return RunExpertBlocks(args, chunk, input);
+  // Neighbouring blocks of an expert are one stream of memory.
+  const int64_t most = std::min(blocks / wanted, kExpertChunk / int64_t{count});
+  const int64_t tasks = (blocks + most - 1) / most;
+  For(tasks, count * shape.n_padded * shape.k_padded, [&](int64_t task, int worker) {
+    const int64_t last = std::min(blocks, (task + 1) * most);
+    RunExpertColumns(args, chunk, input, task * most, last, worker);
+    if (family.end != nullptr) family.end();
   });
 }
 
 void CpuBackend::ExpertLinear(const ExpertLinearArgs& args) {
   for (int32_t begin = 0; begin < args.count; begin += kExpertChunk) {
-    RunExpertChunk(args, begin, std::min(args.count, begin + kExpertChunk));
+    RunExpertChunk(args, begin, std::min(kExpertChunk, args.count - begin));
   }
 }
 

@@ -83,8 +83,7 @@ const void* CpuBackend::BlockAt(const GemmInput& input,
                                 const PackedMatrix& weight,
                                 int64_t column,
                                 int8_t* expanded) const {
-  const char* block =
-      static_cast<const char*>(weight.data) + ValueBytes(weight.format, column * weight.k_padded);
+  const void* block = ValuesAt(weight, column / kBlockColumns);
   if (weight.format != WeightFormat::kInt4 || input.family == &selection_.int4.family) return block;
   selection_.vector->expand_int4(block, weight.k_padded, expanded);
   return expanded;
@@ -123,13 +122,14 @@ void CpuBackend::RunBlock(const GemmInput& input,
   for (int64_t begin = range.begin; begin < range.end; begin += family.max_rows) {
     GemmTile tile = TileAt(input, begin, weight, column);
     tile.b = values;
+    tile.next = begin + family.max_rows < range.end ? values : range.next;
     tile.c = c;
     tile.rows = static_cast<int32_t>(std::min<int64_t>(family.max_rows, range.end - begin));
     family.tile(tile);
     for (int32_t r = 0; r < tile.rows; ++r) {
       const auto i = static_cast<int32_t>(begin) + r;
       row.acc = c + r * kBlockColumns;
-      row.out = output.out.Row(output.rows[i]) + column;
+      row.out = output.out.Row(output.rows[i]) + column - output.first_column;
       row.scale = output.row_scale == nullptr ? 1.0f : output.row_scale[i];
       selection_.vector->epilogue(row);
     }
@@ -152,6 +152,7 @@ void CpuBackend::RunGemm(const GemmInput& input,
     const int64_t first = task / split.row_tasks * split.blocks_per_task;
     const int64_t last = std::min(blocks, first + split.blocks_per_task);
     for (range.block = first; range.block < last; ++range.block) {
+      range.next = range.block + 1 < last ? ValuesAt(weight, range.block + 1) : nullptr;
       RunBlock(input, weight, output, range);
     }
     if (family.end != nullptr) family.end();

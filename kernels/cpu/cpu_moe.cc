@@ -159,14 +159,20 @@ void CpuBackend::RunMoeUp(const MoeFfnArgs& args,
   }
   for (int32_t begin = 0; begin < rows.assignments.count; begin += family.max_rows) {
     const int32_t count = std::min(family.max_rows, rows.assignments.count - begin);
+    const bool last = begin + count == rows.assignments.count;
+    const void* next = column + kBlockColumns < slice.w1.n
+                           ? ValuesAt(slice.w1, column / kBlockColumns + 1)
+                           : slice.w2.data;
     GemmTile tile = TileAt(rows.input, begin, slice.w1, column);
     tile.b = w1;
+    tile.next = args.experts->gated ? w3 : last ? next : w1;
     tile.rows = count;
     tile.c = gate;
     family.tile(tile);
     if (args.experts->gated) {
       tile = TileAt(rows.input, begin, slice.w3, column);
       tile.b = w3;
+      tile.next = last ? next : w1;
       tile.rows = count;
       tile.c = up;
       family.tile(tile);
@@ -208,8 +214,10 @@ void CpuBackend::RunMoeSlice(const MoeFfnArgs& args,
   output.rows = rows.assignments;
   output.accumulate = accumulate;
   const GemmInput hidden{rows.hidden, stride, rows.hidden_scales, rows.input.family};
-  for (int64_t block = 0; block < slice.w2.n_padded / kBlockColumns; ++block) {
-    RunBlock(hidden, slice.w2, output, {block, 0, rows.assignments.count, rows.expanded});
+  const int64_t blocks = slice.w2.n_padded / kBlockColumns;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const void* next = block + 1 < blocks ? ValuesAt(slice.w2, block + 1) : nullptr;
+    RunBlock(hidden, slice.w2, output, {block, 0, rows.assignments.count, rows.expanded, next});
   }
 }
 

@@ -57,16 +57,20 @@ void TakeGroups(const float* ranks, int32_t groups, int32_t top, float* taken) {
 }
 
 // Inserts experts in ascending index; an equal key stays behind, so ties go to the lower index.
-void SelectTop(const Choice& choice, int64_t count, int32_t k, int32_t* chosen) {
-  const auto key = [&](int64_t expert) { return choice.Key(expert); };
+// keys: [k] scratch.
+void SelectTop(const Choice& choice, int64_t count, int32_t k, int32_t* chosen, float* keys) {
   int32_t filled = 0;
   for (int32_t expert = 0; expert < count; ++expert) {
+    const float value = choice.Key(expert);
+    if (filled == k && !(value > keys[k - 1])) continue;
     if (!choice.Offers(expert)) continue;
-    const float value = key(expert);
-    if (filled == k && !(value > key(chosen[k - 1]))) continue;
     int32_t at = filled < k ? filled++ : k - 1;
-    for (; at > 0 && value > key(chosen[at - 1]); --at) chosen[at] = chosen[at - 1];
+    for (; at > 0 && value > keys[at - 1]; --at) {
+      chosen[at] = chosen[at - 1];
+      keys[at] = keys[at - 1];
+    }
     chosen[at] = expert;
+    keys[at] = value;
   }
 }
 
@@ -87,7 +91,7 @@ void CpuBackend::RouteRow(const RouteArgs& args, int64_t row, float* scores) con
     TakeGroups(ranks, args.num_groups, args.top_groups, taken);
     choice.taken = taken;
   }
-  SelectTop(choice, count, args.top_k, chosen);
+  SelectTop(choice, count, args.top_k, chosen, /*keys=*/weights);
   for (int32_t j = 0; j < args.top_k; ++j) weights[j] = scores[chosen[j]];
   if (args.score == ScoreFunction::kSoftmaxOverTopK) {
     selection_.vector->softmax(weights, args.top_k);

@@ -1,4 +1,6 @@
 // ExpertLinear: against the reference, and its canonical order.
+#include <cstring>
+
 #include "tests/kernels/backend_param.h"
 
 namespace sluice::kernels {
@@ -7,11 +9,13 @@ namespace {
 class ExpertLinearTest : public BackendTest {
  protected:
   static constexpr int32_t kExperts = 5;
+  // Outputs: fewer and more than threads that share them.
+  static constexpr int64_t kWidths[] = {82, 530};
 
-  std::vector<PackedMatrix> PackExperts(Backend& backend, WeightFormat format) {
+  std::vector<PackedMatrix> PackExperts(Backend& backend, WeightFormat format, int64_t width) {
     std::vector<PackedMatrix> out;
     for (uint32_t e = 0; e < kExperts; ++e) {
-      Matrix weight = RandomMatrix(82, 60, 100 + e);
+      Matrix weight = RandomMatrix(width, 60, 100 + e);
       out.push_back(PackOn(backend, weight, format));
     }
     return out;
@@ -49,47 +53,56 @@ ExpertLinearArgs ArgsFor(const Assignments& list, const std::vector<PackedMatrix
 
 TEST_P(ExpertLinearTest, MatchesReference) {
   for (WeightFormat format : Formats()) {
-    const std::vector<PackedMatrix> ours = PackExperts(*backend_, format);
-    const std::vector<PackedMatrix> theirs = PackExperts(*reference_, format);
-    for (int32_t rows : {0, 1, 3, 200}) {
-      const Assignments list = TwoPerRow(rows, 1);
-      Matrix x = RandomMatrix(rows, 60, 2);
-      Matrix got = RandomMatrix(rows, 82, 3);
-      Matrix wanted = got;
-      ExpertLinearArgs args = ArgsFor(list, ours);
-      args.x = x.View();
-      args.out = got.View();
-      backend_->ExpertLinear(args);
-      args.weights = theirs;
-      args.out = wanted.View();
-      reference_->ExpertLinear(args);
-      EXPECT_LE(NormalizedError(wanted.values, got.values), 1e-11) << Name(format) << " " << rows;
+    for (int64_t width : kWidths) {
+      const std::vector<PackedMatrix> ours = PackExperts(*backend_, format, width);
+      const std::vector<PackedMatrix> theirs = PackExperts(*reference_, format, width);
+      for (int32_t rows : {0, 1, 3, 200}) {
+        const Assignments list = TwoPerRow(rows, 1);
+        Matrix x = RandomMatrix(rows, 60, 2);
+        Matrix got = RandomMatrix(rows, width, 3);
+        Matrix wanted = got;
+        ExpertLinearArgs args = ArgsFor(list, ours);
+        args.x = x.View();
+        args.out = got.View();
+        backend_->ExpertLinear(args);
+        args.weights = theirs;
+        args.out = wanted.View();
+        reference_->ExpertLinear(args);
+        EXPECT_LE(NormalizedError(wanted.values, got.values), 1e-11)
+            << Name(format) << " " << rows << " rows, " << width << " outputs";
+      }
     }
   }
 }
 
 TEST_P(ExpertLinearTest, BitsOfARowDoNotDependOnTheBatch) {
-  constexpr int32_t kRows = 190;
+  constexpr int32_t kRows = 530;  // more assignments than are computed together
+  constexpr int32_t kStep =
+      23;  // from one row that is computed alone to the next; 530 = 23 x 23 + 1
   for (WeightFormat format : Formats()) {
-    const std::vector<PackedMatrix> weights = PackExperts(*backend_, format);
-    const Assignments list = TwoPerRow(kRows, 4);
-    Matrix x = RandomMatrix(kRows, 60, 5);
-    Matrix together(kRows, 82);
-    ExpertLinearArgs args = ArgsFor(list, weights);
-    args.x = x.View();
-    args.out = together.View();
-    backend_->ExpertLinear(args);
-    Matrix alone(kRows, 82);
-    args.out = alone.View();
-    args.count = 2;
-    for (int32_t row = 0; row < kRows; ++row) {
+    for (int64_t width : kWidths) {
+      const std::vector<PackedMatrix> weights = PackExperts(*backend_, format, width);
+      const Assignments list = TwoPerRow(kRows, 4);
+      Matrix x = RandomMatrix(kRows, 60, 5);
+      Matrix together(kRows, width);
+      ExpertLinearArgs args = ArgsFor(list, weights);
+      args.x = x.View();
+      args.out = together.View();
       backend_->ExpertLinear(args);
-      args.expert += 2;
-      args.x_row += 2;
-      args.out_row += 2;
-      args.scale += 2;
+      args.count = 2;
+      for (int32_t row = 0; row < kRows; row += kStep) {
+        Matrix alone(kRows, width);
+        args.out = alone.View();
+        backend_->ExpertLinear(args);
+        EXPECT_EQ(0, std::memcmp(&alone.At(row, 0), &together.At(row, 0),
+                                 static_cast<size_t>(width) * sizeof(float)))
+            << Name(format) << " row " << row << ", " << width << " outputs";
+        args.expert += 2 * kStep;
+        args.x_row += 2 * kStep;
+        args.out_row += 2 * kStep;
+        args.scale += 2 * kStep;
+      }
     }
-    EXPECT_EQ(alone.values, together.values) << Name(format);
   }
 }
 

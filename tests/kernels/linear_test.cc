@@ -134,6 +134,35 @@ TEST_P(LinearTest, BitsOfARowDoNotDependOnTheBatch) {
   }
 }
 
+// Depths that kernels cut differently: fewer blocks than runs of a sum, uneven runs, many stages.
+TEST_P(LinearTest, BitsOfARowDoNotDependOnTheBatchAtAnyDepth) {
+  constexpr int32_t kRows = 70;
+  constexpr int64_t kWidth = 20;
+  for (WeightFormat format : Formats()) {
+    for (const int64_t depth : {64, 130, 1000, 4096}) {
+      Matrix weight = RandomMatrix(kWidth, depth, 7);
+      Matrix x = RandomMatrix(kRows, depth, 8);
+      const PackedMatrix packed = PackOn(*backend_, weight, format);
+      Matrix whole(kRows, kWidth);
+      LinearArgs args{.x = x.View(), .x_rows = AllRows(kRows), .weight = &packed};
+      args.out = whole.View();
+      args.out_rows = AllRows(kRows);
+      backend_->Linear(args);
+      for (const int32_t count : {1, 9, 17, 33}) {
+        Matrix part(count, kWidth);
+        args.x = x.View().Rows(kRows - count, count);
+        args.x_rows = AllRows(count);
+        args.out = part.View();
+        args.out_rows = AllRows(count);
+        backend_->Linear(args);
+        ASSERT_EQ(0, std::memcmp(&part.At(0, 0), &whole.At(kRows - count, 0),
+                                 static_cast<size_t>(count * kWidth) * sizeof(float)))
+            << Name(format) << " " << count << " rows, depth " << depth;
+      }
+    }
+  }
+}
+
 TEST_P(LinearTest, BitsDoNotDependOnThreads) {
   DeviceSpec spec = GetParam().spec;
   if (spec.device != "cpu") GTEST_SKIP() << "one thread only";
