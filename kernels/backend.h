@@ -277,8 +277,8 @@ class Backend {
   virtual int num_threads() const = 0;
   virtual std::vector<KernelChoice> Kernels() const = 0;
 
-  // ResourceExhausted when the device has not enough memory. 64-byte aligned (2 MiB and huge-page
-  // advised from 2 MiB up), zeroed.
+  // ResourceExhausted when the device has not enough memory. 64-byte aligned (2 MiB from
+  // 2 MiB up), zeroed; huge pages where they pay.
   virtual absl::StatusOr<Buffer> Allocate(size_t bytes) = 0;
 
   // Runs task(i) for every i in [0, count) on the threads that the backend has: for reading and

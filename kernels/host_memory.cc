@@ -2,7 +2,7 @@
 
 #include <sys/mman.h>
 
-#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -19,6 +19,7 @@ namespace sluice::kernels {
 namespace {
 
 constexpr size_t kLineBytes = 64;
+std::atomic<int64_t> buffers_made{0};
 constexpr size_t kHugePageBytes = size_t{2} << 20;
 
 void FreeSmall(void* data, size_t /*bytes*/) { std::free(data); }
@@ -89,7 +90,7 @@ absl::StatusOr<Buffer> AllocateShared(size_t bytes) {
   absl::MutexLock lock(&regions_mutex);
   if (open_region == nullptr || kRegionBytes - open_region->used < rounded) {
     absl::StatusOr<void*> memory = MapHuge(kRegionBytes, kRegionBytes);
-    if (!memory.ok()) return memory.status();
+    if (!memory.ok()) return Exhausted(bytes);
     open_region = new (*memory) Region{.used = kFirstInRegion};
   }
   char* data = reinterpret_cast<char*>(open_region) + open_region->used;
@@ -103,6 +104,7 @@ absl::StatusOr<Buffer> AllocateShared(size_t bytes) {
 absl::StatusOr<Buffer> AllocateHost(size_t bytes) {
   if (bytes > std::numeric_limits<size_t>::max() / 2) return Exhausted(bytes);
   if (bytes == 0) return Buffer();
+  buffers_made.fetch_add(1, std::memory_order_relaxed);
   if (bytes >= kHugePageBytes) {
     const size_t whole = RoundUp(bytes, kHugePageBytes);
     absl::StatusOr<void*> memory = MapHuge(whole, kHugePageBytes);
@@ -116,5 +118,7 @@ absl::StatusOr<Buffer> AllocateHost(size_t bytes) {
   std::memset(data, 0, rounded);
   return Buffer(data, rounded, &FreeSmall);
 }
+
+int64_t HostBuffersMade() { return buffers_made.load(std::memory_order_relaxed); }
 
 }  // namespace sluice::kernels

@@ -9,7 +9,7 @@
 
 namespace sluice::kernels::cpu {
 
-// A run of assignments of one expert.
+// A run of assignments of one expert, all of its or as many as a task takes.
 struct ExpertRun {
   int32_t expert = 0;
   int32_t begin = 0;  // in the sorted chunk
@@ -28,7 +28,8 @@ struct ExpertChunk {
 
 namespace {
 
-void Sort(const ExpertLinearArgs& args, ExpertChunk& chunk) {
+void Sort(const ExpertLinearArgs& args, int32_t most_rows, ExpertChunk& chunk) {
+  const PackedMatrix& shape = args.weights[0];
   uint64_t keys[kExpertChunk];  // expert, then place: stable
   for (int32_t i = 0; i < chunk.count; ++i) {
     const int32_t expert = args.expert[chunk.begin + i];
@@ -40,7 +41,11 @@ void Sort(const ExpertLinearArgs& args, ExpertChunk& chunk) {
     const auto expert = static_cast<int32_t>(keys[i] >> 32);
     chunk.order[i] = static_cast<int32_t>(keys[i] & 0xFFFFFFFFu);
     chunk.x_rows[i] = args.x_row[chunk.begin + chunk.order[i]];
-    if (i == 0 || chunk.runs[chunk.num_runs - 1].expert != expert) {
+    const ExpertRun* last = chunk.num_runs == 0 ? nullptr : &chunk.runs[chunk.num_runs - 1];
+    if (last == nullptr || last->expert != expert || i - last->begin == most_rows) {
+      const PackedMatrix& weight = args.weights[static_cast<size_t>(expert)];
+      SLUICE_CHECK(weight.n == shape.n && weight.k == shape.k && weight.format == shape.format)
+          << expert << ": " << weight.n << "x" << weight.k;
       chunk.runs[chunk.num_runs++] = {expert, i, i};
     }
     chunk.runs[chunk.num_runs - 1].end = i + 1;
@@ -122,13 +127,14 @@ void CpuBackend::RunExpertChunk(const ExpertLinearArgs& args, int32_t begin, int
   ExpertChunk chunk;
   chunk.begin = begin;
   chunk.count = count;
-  Sort(args, chunk);
   const PackedMatrix& shape = args.weights[0];
   const auto num_experts = static_cast<int64_t>(args.weights.size());
   const GemmFamily& family = Family(shape.format, (count + num_experts - 1) / num_experts);
-  const GemmInput input = PrepareInput(args.x, {chunk.x_rows, count, nullptr}, shape, family);
   const int64_t blocks = shape.n_padded / kBlockColumns;
   const int64_t wanted = kExpertBlocksPerThread * pool_.num_threads();
+  const int64_t rows = RoundUp((count * blocks + wanted - 1) / wanted, family.max_rows);
+  Sort(args, static_cast<int32_t>(blocks < wanted ? rows : count), chunk);
+  const GemmInput input = PrepareInput(args.x, {chunk.x_rows, count, nullptr}, shape, family);
   if (blocks < wanted) return RunExpertBlocks(args, chunk, input);
   // Neighbouring blocks of an expert are one stream of memory.
   const int64_t most = std::min(blocks / wanted, kExpertChunk / int64_t{count});

@@ -39,16 +39,16 @@ struct GemmTile {
   const void* a = nullptr;  // [rows, a_stride], see GemmInputType
   int64_t a_stride = 0;     // elements
   const void* b = nullptr;  // one packed block of 64 outputs
-  // The block that this thread reads after it, asked for while this one is computed; null: what
-  // lies behind it. Changes no bits.
-  const void* next = nullptr;
-  int64_t k = 0;       // f32: inputs; others: inputs, padded to a multiple of 64
-  int32_t rows = 0;    // 1..max_rows of the family
-  float* c = nullptr;  // out: [rows, 64], 64-byte aligned
+  int64_t k = 0;            // f32: inputs; others: inputs, padded to a multiple of 64
+  int32_t rows = 0;         // 1..max_rows of the family
+  float* c = nullptr;       // out: [rows, 64], 64-byte aligned
   // int8, int4: c = (f32(exact sum) * a_scale) * b_scale, the same bits from every family.
   const float* a_scale = nullptr;  // [rows]
   const float* b_scale = nullptr;  // [64]
   const int32_t* b_sum = nullptr;  // [64] 128 times the sum of the weights of an output
+  // A hint that changes no bits and that the vector families take: the block that this thread reads
+  // after `b`, whose start is asked for at the end of `b`. Null: what lies behind `b`.
+  const void* next = nullptr;
 };
 
 using GemmTileFunction = void (*)(const GemmTile& tile);

@@ -82,7 +82,8 @@ INSTANTIATE_TEST_SUITE_P(Models,
                                                               "tiny-moe",
                                                               "tiny-moeut",
                                                               "tiny-mor",
-                                                              "tiny-mod-predictor"),
+                                                              "tiny-mod-predictor",
+                                                              "tiny-mode"),
                                             ::testing::ValuesIn(kVariants)),
                          [](const auto& param) {
                            std::string name = std::get<0>(param.param);

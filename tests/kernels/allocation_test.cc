@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "kernels/host_memory.h"
 #include "tests/kernels/backend_param.h"
 
 namespace {
@@ -40,6 +41,8 @@ namespace {
 
 constexpr int32_t kRows = 40;
 constexpr int64_t kDim = 96;
+constexpr int64_t kWide = 600;
+constexpr int32_t kAssignments = 1100;
 
 class AllocationTest : public testing::TestWithParam<WeightFormat> {};
 
@@ -50,6 +53,13 @@ TEST_P(AllocationTest, OpsDoNotAllocate) {
   const PackedMatrix packed = std::move(*backend->Pack({&source, 1}, GetParam()));
   PackedExperts experts = std::move(*backend->AllocateExperts(4, kDim, kDim, true, GetParam()));
   for (int32_t e = 0; e < 4; ++e) backend->PackExpert({source, source, source}, e, experts);
+  // More outputs than two threads share, and more assignments than are computed together.
+  Matrix wide_weight = RandomMatrix(kWide, kDim, 4);
+  const WeightSource wide_source = SourceOf(wide_weight);
+  const PackedMatrix wide = std::move(*backend->Pack({&wide_source, 1}, GetParam()));
+  std::vector<int32_t> expert(kAssignments, 0), row(kAssignments);
+  for (int32_t i = 0; i < kAssignments; ++i) row[static_cast<size_t>(i)] = i % kRows;
+  Matrix wide_out(kRows, kWide);
   backend->ReserveScratch(kRows);
   const KvGeometry geometry{2, 48, 48, DType::kBF16, 16};
   const int64_t page_bytes = backend->KvPageBytes(geometry);
@@ -67,7 +77,7 @@ TEST_P(AllocationTest, OpsDoNotAllocate) {
   std::vector<float> weights(2 * kRows);
   std::vector<char> workspace(static_cast<size_t>(backend->MoeWorkspaceBytes(experts, kRows, 2)));
 
-  const int64_t before = allocations.load();
+  const int64_t before = allocations.load() + HostBuffersMade();
   backend->Linear({.x = x.View(),
                    .x_rows = AllRows(kRows),
                    .weight = &packed,
@@ -75,13 +85,6 @@ TEST_P(AllocationTest, OpsDoNotAllocate) {
                    .out_rows = AllRows(kRows)});
   backend->Norm(
       {.x = x.View(), .x_rows = AllRows(kRows), .out = y.View(), .out_rows = AllRows(kRows)});
-  backend->ExpertLinear({.x = x.View(),
-                         .weights = {&packed, 1},
-                         .expert = begin.data(),
-                         .x_row = slot.data(),
-                         .out_row = slot.data(),
-                         .count = kRows,
-                         .out = y.View()});
   const KvLayerView kv{geometry, pool.data(), page_bytes, pages, 3, 1};
   const KvRows rows{sequence.data(), slot.data(), begin.data(), end.data(), kRows};
   backend->AppendKv({kv, rows, x.View(), x.View()});
@@ -100,7 +103,16 @@ TEST_P(AllocationTest, OpsDoNotAllocate) {
   moe.out_rows = AllRows(kRows);
   moe.workspace = workspace.data();
   backend->MoeFfn(moe);
-  EXPECT_EQ(allocations.load() - before, 0);
+  for (const PackedMatrix* matrix : {&packed, &wide}) {
+    backend->ExpertLinear({.x = x.View(),
+                           .weights = {matrix, 1},
+                           .expert = expert.data(),
+                           .x_row = row.data(),
+                           .out_row = row.data(),
+                           .count = kAssignments,
+                           .out = wide_out.View()});
+  }
+  EXPECT_EQ(allocations.load() + HostBuffersMade() - before, 0);
   for (float value : y.values) ASSERT_TRUE(std::isfinite(value));
 }
 

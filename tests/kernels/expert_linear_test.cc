@@ -56,7 +56,7 @@ TEST_P(ExpertLinearTest, MatchesReference) {
     for (int64_t width : kWidths) {
       const std::vector<PackedMatrix> ours = PackExperts(*backend_, format, width);
       const std::vector<PackedMatrix> theirs = PackExperts(*reference_, format, width);
-      for (int32_t rows : {0, 1, 3, 200}) {
+      for (int32_t rows : {0, 1, 3, 530}) {
         const Assignments list = TwoPerRow(rows, 1);
         Matrix x = RandomMatrix(rows, 60, 2);
         Matrix got = RandomMatrix(rows, width, 3);
@@ -89,18 +89,46 @@ TEST_P(ExpertLinearTest, BitsOfARowDoNotDependOnTheBatch) {
       args.x = x.View();
       args.out = together.View();
       backend_->ExpertLinear(args);
-      args.count = 2;
       for (int32_t row = 0; row < kRows; row += kStep) {
         Matrix alone(kRows, width);
-        args.out = alone.View();
-        backend_->ExpertLinear(args);
+        ExpertLinearArgs two = args;
+        two.expert += 2 * row;
+        two.x_row += 2 * row;
+        two.out_row += 2 * row;
+        two.scale += 2 * row;
+        two.count = 2;
+        two.out = alone.View();
+        backend_->ExpertLinear(two);
         EXPECT_EQ(0, std::memcmp(&alone.At(row, 0), &together.At(row, 0),
                                  static_cast<size_t>(width) * sizeof(float)))
             << Name(format) << " row " << row << ", " << width << " outputs";
-        args.expert += 2 * kStep;
-        args.x_row += 2 * kStep;
-        args.out_row += 2 * kStep;
-        args.scale += 2 * kStep;
+      }
+    }
+  }
+}
+
+// Which outputs and which assignments threads share depends on how many there are.
+TEST_P(ExpertLinearTest, BitsDoNotDependOnThreads) {
+  DeviceSpec spec = GetParam().spec;
+  if (spec.device != "cpu") GTEST_SKIP() << "one thread only";
+  for (WeightFormat format : Formats()) {
+    for (int64_t width : {int64_t{82}, int64_t{530}, int64_t{1100}}) {
+      for (int32_t rows : {1, 150, 530}) {
+        const Assignments list = TwoPerRow(rows, 6);
+        Matrix x = RandomMatrix(rows, 60, 7);
+        std::vector<Matrix> results;
+        for (int threads : {1, 2, 3, 5}) {
+          spec.threads = threads;
+          std::unique_ptr<Backend> backend = std::move(*CreateBackend(spec));
+          const std::vector<PackedMatrix> weights = PackExperts(*backend, format, width);
+          results.emplace_back(rows, width);
+          ExpertLinearArgs args = ArgsFor(list, weights);
+          args.x = x.View();
+          args.out = results.back().View();
+          backend->ExpertLinear(args);
+          EXPECT_EQ(results[0].values, results.back().values)
+              << Name(format) << " " << rows << " rows, " << width << " outputs, " << threads;
+        }
       }
     }
   }
