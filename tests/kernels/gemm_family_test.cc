@@ -43,6 +43,49 @@ TEST(AmxLoopTest, BitsOfARowDoNotDependOnTheRowsBesideIt) {
   }
 }
 
+// Families that this processor runs, chosen by the backend or not: the widening one beside the
+// native one, say.
+std::vector<GemmFamily> RunnableBf16Families() {
+  std::vector<GemmFamily> out = {kGemmBf16Scalar};
+#if defined(__x86_64__)
+  const CpuFeatures features = *DetectCpuFeatures("auto");
+  if (features.isa >= Isa::kAvx2) out.push_back(kGemmBf16Avx2);
+  if (features.isa >= Isa::kAvx512) out.push_back(kGemmBf16Avx512);
+  if (features.avx512_bf16) out.push_back(kGemmBf16Avx512Native);
+  if (features.isa >= Isa::kAmx) out.push_back(kGemmBf16Amx);
+#endif
+  return out;
+}
+
+TEST(Bf16FamilyTest, EveryFamilyMatchesTheScalarOne) {
+  for (const GemmFamily& family : RunnableBf16Families()) {
+    EXPECT_LE(SelfTestError(family, WeightFormat::kBF16), 1e-6f) << family.name;
+  }
+}
+
+TEST(Bf16FamilyTest, BitsOfARowDoNotDependOnTheRowsBesideIt) {
+  const std::vector<uint16_t> bf16 = Values(kMaxTileRows * kDepth, 1);
+  std::vector<float> f32;
+  for (const uint16_t bits : bf16) f32.push_back(ToFloat(BF16{bits}));
+  const std::vector<uint16_t> b = Values(kDepth * kBlockColumns, 2);
+  for (const GemmFamily& family : RunnableBf16Families()) {
+    const bool rounded = family.input == GemmInputType::kRounded;
+    const void* a = rounded ? static_cast<const void*>(f32.data()) : bf16.data();
+    Result all;
+    family.tile({a, kDepth, b.data(), kDepth, family.max_rows, all.values[0]});
+    for (int32_t rows = 1; rows < family.max_rows; ++rows) {
+      for (int32_t first = 0; first + rows <= family.max_rows; first += 3) {
+        Result some;
+        const void* from = static_cast<const char*>(a) + first * kDepth * InputBytes(family.input);
+        family.tile({from, kDepth, b.data(), kDepth, rows, some.values[0]});
+        ASSERT_EQ(0, std::memcmp(some.values, all.values[first], static_cast<size_t>(rows) * 256))
+            << family.name << ": " << rows << " rows from " << first;
+      }
+    }
+    if (family.end != nullptr) family.end();
+  }
+}
+
 // int8 sums are exact, so every family gives the bits of the scalar one.
 TEST(Int8FamilyTest, EveryFamilyGivesTheSameBits) {
   EXPECT_EQ(SelfTestError(kGemmInt8TileEmulation, WeightFormat::kInt8), 0.0f);
