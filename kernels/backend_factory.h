@@ -15,7 +15,8 @@ struct DeviceSpec {
   // Highest instruction set to use: "auto", "scalar", "avx2", "avx512", "amx". For tests and
   // valgrind.
   std::string isa = "auto";
-  // GEMM family: "auto" (our own kernels) or "onednn" (constant row tile; where it is built in).
+  // GEMM family: "auto" (our own kernels), "onednn" (constant row tile; where it is built in) or
+  // "amx-emulation" (for tests: the AMX loop on tiles in plain C++, for formats that AMX has).
   std::string gemm = "auto";
   // Of cuda: how much of the device's memory may be taken, and whether every op is waited for (to
   // find which one fails).

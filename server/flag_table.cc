@@ -104,7 +104,8 @@ const std::array kFlags = {
             "compute threads; 0: one per core", FLAG_TARGET(engine.threads), 0, 1024},
     FlagRow{"isa", kMachine, kOnEngine, kChoice, "auto|scalar|avx2|avx512|amx",
             "highest instruction set to use", FLAG_TARGET(engine.isa)},
-    FlagRow{"gemm", kMachine, kOnEngine, kChoice, "auto|onednn", "matrix kernels; auto: our own",
+    FlagRow{"gemm", kMachine, kOnEngine, kChoice, "auto|onednn|amx-emulation",
+            "matrix kernels; auto: our own; amx-emulation: slow, for tests",
             FLAG_TARGET(engine.gemm)},
 
     FlagRow{"strict", kRequests, kOnServe, kSwitch, "", "unknown request fields are errors",

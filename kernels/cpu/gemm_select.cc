@@ -182,7 +182,14 @@ absl::StatusOr<GemmChoice> SelectGemm(WeightFormat format,
     if (!family.ok()) return family.status();
     return GemmChoice{*family, "asked for oneDNN"};
   }
-  if (gemm != "auto") return absl::InvalidArgumentError(absl::StrCat("unknown gemm: ", gemm));
+  if (gemm == "amx-emulation" && format != WeightFormat::kF32) {
+    if (format == WeightFormat::kInt4) return GemmChoice{};
+    return GemmChoice{
+        format == WeightFormat::kBF16 ? kGemmBf16TileEmulation : kGemmInt8TileEmulation,
+        "asked for, slow: for tests"};
+  }
+  if (gemm != "auto" && gemm != "amx-emulation")
+    return absl::InvalidArgumentError(absl::StrCat("unknown gemm: ", gemm));
   std::string reason = features.reason;
   for (const Candidate& candidate : Candidates(format)) {
     if (candidate.isa > features.isa) continue;

@@ -16,7 +16,7 @@ struct GemmChoice {
   std::string reason;
 };
 
-// The best family that passes a self-test against the scalar family. `gemm` is "auto" or "onednn";
+// The best family that passes a self-test against the scalar family. `gemm` as of DeviceSpec;
 // FailedPrecondition when oneDNN is not built in. Where it has no product of the format on this
 // processor the family is "none" and has no tile: such weights can be looked up but not multiplied
 // (CheckProduct of engine/model/model_builder.cc). For int4 the family

@@ -115,18 +115,20 @@ class BatchInvarianceTest(unittest.TestCase):
 
     def test_every_instruction_set_and_weight_format(self):
         lacking = []
-        for isa in ("scalar", "avx2", "avx512", "amx"):
+        kernels = [("--isa", isa) for isa in ("scalar", "avx2", "avx512", "amx")] + [("--gemm", "amx-emulation")]
+        for flag, name in kernels:
             for weights in ("f32", "bf16", "int8", "int4"):
-                flags = ("--isa", isa, "--weights", weights)
-                with self.subTest(isa=isa, weights=weights), golden_models.served("mixtral") as model:
+                flags = (flag, name, "--weights", weights)
+                with self.subTest(kernels=name, weights=weights), golden_models.served("mixtral") as model:
                     try:
                         self.compare(model, (*flags, "--threads", "1"), (*flags, "--max-batch-tokens", "24"), few_token_requests)
                     except sluice_process.DidNotStart as error:
-                        self.assertIn(f"isa={isa}: no ", str(error))
-                        lacking.append(isa)
+                        self.assertIn(f"isa={name}: no ", str(error))
+                        lacking.append(name)
         if lacking:
             print("not on this machine:", ", ".join(sorted(set(lacking))))
         self.assertNotIn("scalar", lacking)
+        self.assertNotIn("amx-emulation", lacking)
 
 
 if __name__ == "__main__":

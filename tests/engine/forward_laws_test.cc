@@ -65,6 +65,8 @@ std::vector<Setting> Settings() {
            {.device = {.device = "cpu", .threads = 2}, .format = kernels::WeightFormat::kInt4}},
           {"reference_int4",
            {.device = {.device = "reference"}, .format = kernels::WeightFormat::kInt4}},
+          {"cpu_amx_emulation_bf16",
+           {.device = {.device = "cpu", .threads = 2, .gemm = "amx-emulation"}, .format = bf16}},
           {"cpu_scalar_bf16",
            {.device = {.device = "cpu", .threads = 1, .isa = "scalar"}, .format = bf16}}};
 }

@@ -35,6 +35,10 @@ inline std::vector<BackendParam> AllBackends() {
                      {.device = "cpu", .threads = threads, .isa = isa}});
     }
   }
+  for (int threads : {1, 2}) {
+    out.push_back({"cpu_amx_emulation_" + std::to_string(threads),
+                   {.device = "cpu", .threads = threads, .gemm = "amx-emulation"}});
+  }
   out.push_back({"cpu_onednn_2", {.device = "cpu", .threads = 2, .gemm = "onednn"}});
   return out;
 }

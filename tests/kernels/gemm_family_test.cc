@@ -136,7 +136,7 @@ TEST(Int8FamilyTest, SelfTestOfInt4FindsOneStep) {
 #endif
 
 TEST(GemmSelectTest, Int4WithoutAFamilyOfItsOwnIsMadeInt8) {
-  for (const char* gemm : {"auto", "onednn"}) {
+  for (const char* gemm : {"auto", "onednn", "amx-emulation"}) {
     const absl::StatusOr<GemmChoice> choice = SelectGemm(WeightFormat::kInt4, CpuFeatures(), gemm);
     ASSERT_TRUE(choice.ok()) << choice.status();
     EXPECT_EQ(choice->family.tile, nullptr);
