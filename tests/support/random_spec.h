@@ -30,8 +30,10 @@ struct SpecDraw {
 // How many of them a law is tried on (house rules 7.6). A sanitizer is ten times slower and looks
 // for other faults, which fewer specs show as well.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(SLUICE_CLANG_SANITIZER)
+#define SLUICE_SANITIZED 1
 inline constexpr uint32_t kNumRandomSpecs = 50;
 #else
+#define SLUICE_SANITIZED 0
 inline constexpr uint32_t kNumRandomSpecs = 500;
 #endif
 
