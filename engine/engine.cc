@@ -48,6 +48,7 @@ Engine::Engine(Parts parts)
                    {.draft_tokens = config_.draft_exit_layer > 0 ? config_.draft_tokens : 0,
                     .max_sequences = kMaxDraftingSequences,
                     .vocab_size = card_.vocab_size}),
+      budget_(config_.max_step_ms / 1000.0),
       expert_base_(runner_->facts().instances.size() * kNumExpertKinds, -1) {
   const auto rows = static_cast<size_t>(config_.max_batch_tokens);
   for (auto* list : {&tokens_, &positions_, &wanted_, &row_plan_, &step_depths_})
@@ -113,6 +114,7 @@ std::unique_ptr<Sequence> Engine::MakeSequence(RequestId id,
   sequence->prompt_tokens = sequence->num_tokens();
   sequence->max_tokens = request.stop.max_tokens;
   sequence->priority = request.priority;
+  sequence->flops_per_row = RowFlops(0, {});
   sequence->whole_prompt = NeedsWholePrompt(request.routing, card_);
   // The path of a drafted row is split over passes; a traced one stays whole.
   sequence->may_draft = !request.routing.trace;
@@ -181,7 +183,8 @@ void Engine::SetPaused(RequestId id, bool paused) {
 
 bool Engine::Step() {
   const absl::Duration start = clock_.Now();
-  StepPlan plan = scheduler_.Schedule(start, PrefillRows());
+  StepPlan plan = scheduler_.Schedule(
+      start, budget_.PrefillFlops(runner_->DenseFlops(0, /*with_logits=*/false, false)));
   for (const RequestId id : plan.expired) {
     metrics_.CountCancellation("deadline");
     FinishRequest(id, FinishReason::kError,
@@ -220,17 +223,20 @@ bool Engine::Step() {
   // No row has a result, nor will one: whoever runs the engine ends all requests (FailAll).
   if (!runner_->device_status().ok()) return false;
   const absl::Duration duration = clock_.Now() - start;
-  const double per_row = absl::ToDoubleSeconds(duration) / plan.num_rows;
-  seconds_per_row_ = seconds_per_row_ == 0.0 ? per_row : 0.8 * seconds_per_row_ + 0.2 * per_row;
-  step_dense_flops_ = 0.0;
+  step_cost_ = {.seconds = absl::ToDoubleSeconds(duration)};
   step_depths_.clear();
   CountRows(plan, stats);
   const StepResult result = AcceptTokens(plan, stats);
   metrics_.AddStep({.stats = &stats,
                     .depths = step_depths_,
-                    .dense_flops = step_dense_flops_,
+                    .dense_flops = step_cost_.dense_flops,
                     .duration = duration});
-  for (const PlannedRows& rows : plan.rows) runner_->Commit(*rows.sequence->kv);
+  budget_.Observe(step_cost_);
+  for (const PlannedRows& rows : plan.rows) {
+    rows.sequence->flops_per_row =
+        RowFlops(rows.first + rows.count, Active(rows.account).usage().compute);
+    runner_->Commit(*rows.sequence->kv);
+  }
   std::vector<std::unique_ptr<Sequence>> finished = scheduler_.Commit(result);
   for (const auto& sequence : finished) {
     ActiveRequest& request = Active(sequence->id);
@@ -256,11 +262,10 @@ void Engine::FinishRequest(RequestId id, FinishReason reason, absl::Status error
   request->Finish(reason, std::move(error));
 }
 
-// While sequences decode, a step should stay under max_step_ms at the measured speed.
-int32_t Engine::PrefillRows() const {
-  if (seconds_per_row_ <= 0.0) return 0;
-  const double rows = config_.max_step_ms / 1000.0 / seconds_per_row_;
-  return std::max(16, static_cast<int32_t>(std::min(rows, 1e9)));
+// Expected of a row of a request that has used so much.
+double Engine::RowFlops(int32_t position, const ComputeUsage& usage) const {
+  const double dense = runner_->DenseFlops(position, /*with_logits=*/false, /*in_encoder=*/false);
+  return std::max(1.0, dense * budget_.ExpectedShare(usage));
 }
 
 void Engine::PublishGauges() {

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "engine/active_request.h"
 #include "engine/clock.h"
+#include "engine/compute_budget.h"
 #include "engine/engine_client.h"
 #include "engine/engine_config.h"
 #include "engine/metrics_collector.h"
@@ -95,7 +96,7 @@ class Engine {
                    StepResult& result);
   void FinishRequest(RequestId id, FinishReason reason, absl::Status error);
   void PublishGauges();
-  int32_t PrefillRows() const;
+  double RowFlops(int32_t position, const ComputeUsage& usage) const;
   std::vector<RequestId> ActiveIds() const;
   ActiveRequest& Active(RequestId id) { return *active_.at(id); }
 
@@ -107,14 +108,14 @@ class Engine {
   MetricsCollector metrics_;
   Scheduler scheduler_;
   SelfSpeculation speculation_;
+  ComputeBudget budget_;
   absl::flat_hash_map<RequestId, std::unique_ptr<ActiveRequest>> active_;
   std::vector<int64_t> expert_base_;  // first expert slot of each (layer instance, kind)
   int64_t num_expert_slots_ = 0;
   MetricsCollector::Gauges gauges_;
   bool stalled_ = false;
-  double step_dense_flops_ = 0.0;
+  ComputeBudget::Step step_cost_;
   int32_t next_cohort_ = 0;
-  double seconds_per_row_ = 0.0;  // smoothed; bounds prefill chunks
 
   // Buffers of the step, reserved once.
   std::vector<int32_t> tokens_, positions_, wanted_;

@@ -89,6 +89,8 @@ void Engine::CountRows(const StepPlan& plan, const ForwardStats& stats) {
     const bool drafted = with_logits && wanted_for_[next_wanted].draft_row >= 0;
     next_wanted += with_logits ? 1 : 0;
     prompt_rows += is_prompt_[row];
+    if (rows.count > 1) step_cost_.prefill_flops += stats.flops()[row];
+    step_cost_.decodes |= rows.count == 1;
     if (!drafted) CountRow(Active(rows.account), stats, row, with_logits);
   }
   CountExperts(plan, stats, row_plan_);
@@ -116,7 +118,8 @@ void Engine::CountRow(ActiveRequest& request,
   compute.dropped_experts += stats.dropped()[row];
   compute.flops += stats.flops()[row] + drafted.flops;
   compute.dense_flops += dense;
-  step_dense_flops_ += dense;
+  step_cost_.flops += stats.flops()[row] + drafted.flops;
+  step_cost_.dense_flops += dense;
   step_depths_.push_back(stats.depth()[row] + drafted.depth);
 }
 

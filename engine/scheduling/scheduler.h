@@ -1,5 +1,6 @@
-// Token-budget continuous batching without prefill/decode phases: each step takes one row of every
-// running sequence that decodes, then prefill chunks, within a row budget. Order: priority, then
+// Continuous batching without prefill/decode phases: each step takes one row of every running
+// sequence that decodes, then prefill chunks, within a budget of rows (which memory sets) and one
+// of FLOPs (which time sets: a row that skips half of its layers costs half). Order: priority, then
 // arrival. Preemption by recompute: when pages run out the youngest, least urgent sequence gives
 // its pages back and starts again; its generated tokens are kept. No tensors, no thread, and no
 // clock of its own: time comes in with the call.
@@ -52,11 +53,12 @@ class Scheduler {
   bool Cancel(RequestId id);
   void SetPaused(RequestId id, bool paused);
 
-  // Chooses the next step and reserves its pages. `prefill_rows`: at most so many prefill rows
-  // while others decode (0: only the row budget counts). An empty plan means nothing is runnable.
+  // Chooses the next step and reserves its pages. `prefill_flops`: prefill rows cost at most so
+  // much, by Sequence::flops_per_row, while others decode (0: only the row budget counts). An empty
+  // plan means nothing is runnable.
   // Invariant: a runnable sequence exists => the plan is not empty. A plan that was never committed
   // is abandoned: its rows are planned again (the caller has truncated the cache to num_computed).
-  StepPlan Schedule(absl::Duration now, int32_t prefill_rows);
+  StepPlan Schedule(absl::Duration now, double prefill_flops);
   // Applies the results of the last plan; sequences that reached max_tokens or the context end
   // finish too. Returns the finished ones (moved out, pages free), in plan order. A sampled token
   // is appended also when it ends its sequence. Of drafted rows those count as computed whose

@@ -2,6 +2,7 @@
 // sequences in one order; pages are taken as rows are chosen, from those later in the order when
 // none are free.
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "engine/scheduling/cohort.h"
@@ -30,8 +31,8 @@ bool CanRun(const Sequence& sequence) {
 struct Scheduler::Step {
   StepPlan plan;
   int32_t rows_left = 0;
-  int32_t prefill_left = 0;
-  int32_t prefill_rows = 0;  // planned
+  double flops_left = std::numeric_limits<double>::infinity();  // of prefill rows
+  bool has_prefill = false;
   size_t next_running = 0;  // first entry of running_order_ that was not yet considered for prefill
   // Nobody at or after it in the order is admitted in this step: it was preempted, or it runs and
   // got no pages, and those behind it may not take them.
@@ -41,15 +42,18 @@ struct Scheduler::Step {
     if (line_end == nullptr || Before(sequence, *line_end)) line_end = &sequence;
   }
 
-  // Positions to run. 0 when a whole prompt, or one position of all members, does not fit. The cap
-  // on prefill rows does not hold for the first of these in a step, which it would block for ever.
+  // Positions to run. 0 when a whole prompt, or one position of all members, does not fit. The
+  // first of these in a step may cost more than is left, or it would be blocked for ever.
   int32_t ChunkOf(const Sequence& sequence) const {
-    const int32_t room = prefill_rows == 0 ? rows_left : prefill_left;
-    if (NeedsWholePrompt(sequence))
-      return sequence.prompt_tokens <= room ? sequence.prompt_tokens : 0;
     const int32_t width = UnitWidth(sequence);
-    const int32_t fits = prefill_left / width;
-    return std::min(UnitRows(sequence), fits == 0 && width <= room ? 1 : fits);
+    const double affordable = std::max(0.0, flops_left / (width * sequence.flops_per_row));
+    if (NeedsWholePrompt(sequence)) {
+      const int32_t rows = sequence.prompt_tokens;
+      return rows <= rows_left && (!has_prefill || rows <= affordable) ? rows : 0;
+    }
+    const int32_t room = rows_left / width;
+    const int32_t fits = affordable < room ? static_cast<int32_t>(affordable) : room;
+    return std::min(UnitRows(sequence), has_prefill ? fits : std::max(fits, std::min(room, 1)));
   }
 
   void Add(Sequence& sequence, int32_t count) {
@@ -69,10 +73,9 @@ struct Scheduler::Step {
   }
 
   void AddPrefill(Sequence& sequence, int32_t count) {
-    const int32_t rows = count * UnitWidth(sequence);
+    flops_left -= count * UnitWidth(sequence) * sequence.flops_per_row;
+    has_prefill = true;
     Add(sequence, count);
-    prefill_rows += rows;
-    prefill_left -= rows;
   }
 
   void Drop(const Sequence& sequence) {
@@ -85,7 +88,7 @@ struct Scheduler::Step {
   }
 };
 
-StepPlan Scheduler::Schedule(absl::Duration now, int32_t prefill_rows) {
+StepPlan Scheduler::Schedule(absl::Duration now, double prefill_flops) {
   Step step;
   in_flight_.clear();
   Expire(now, running_, step.plan.expired);
@@ -97,8 +100,7 @@ StepPlan Scheduler::Schedule(absl::Duration now, int32_t prefill_rows) {
   ran_alone_ = !ran_alone_ && PlanAlone(step);
   if (!ran_alone_) {
     PlanDecodes(step);
-    const bool capped = prefill_rows > 0 && !step.plan.empty();
-    step.prefill_left = capped ? std::min(prefill_rows, step.rows_left) : step.rows_left;
+    if (prefill_flops > 0.0 && !step.plan.empty()) step.flops_left = prefill_flops;
     PlanPrefills(step);
     PlanDrafts(step);
   }
@@ -181,7 +183,7 @@ void Scheduler::PlanDrafts(Step& step) {
 
 void Scheduler::PlanPrefills(Step& step) {
   bool line_blocked = false;
-  while (step.prefill_left > 0) {
+  while (step.rows_left > 0 && step.flops_left > 0.0) {
     Sequence* running = NextRunningPrefill(step);
     Sequence* waiting = line_blocked ? nullptr : FirstWaiting(step);
     if (running == nullptr && waiting == nullptr) return;

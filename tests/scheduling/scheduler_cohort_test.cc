@@ -78,7 +78,7 @@ TEST_F(SchedulerCohort, ACapBelowItsWidthDoesNotHoldItBack) {
   ASSERT_TRUE(Add({.id = 9, .prompt = 2, .max_tokens = 20}).ok());
   Step();
   ASSERT_TRUE(AddCohort(1, {{.prompt = 2}, {.prompt = 2}, {.prompt = 2}}).ok());
-  EXPECT_EQ(Step(/*prefill_rows=*/2), "9:2+1* 1:0+1 2:0+1 3:0+1");
+  EXPECT_EQ(Step(/*prefill_flops=*/2.0), "9:2+1* 1:0+1 2:0+1 3:0+1");
 }
 
 TEST_F(SchedulerCohort, PausingOneMemberHoldsAll) {

@@ -20,6 +20,7 @@ struct Wanted {
   int32_t priority = 0;
   bool whole_prompt = false;
   std::optional<absl::Duration> deadline;
+  double flops_per_row = 1.0;
 };
 
 class SchedulerFixture : public ::testing::Test {
@@ -41,6 +42,7 @@ class SchedulerFixture : public ::testing::Test {
     sequence->priority = wanted.priority;
     sequence->whole_prompt = wanted.whole_prompt;
     sequence->deadline = wanted.deadline;
+    sequence->flops_per_row = wanted.flops_per_row;
     return scheduler_->Add(std::move(sequence), now_);
   }
 
@@ -55,8 +57,8 @@ class SchedulerFixture : public ::testing::Test {
   }
 
   // Schedules, "computes" and commits one step; ids of finished requests go to finished_.
-  std::string Step(int32_t prefill_rows = 0) {
-    plan_ = scheduler_->Schedule(now_, prefill_rows);
+  std::string Step(double prefill_flops = 0.0) {
+    plan_ = scheduler_->Schedule(now_, prefill_flops);
     EXPECT_EQ(plan_.empty(), !scheduler_->HasRunnable());
     const std::string text = Describe(plan_);
     StepResult result;

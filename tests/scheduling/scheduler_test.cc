@@ -78,6 +78,25 @@ TEST_F(SchedulerTest, MaxTokensZeroComputesThePromptAndSamplesNothing) {
   EXPECT_EQ(finished_, (std::vector<uint64_t>{1}));
 }
 
+TEST_F(SchedulerTest, PromptRowsThatSkipMoreFitMoreIntoAStepThatDecodes) {
+  Make({.max_batch_tokens = 64});
+  ASSERT_TRUE(Add({.id = 1, .max_tokens = 20}).ok());
+  EXPECT_EQ(Step(8.0), "1:0+1*");
+  ASSERT_TRUE(Add({.id = 2, .prompt = 20, .flops_per_row = 0.5}).ok());
+  ASSERT_TRUE(Add({.id = 3, .prompt = 20, .flops_per_row = 2.0}).ok());
+  EXPECT_EQ(Step(8.0), "1:1+1* 2:0+16");
+  EXPECT_EQ(Step(8.0), "1:2+1* 2:16+4* 3:0+3");
+  EXPECT_EQ(Step(8.0), "1:3+1* 2:20+1* 3:3+4");
+  EXPECT_EQ(Step(1.0), "1:4+1* 2:21+1* 3:7+1") << "one row even where it costs more";
+}
+
+TEST_F(SchedulerTest, FlopsDoNotBoundAStepWithoutDecodes) {
+  Make({.max_batch_tokens = 64});
+  ASSERT_TRUE(Add({.id = 1, .prompt = 20}).ok());
+  ASSERT_TRUE(Add({.id = 2, .prompt = 20}).ok());
+  EXPECT_EQ(Step(8.0), "1:0+20* 2:0+20*");
+}
+
 TEST_F(SchedulerTest, WhatCanNeverRunIsRefused) {
   Make({.max_batch_tokens = 16, .max_context_tokens = 100}, 12, 4);
   const auto code = [&](const Wanted& wanted) {

@@ -31,6 +31,8 @@ struct SimulationCounts {
   int64_t skipped_rows = 0;
   int64_t chunked_prefills = 0;
   int64_t whole_prompts = 0;
+  int64_t capped_prefills = 0;  // steps whose prompts had a budget
+  int64_t dear_prefills = 0;    // of those, over it as far as they may
   int64_t failed_steps = 0;
   int64_t confirmed_drafts = 0;
   int64_t rejected_drafts = 0;
@@ -66,6 +68,7 @@ class Simulation {
   void Step();
   void CheckPlan(const StepPlan& plan);
   void CheckLockstep(const StepPlan& plan);
+  void CheckPrefillFlops(const StepPlan& plan);
   bool UnitPaused(uint64_t unit) const;
   void CheckVictims(const StepPlan& plan, const std::map<RequestId, bool>& ran);
   std::map<RequestId, bool> Running() const;
@@ -76,7 +79,7 @@ class Simulation {
 
   std::mt19937_64 random_;
   SchedulerLimits limits_;
-  int32_t prefill_rows_ = 0;
+  double prefill_flops_ = 0.0;  // of a step that decodes; 0: any
   kernels::ReferenceBackend backend_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<SimulatedModel> model_;

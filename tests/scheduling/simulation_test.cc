@@ -29,6 +29,8 @@ void Sum(const SimulationCounts& one, SimulationCounts& all) {
   all.skipped_rows += one.skipped_rows;
   all.chunked_prefills += one.chunked_prefills;
   all.whole_prompts += one.whole_prompts;
+  all.capped_prefills += one.capped_prefills;
+  all.dear_prefills += one.dear_prefills;
   all.failed_steps += one.failed_steps;
   all.confirmed_drafts += one.confirmed_drafts;
   all.rejected_drafts += one.rejected_drafts;
@@ -59,6 +61,8 @@ TEST(SimulationTest, EveryRequestEndsOnceWithTheTextItGeneratesAlone) {
   EXPECT_GT(all.skipped_rows, often);
   EXPECT_GT(all.chunked_prefills, often);
   EXPECT_GT(all.whole_prompts, often);
+  EXPECT_GT(all.capped_prefills, often);
+  EXPECT_GT(all.dear_prefills, often);
   EXPECT_GT(all.failed_steps, often);
   EXPECT_GT(all.confirmed_drafts, often);
   EXPECT_GT(all.rejected_drafts, often);
