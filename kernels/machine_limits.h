@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/packed_matrix.h"
 
 namespace sluice::kernels {
 
@@ -35,6 +36,8 @@ struct MachineLimits {
   double memory_bytes_per_second() const;
   // The best of the units whose name begins with `kind` ("f32", "bf16"), all threads; 0: none.
   double operations_per_second(const std::string& kind) const;
+  // The best of the units that products of such weights can use; int4 becomes int8 on the way.
+  double operations_per_second(WeightFormat weights) const;
 };
 
 struct MachineOptions {

@@ -36,7 +36,7 @@ allow("engine/[a-z_]+\\.(h|cc)" "engine/.*|${kernel_ops}")
 set(engine_public
   "${vocabulary}|engine/(engine|engine_thread|engine_client|version)\\.h|engine/text/(tokenizer|chat_template)\\.h")
 # The measuring commands divide by what the machine can do, and time ops.
-allow("server/commands/bench_(machine|profile)[a-z_]*\\..*"
+allow("server/commands/bench(_machine|_profile)?\\..*"
   "server/.*|${engine_public}|engine/model_runner\\.h|kernels/(machine_limits|op_profile)\\.h")
 # Next-token distributions of a whole text, which the engine gives nobody.
 allow("server/commands/bench_quality\\.cc" "server/.*|${engine_public}|engine/model_runner\\.h")

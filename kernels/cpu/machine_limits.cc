@@ -179,6 +179,11 @@ double MachineLimits::operations_per_second(const std::string& kind) const {
   return best;
 }
 
+double MachineLimits::operations_per_second(WeightFormat weights) const {
+  const WeightFormat units = IsInteger(weights) ? WeightFormat::kInt8 : weights;
+  return std::max(operations_per_second("f32"), operations_per_second(Name(units)));
+}
+
 absl::StatusOr<MachineLimits> MeasureMachine(const MachineOptions& options) {
   if (options.threads < 0 || options.threads > cpu::kMaxThreads) {
     return absl::InvalidArgumentError(absl::StrCat("threads: ", options.threads));

@@ -9,12 +9,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "engine/status_macros.h"
+#include "kernels/machine_limits.h"
 #include "nlohmann/json.hpp"
 #include "server/commands/bench_run.h"
 #include "server/commands/commands.h"
 
 namespace sluice::server {
 namespace {
+
+using kernels::MachineLimits;
 
 // What is measured side by side in every round.
 struct Contender {
@@ -62,36 +65,70 @@ absl::Status MeasureAll(const BenchLoad& load, int32_t rounds, std::vector<Conte
   return absl::OkStatus();
 }
 
-nlohmann::json Summary(const Contender& contender, const BenchLoad& load) {
-  const auto& rounds = contender.rounds;
-  return {{"subject", contender.label},
-          {"batch", load.batch},
-          {"prompt_tokens", load.prompt_tokens},
-          {"output_tokens", load.output_tokens},
-          {"prefill_tokens_per_second", Median(rounds, &BenchResult::prefill_tokens_per_second)},
-          {"decode_tokens_per_second", Median(rounds, &BenchResult::decode_tokens_per_second)},
-          {"output_tokens_per_second", Median(rounds, &BenchResult::output_tokens_per_second)},
-          {"flops_per_token", Median(rounds, &BenchResult::flops_per_token)},
-          {"weight_bytes_per_step", Median(rounds, &BenchResult::weight_bytes_per_step)},
-          {"weight_bytes_per_second", Median(rounds, &BenchResult::weight_bytes_per_second)},
-          {"skipped_ratio_all_layers", Median(rounds, &BenchResult::skipped_ratio)}};
+// Shares of what the machine can do, measured in the same run: S-MBU and S-MFU, of the bytes and
+// FLOPs that the routing made necessary.
+double OfMemory(const Contender& contender, const MachineLimits& limits) {
+  return Median(contender.rounds, &BenchResult::weight_bytes_per_second) /
+         limits.memory_bytes_per_second();
 }
 
-void PrintLoad(const BenchLoad& load, const std::vector<Contender>& contenders) {
+double OfPeak(const Contender& contender, const MachineLimits& limits, double BenchResult::*rate) {
+  return Median(contender.rounds, rate) /
+         limits.operations_per_second(contender.subject->weights());
+}
+
+nlohmann::json Summary(const Contender& contender,
+                       const BenchLoad& load,
+                       const MachineLimits& limits) {
+  const auto& rounds = contender.rounds;
+  return {
+      {"subject", contender.label},
+      {"batch", load.batch},
+      {"prompt_tokens", load.prompt_tokens},
+      {"output_tokens", load.output_tokens},
+      {"prefill_tokens_per_second", Median(rounds, &BenchResult::prefill_tokens_per_second)},
+      {"decode_tokens_per_second", Median(rounds, &BenchResult::decode_tokens_per_second)},
+      {"output_tokens_per_second", Median(rounds, &BenchResult::output_tokens_per_second)},
+      {"flops_per_token", Median(rounds, &BenchResult::flops_per_token)},
+      {"weight_bytes_per_step", Median(rounds, &BenchResult::weight_bytes_per_step)},
+      {"weight_bytes_per_second", Median(rounds, &BenchResult::weight_bytes_per_second)},
+      {"decode_share_of_memory_rate", OfMemory(contender, limits)},
+      {"decode_share_of_peak", OfPeak(contender, limits, &BenchResult::decode_flops_per_second)},
+      {"prefill_share_of_peak", OfPeak(contender, limits, &BenchResult::prefill_flops_per_second)},
+      {"least_expert_load", Median(rounds, &BenchResult::least_expert_load)},
+      {"most_expert_load", Median(rounds, &BenchResult::most_expert_load)},
+      {"load_seconds", contender.subject->load_seconds()},
+      {"memory_bytes_per_second", limits.memory_bytes_per_second()},
+      {"operations_per_second", limits.operations_per_second(contender.subject->weights())},
+      {"skipped_ratio_all_layers", Median(rounds, &BenchResult::skipped_ratio)}};
+}
+
+void PrintLoad(const BenchLoad& load,
+               const std::vector<Contender>& contenders,
+               const MachineLimits& limits) {
   const auto& first = contenders.front();
   std::printf("\nbatch %d, %d prompt tokens, %d generated\n", load.batch, load.prompt_tokens,
               load.output_tokens);
-  std::printf("  %-34s %12s %12s %9s %12s %9s %8s\n", "", "prefill tok/s", "decode tok/s",
-              "MFLOP/tok", "MB/step", "read GB/s", "skipped");
+  std::printf("  %-30s %13s %7s %12s %9s %9s %9s %6s %7s\n", "", "prefill tok/s", "of peak",
+              "decode tok/s", "MFLOP/tok", "MB/step", "read GB/s", "of mem", "skipped");
   for (const Contender& contender : contenders) {
     const auto& rounds = contender.rounds;
-    std::printf("  %-34s %13.0f %12.1f %9.2f %12.2f %9.2f %7.1f%%\n", contender.label.c_str(),
-                Median(rounds, &BenchResult::prefill_tokens_per_second),
+    std::printf("  %-30s %13.0f %6.0f%% %12.1f %9.2f %9.2f %9.2f %5.0f%% %6.1f%%\n",
+                contender.label.c_str(), Median(rounds, &BenchResult::prefill_tokens_per_second),
+                100 * OfPeak(contender, limits, &BenchResult::prefill_flops_per_second),
                 Median(rounds, &BenchResult::decode_tokens_per_second),
                 Median(rounds, &BenchResult::flops_per_token) / 1e6,
                 Median(rounds, &BenchResult::weight_bytes_per_step) / 1e6,
                 Median(rounds, &BenchResult::weight_bytes_per_second) / 1e9,
+                100 * OfMemory(contender, limits),
                 100 * Median(rounds, &BenchResult::skipped_ratio));
+  }
+  for (const Contender& contender : contenders) {
+    const double most = Median(contender.rounds, &BenchResult::most_expert_load);
+    if (most == 0.0) continue;
+    std::printf("  %s: experts have %.2f to %.2f times their fair share of rows\n",
+                contender.label.c_str(), Median(contender.rounds, &BenchResult::least_expert_load),
+                most);
   }
   for (size_t i = 1; i < contenders.size(); ++i) {
     const auto& other = contenders[i].rounds;
@@ -139,6 +176,16 @@ std::vector<Contender> ListContenders(BenchSubject* subject, BenchSubject* basel
   return contenders;
 }
 
+// What it took to get there: load times, and memory of all that is loaded.
+void PrintCosts(const std::vector<const BenchSubject*>& subjects) {
+  for (const BenchSubject* subject : subjects) {
+    if (subject == nullptr) continue;
+    std::printf("%s loaded in %.2f s\n", subject->card().id.c_str(), subject->load_seconds());
+  }
+  std::printf("most memory while loading: %.0f MB\n",
+              static_cast<double>(PeakResidentBytes()) / 1e6);
+}
+
 absl::Status Bench(const ServerConfig& config) {
   ASSIGN_OR_RETURN(const std::vector<int32_t> batch_sizes,
                    ParseBatchSizes(config.bench.batch_sizes));
@@ -172,14 +219,23 @@ absl::Status Bench(const ServerConfig& config) {
     std::printf("kernel %s: %s (%s)\n", kernel.op.c_str(), kernel.kernel.c_str(),
                 kernel.reason.c_str());
   }
-  std::printf("%d threads, medians of %d interleaved rounds\n", subject->report().threads,
-              config.bench.rounds);
+  PrintCosts({subject.get(), baseline.get()});
+  ASSIGN_OR_RETURN(const MachineLimits limits,
+                   kernels::MeasureMachine({.threads = subject->report().threads, .brief = true}));
+  std::printf(
+      "%d threads; measured just now: memory %.1f GB/s, peak %.0f GFLOP/s with %s weights; medians "
+      "of %d interleaved rounds\n",
+      subject->report().threads, limits.memory_bytes_per_second() / 1e9,
+      limits.operations_per_second(subject->weights()) / 1e9, kernels::Name(subject->weights()),
+      config.bench.rounds);
   nlohmann::json results = nlohmann::json::array();
   for (const int32_t batch : batch_sizes) {
     const BenchLoad load{batch, config.bench.prompt_tokens, config.bench.output_tokens};
     RETURN_IF_ERROR(MeasureAll(load, config.bench.rounds, contenders));
-    PrintLoad(load, contenders);
-    for (const Contender& contender : contenders) results.push_back(Summary(contender, load));
+    PrintLoad(load, contenders, limits);
+    for (const Contender& contender : contenders) {
+      results.push_back(Summary(contender, load, limits));
+    }
   }
   if (config.bench.json_file.empty()) return absl::OkStatus();
   std::ofstream file(config.bench.json_file);

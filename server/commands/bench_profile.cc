@@ -207,13 +207,6 @@ class Profiler {
   int64_t steps_ = 0;
 };
 
-// The best peak of the units that products of such weights can use; int4 becomes int8 on the way.
-double PeakOf(const MachineLimits& limits, WeightFormat weights) {
-  const double f32 = limits.operations_per_second("f32");
-  const WeightFormat units = kernels::IsInteger(weights) ? WeightFormat::kInt8 : weights;
-  return std::max(f32, limits.operations_per_second(kernels::Name(units)));
-}
-
 nlohmann::json ToJson(const Account& account) {
   const auto steps = static_cast<double>(account.steps);
   nlohmann::json rows = nlohmann::json::array();
@@ -254,7 +247,8 @@ void Print(const Account& account, const MachineLimits& limits) {
       const double rate = op.operations / op.seconds;
       std::printf(" %9.2f %7.2f %5.0f%% %9.1f %8.1f %5.0f%%", op.bytes / steps / 1e6,
                   bytes_rate / 1e9, 100 * bytes_rate / limits.memory_bytes_per_second(),
-                  op.operations / steps / 1e6, rate / 1e9, 100 * rate / PeakOf(limits, op.weights));
+                  op.operations / steps / 1e6, rate / 1e9,
+                  100 * rate / limits.operations_per_second(op.weights));
     }
     std::printf("\n");
   }
@@ -280,9 +274,9 @@ absl::Status Profile(const ServerConfig& config) {
   if (config.print_json) {
     const nlohmann::json json = {{"memory_bytes_per_second", limits.memory_bytes_per_second()},
                                  {"operations_per_second",
-                                  {{"f32", PeakOf(limits, WeightFormat::kF32)},
-                                   {"bf16", PeakOf(limits, WeightFormat::kBF16)},
-                                   {"int8", PeakOf(limits, WeightFormat::kInt8)}}},
+                                  {{"f32", limits.operations_per_second(WeightFormat::kF32)},
+                                   {"bf16", limits.operations_per_second(WeightFormat::kBF16)},
+                                   {"int8", limits.operations_per_second(WeightFormat::kInt8)}}},
                                  {"handover_seconds", limits.handover_seconds},
                                  {"threads", limits.threads},
                                  {"accounts", {ToJson(decode), ToJson(prefill)}}};
@@ -295,8 +289,9 @@ absl::Status Profile(const ServerConfig& config) {
       "%d threads; measured just now: memory %.1f GB/s, peak %.0f GFLOP/s in f32, %.0f with bf16, "
       "%.0f with int8 weights, hand-over %.2f us\n",
       limits.threads, limits.memory_bytes_per_second() / 1e9,
-      PeakOf(limits, WeightFormat::kF32) / 1e9, PeakOf(limits, WeightFormat::kBF16) / 1e9,
-      PeakOf(limits, WeightFormat::kInt8) / 1e9, limits.handover_seconds * 1e6);
+      limits.operations_per_second(WeightFormat::kF32) / 1e9,
+      limits.operations_per_second(WeightFormat::kBF16) / 1e9,
+      limits.operations_per_second(WeightFormat::kInt8) / 1e9, limits.handover_seconds * 1e6);
   std::printf(
       "decode: %d sequences of %d tokens; prefill: %d tokens. MB: weights, keys and values\n",
       config.profile.batch, config.profile.context, config.bench.prompt_tokens);

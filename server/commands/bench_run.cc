@@ -1,7 +1,10 @@
 #include "server/commands/bench_run.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 #include <utility>
 
 #include "engine/status_macros.h"
@@ -20,17 +23,37 @@ struct Mark {
   absl::Duration time;
   double flops = 0.0, weight_bytes = 0.0;
   uint64_t skipped = 0, steps = 0, generated = 0;
+  std::vector<ExpertLayerMetrics> experts;
 };
 
 Mark TakeMark(Engine& engine, const Clock& clock) {
-  const MetricsSnapshot snapshot = engine.metrics().Snapshot();
+  MetricsSnapshot snapshot = engine.metrics().Snapshot();
   Mark mark{.time = clock.Now(),
             .flops = snapshot.flops_executed,
             .weight_bytes = snapshot.weight_bytes_read,
             .steps = snapshot.steps,
             .generated = snapshot.generated_tokens};
   for (const DepthLayerMetrics& layer : snapshot.depth_layers) mark.skipped += layer.skipped;
+  mark.experts = std::move(snapshot.expert_layers);
   return mark;
+}
+
+void AddExpertLoads(const Mark& start, const Mark& end, BenchResult& result) {
+  for (size_t layer = 0; layer < end.experts.size(); ++layer) {
+    std::vector<uint64_t> rows = end.experts[layer].tokens;
+    if (layer < start.experts.size()) {  // layers appear when they are first used
+      const std::vector<uint64_t>& before = start.experts[layer].tokens;
+      for (size_t e = 0; e < before.size(); ++e) rows[e] -= before[e];
+    }
+    const double all = static_cast<double>(std::accumulate(rows.begin(), rows.end(), uint64_t{0}));
+    if (all == 0.0) continue;
+    const auto [least, most] = std::minmax_element(rows.begin(), rows.end());
+    const double fair = all / static_cast<double>(rows.size());
+    const bool first = result.most_expert_load == 0.0;
+    const double low = static_cast<double>(*least) / fair;
+    result.least_expert_load = first ? low : std::min(result.least_expert_load, low);
+    result.most_expert_load = std::max(result.most_expert_load, static_cast<double>(*most) / fair);
+  }
 }
 
 }  // namespace
@@ -47,6 +70,11 @@ Request BenchRequest(const ModelCard& card, const BenchLoad& load, int32_t index
   return request;
 }
 
+int64_t PeakResidentBytes() {
+  rusage usage{};
+  return getrusage(RUSAGE_SELF, &usage) == 0 ? int64_t{usage.ru_maxrss} * 1024 : 0;
+}
+
 void PrintPackedCache(const EngineReport& report) {
   if (!report.packed_cache.empty()) std::printf("packed: %s\n", report.packed_cache.c_str());
 }
@@ -54,8 +82,10 @@ void PrintPackedCache(const EngineReport& report) {
 absl::StatusOr<std::unique_ptr<BenchSubject>> BenchSubject::Load(const EngineConfig& config,
                                                                  std::string label,
                                                                  const Clock& clock) {
+  const absl::Duration begin = clock.Now();
   ASSIGN_OR_RETURN(LoadedModel model, LoadModel(config, nullptr));
   auto subject = std::make_unique<BenchSubject>();
+  subject->load_seconds_ = absl::ToDoubleSeconds(clock.Now() - begin);
   subject->clock_ = &clock;
   subject->label_ = std::move(label);
   subject->card_ = model.card;
@@ -102,8 +132,13 @@ absl::StatusOr<BenchResult> BenchSubject::Measure(const BenchLoad& load, bool fo
   result.weight_bytes_per_step = (end.weight_bytes - prefilled.weight_bytes) / steps;
   result.weight_bytes_per_second = (end.weight_bytes - prefilled.weight_bytes) /
                                    absl::ToDoubleSeconds(end.time - prefilled.time);
+  result.prefill_flops_per_second =
+      (prefilled.flops - start.flops) / absl::ToDoubleSeconds(prefilled.time - start.time);
+  result.decode_flops_per_second =
+      (end.flops - prefilled.flops) / absl::ToDoubleSeconds(end.time - prefilled.time);
   result.skipped_ratio = static_cast<double>(end.skipped - prefilled.skipped) /
                          (decoded * static_cast<double>(card_.num_layer_instances));
+  AddExpertLoads(start, end, result);
   return result;
 }
 

@@ -27,7 +27,12 @@ struct BenchResult {
   double flops_per_token = 0.0;           // executed, decode steps
   double weight_bytes_per_step = 0.0;     // made necessary by the routing, decode steps
   double weight_bytes_per_second = 0.0;   // of those, over the whole time of the steps
-  double skipped_ratio = 0.0;             // of all layers, decode steps
+  double prefill_flops_per_second = 0.0;  // executed
+  double decode_flops_per_second = 0.0;
+  double skipped_ratio = 0.0;  // of all layers, decode steps
+  // Rows of the least and of the most used expert of any layer over their fair share, whole load;
+  // 0 without experts.
+  double least_expert_load = 0.0, most_expert_load = 0.0;
 };
 
 // Sequence `index` of a load: a fixed pseudo-random prompt, different per sequence, the same for
@@ -36,6 +41,9 @@ Request BenchRequest(const ModelCard& card, const BenchLoad& load, int32_t index
 
 // "packed: " and what was done with the packed cache, on standard output; nothing without one.
 void PrintPackedCache(const EngineReport& report);
+
+// Most memory that this process has had resident, in bytes; 0: the system does not say.
+int64_t PeakResidentBytes();
 
 // A loaded model and how to route it.
 class BenchSubject {
@@ -52,6 +60,8 @@ class BenchSubject {
   const std::string& label() const { return label_; }
   const ModelCard& card() const { return card_; }
   const EngineReport& report() const { return report_; }
+  kernels::WeightFormat weights() const { return engine_->runner().facts().weights; }
+  double load_seconds() const { return load_seconds_; }  // opening, packing, memory
   bool can_force_dense() const { return !card_.routed_layers.empty(); }
 
  private:
@@ -59,6 +69,7 @@ class BenchSubject {
   std::string label_;
   ModelCard card_;
   EngineReport report_;
+  double load_seconds_ = 0.0;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Engine> engine_;
   uint64_t next_id_ = 1;
