@@ -73,13 +73,21 @@ Visible VisibleTo(const AttentionArgs& args, int32_t row) {
   return out;
 }
 
+double SlotBytes(const KvGeometry& shape) {
+  const int32_t value_dim = shape.value_in_key ? 0 : shape.value_dim;
+  return static_cast<double>(shape.num_kv_heads) * (shape.key_dim + value_dim) *
+         static_cast<double>(SizeOf(shape.dtype));
+}
+
+OpCost AppendKvCost(const AppendKvArgs& args) {
+  return {.op = "append_kv", .bytes = SlotBytes(args.kv.geometry) * args.rows.count};
+}
+
 // Rows of one sequence stand together.
 OpCost AttentionCost(const AttentionArgs& args) {
   OpCost cost{.op = "attention"};
   const KvGeometry& shape = args.kv.geometry;
-  const int32_t value_dim = shape.value_in_key ? 0 : shape.value_dim;
-  const double slot_bytes = static_cast<double>(shape.num_kv_heads) * (shape.key_dim + value_dim) *
-                            static_cast<double>(SizeOf(shape.dtype));
+  const double slot_bytes = SlotBytes(shape);
   const double slot_operations = 2.0 * args.num_heads * (shape.key_dim + shape.value_dim);
   for (int32_t i = 0; i < args.rows.count;) {
     const int32_t sequence = args.rows.sequence[i];
@@ -159,7 +167,7 @@ class ProfilingBackend final : public Backend {
     Time([] { return OpCost{.op = "rope"}; }, [&] { backend_->Rope(args); });
   }
   void AppendKv(const AppendKvArgs& args) override {
-    Time([] { return OpCost{.op = "append_kv"}; }, [&] { backend_->AppendKv(args); });
+    Time([&] { return AppendKvCost(args); }, [&] { backend_->AppendKv(args); });
   }
   void PagedAttention(const AttentionArgs& args) override {
     Time([&] { return AttentionCost(args); }, [&] { backend_->PagedAttention(args); });

@@ -115,8 +115,8 @@ TEST_F(OpProfileTest, ExpertsCountOnceACallHoweverManyRowsTheyTake) {
   EXPECT_EQ(profile_.costs().size(), 1u) << "the ops inside a fused op are not counted again";
 }
 
-// Two sequences, of which one has two rows that share what they read.
-TEST_F(OpProfileTest, AttentionReadsEachSequenceOnce) {
+// Two sequences, of which one has two rows that share what they read, and write their own.
+TEST_F(OpProfileTest, AttentionReadsEachSequenceOnceAndAppendingWritesEachRow) {
   KvLayerView kv;
   kv.geometry = {kHeads, kHeadDim, kHeadDim, DType::kBF16, 16};
   kv.page_bytes = profiled_->KvPageBytes(kv.geometry);
@@ -134,11 +134,15 @@ TEST_F(OpProfileTest, AttentionReadsEachSequenceOnce) {
   args.query = query.View();
   args.num_heads = kHeads;
   args.out = out.View();
+  profiled_->AppendKv({.kv = kv, .rows = args.rows, .key = query.View(), .value = query.View()});
   profiled_->PagedAttention(args);
   const OpCost* cost = Find(profile_, "attention");
   ASSERT_NE(cost, nullptr);
   EXPECT_EQ(cost->bytes, (10.0 + 5.0) * kHeads * 2 * kHeadDim * 2);
   EXPECT_EQ(cost->operations, (9.0 + 10.0 + 5.0) * 4 * kHeads * kHeadDim);
+  const OpCost* written = Find(profile_, "append_kv");
+  ASSERT_NE(written, nullptr);
+  EXPECT_EQ(written->bytes, 3.0 * kHeads * 2 * kHeadDim * 2);
 }
 
 TEST_F(OpProfileTest, RowOpsAreInTheAccount) {
