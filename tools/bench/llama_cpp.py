@@ -9,6 +9,8 @@ has. Random tokens, as its own batched-bench feeds; flash attention as the libra
 import ctypes
 import random
 import struct
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -35,8 +37,22 @@ LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 CONTEXT_DEFAULTS = struct.pack("4I", 512, 2048, 512, 1)
 
 
+def place_of_repack(sources: Path) -> int:
+    """Where `repack_tensors` stands in the model parameters of ik_llama.cpp, whose layout changes between versions."""
+    program = """#include <stddef.h>
+                 #include <stdio.h>
+                 #include "llama.h"
+                 int main(void) { printf("%zu", offsetof(struct llama_model_params, repack_tensors)); }"""
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "place"
+        subprocess.run(["cc", f"-I{sources}/include", f"-I{sources}/ggml/include", "-x", "c", "-", "-o", binary],
+                       input=program, text=True, check=True)
+        return int(subprocess.run([binary], stdout=subprocess.PIPE, check=True).stdout)
+
+
 class LlamaCpp:
-    def __init__(self, library: Path, model: Path, threads: int, positions: int, sequences: int, physical: int):
+    def __init__(self, library: Path, model: Path, threads: int, positions: int, sequences: int, physical: int,
+                 repack_sources: Path | None = None):
         self.lib = lib = ctypes.CDLL(str(library))
         pointer = ctypes.c_void_p
         for name, result, arguments in (
@@ -52,7 +68,10 @@ class LlamaCpp:
         self.quiet = LOG(lambda *_: None)
         lib.llama_log_set(self.quiet, None)
         lib.llama_backend_init()
-        handle = lib.llama_model_load_from_file(str(model).encode(), lib.llama_model_default_params())
+        model_params = lib.llama_model_default_params()
+        if repack_sources is not None:
+            model_params.bytes[place_of_repack(repack_sources)] = 1
+        handle = lib.llama_model_load_from_file(str(model).encode(), model_params)
         if not handle:
             raise SystemExit(f"{library}: cannot load {model}")
         self.vocab_size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(handle))
@@ -118,9 +137,11 @@ def main() -> None:
     parser = peer_program.parser(__doc__)
     parser.add_argument("--library", type=Path, required=True, metavar="LIB")
     parser.add_argument("--ubatch", type=int, default=2048, help="rows computed at once")
+    parser.add_argument("--repack", type=Path, metavar="SOURCES",
+                        help="of ik_llama.cpp, its root: weights in the layout of its fastest kernels, made while loading")
     args = parser.parse_args()
     peer_program.answer(LlamaCpp(args.library, args.model, args.threads, peer_program.longest(args),
-                                 max([1, *args.batch_sizes]), args.ubatch), args)
+                                 max([1, *args.batch_sizes]), args.ubatch, args.repack), args)
 
 
 if __name__ == "__main__":
