@@ -33,8 +33,12 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(const DeviceSpec& s
   if (absl::ConsumePrefix(&name, "cuda:") && (!absl::SimpleAtoi(name, &device) || device < 0))
     return absl::InvalidArgumentError(absl::StrCat("unknown device: ", spec.device));
   int count = 0;
-  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess)
-    return Failed(error, "no CUDA device");
+  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("no CUDA device: ", cudaGetErrorString(error),
+                     "; --device cuda needs a GPU that `nvidia-smi` lists and a driver for CUDA ",
+                     CUDART_VERSION / 1000, "; without them use --device cpu"));
+  }
   if (device >= count) {
     return absl::FailedPreconditionError(
         absl::StrCat(spec.device, " is not there: this machine has ", count, " CUDA devices"));

@@ -30,6 +30,7 @@ Memory memory;
 
 std::vector<std::function<void()>> queue;
 int64_t launches = 0;
+int devices = 1;
 int64_t calls_until_failure = -1;
 cudaError_t injected = cudaSuccess;
 cudaError_t sticky = cudaSuccess;
@@ -73,6 +74,7 @@ void FailAfter(int64_t count, cudaError_t error) {
   injected = error;
   sticky = cudaSuccess;
 }
+void SetDeviceCount(int count) { devices = count; }
 void SetMemory(size_t bytes) { memory.total = bytes == 0 ? kDefaultMemory : bytes; }
 int64_t NumLaunches() { return launches; }
 
@@ -88,8 +90,8 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
+  *count = cuda_emulation::devices;
+  return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {

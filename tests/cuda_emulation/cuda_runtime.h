@@ -12,6 +12,8 @@
 #include <tuple>
 #include <utility>
 
+#define CUDART_VERSION 13000
+
 #define __global__
 #define __device__
 #define __host__
@@ -77,6 +79,8 @@ void MultiplyInt8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
 
 // The next `count`-th call that reaches the device from now, and all after it, fail with `error`.
 void FailAfter(int64_t count, cudaError_t error);
+// How many devices there are, 1 at first.
+void SetDeviceCount(int count);
 // Memory that cudaMemGetInfo reports as the device's; 0 restores the default.
 void SetMemory(size_t bytes);
 int64_t NumLaunches();

@@ -125,6 +125,15 @@ TEST(CudaEngineTest, ADeviceThatIsNotThereIsRefused) {
       << runner.status();
 }
 
+TEST(CudaEngineTest, AMachineWithoutAGpuIsToldWhatIsMissing) {
+  cuda_emulation::SetDeviceCount(0);
+  const auto runner = MakeRunner({.device = "cuda"});
+  cuda_emulation::SetDeviceCount(1);
+  EXPECT_EQ(runner.status().code(), absl::StatusCode::kFailedPrecondition);
+  for (const char* part : {"no CUDA device", "a driver for CUDA 13", "--device cpu"})
+    EXPECT_TRUE(absl::StrContains(runner.status().message(), part)) << runner.status();
+}
+
 TEST(CudaEngineTest, Int4IsRefused) {
   const auto runner = MakeRunner({.device = "cuda", .weights = kernels::WeightFormat::kInt4});
   EXPECT_EQ(runner.status().code(), absl::StatusCode::kFailedPrecondition) << runner.status();

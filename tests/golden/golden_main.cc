@@ -16,7 +16,7 @@ namespace sluice {
 namespace {
 
 constexpr char kHelp[] =
-    "usage: sluice-golden [--device reference|cpu] [--weights f32|bf16|int8|int4] FOLDER...\n"
+    "usage: sluice-golden [--device reference|cpu|cuda] [--weights f32|bf16|int8|int4] FOLDER...\n"
     "Runs the model of each folder (of tests/golden or shared/goldens) and compares every layer "
     "with\n"
     "expected.safetensors; models that are causal per token also in chunks, token by token and\n"
