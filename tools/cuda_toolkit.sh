@@ -2,9 +2,15 @@
 # Prints the path of nvcc: that of the machine, or else one of NVIDIA's packages on PyPI (about 130 MB), which it
 # puts into build/cuda-toolkit. Enough to compile; to run, a driver is needed too.
 #   cmake --preset cuda -DCMAKE_CUDA_COMPILER="$(tools/cuda_toolkit.sh)"
+#   tools/cuda_toolkit.sh --installed   # that of the machine or nothing, with exit status 1
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if command -v nvcc; then exit 0; fi
+if [[ -x /usr/local/cuda/bin/nvcc ]]; then  # where NVIDIA's packages put it, and no PATH has it
+  echo /usr/local/cuda/bin/nvcc
+  exit 0
+fi
+[[ ${1:-} != --installed ]] || exit 1
 toolkit=build/cuda-toolkit
 if ! compgen -G "$toolkit/lib/python3*/site-packages/nvidia/cu*/bin/nvcc" > /dev/null; then
   python3 -m venv "$toolkit"
