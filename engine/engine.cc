@@ -281,6 +281,7 @@ void Engine::PublishGauges() {
           static_cast<double>(cache->BytesSaved(static_cast<int32_t>(c)));
     }
   }
+  gauges_.gpu = runner_->gpu();
   metrics_.SetGauges(gauges_);
 }
 

@@ -51,6 +51,17 @@ struct ExpertLayerMetrics {
   Histogram distinct_per_step;
 };
 
+// The GPU that the model runs on. Memory in bytes, as the backend counts it. The parts add up to
+// the total less what --gpu-memory-fraction leaves alone.
+struct GpuMetrics {
+  bool up = true;  // false once it has failed for good
+  int64_t total_bytes = 0;
+  int64_t weight_bytes = 0, kv_cache_bytes = 0;
+  int64_t scratch_bytes = 0;  // whatever else the engine took: activations, lists
+  int64_t others_bytes = 0;   // in use before the engine started
+  int64_t free_bytes = 0;     // what the engine may still take
+};
+
 struct MetricsSnapshot {
   std::vector<DepthLayerMetrics> depth_layers;
   double skipped_ratio_window_all = 0.0;
@@ -66,6 +77,8 @@ struct MetricsSnapshot {
   };
   std::vector<KvClass> kv_classes;
   uint64_t kv_pages_total = 0, kv_pages_used = 0, kv_pages_free = 0, kv_pages_cached = 0;
+
+  std::optional<GpuMetrics> gpu;  // none on the CPU
 
   uint64_t requests_running = 0, requests_waiting = 0, requests_paused = 0;
   Histogram time_to_first_token_seconds, inter_token_latency_seconds, request_latency_seconds,

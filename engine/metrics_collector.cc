@@ -222,6 +222,7 @@ void MetricsCollector::SetGauges(const Gauges& gauges) {
   totals_.kv_pages_used = gauges.pages_used;
   totals_.kv_pages_free = gauges.pages_total - gauges.pages_used;
   totals_.kv_classes = gauges.kv_classes;
+  totals_.gpu = gauges.gpu;
   totals_.preemptions["pages"] = gauges.preemptions;
 }
 

@@ -37,6 +37,7 @@ class MetricsCollector {
     uint64_t pages_total = 0, pages_used = 0;
     uint64_t preemptions = 0;
     std::vector<MetricsSnapshot::KvClass> kv_classes;
+    std::optional<GpuMetrics> gpu;
   };
   void SetGauges(const Gauges& gauges);
 

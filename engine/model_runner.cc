@@ -21,6 +21,12 @@ int64_t FreeMemoryBytes() {
   return pages > 0 && page_bytes > 0 ? pages * page_bytes : int64_t{1} << 30;
 }
 
+// 0 where memory is the host's.
+int64_t AllocatedOn(const kernels::Backend& backend) {
+  const std::optional<kernels::DeviceMemory> memory = backend.device_memory();
+  return memory.has_value() ? memory->allocated : 0;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RealModelRunner>> RealModelRunner::Create(
@@ -51,10 +57,12 @@ absl::Status RealModelRunner::Load(const EngineConfig& config,
   BuildOptions options{.max_rows = max_rows, .weight_format = config.weights};
   options.exit_layer = config.draft_exit_layer;
   options.progress = progress;
+  const int64_t before = AllocatedOn(*backend_);
   ASSIGN_OR_RETURN(PackedModel packed,
                    BuildPackedModel(config, spec, weights, *backend_, std::move(options)));
   model_ = std::move(packed.model);
   packed_cache_line_ = std::move(packed.cache_line);
+  gpu_weight_bytes_ = AllocatedOn(*backend_) - before;
   backend_->ReserveScratch(max_rows);
   ASSIGN_OR_RETURN(Workspace workspace, Workspace::Create(*backend_, model_->WorkspaceBytes()));
   workspace_ = std::make_unique<Workspace>(std::move(workspace));
@@ -78,14 +86,15 @@ absl::Status RealModelRunner::MakeCache(const EngineConfig& config) {
   const int64_t per_token = KvBytesPerToken(*backend_, model_->kv_classes());
   // What every sequence at full length needs, page rounding included.
   const int64_t all = per_token * (int64_t{context} + 16) * config.max_sequences;
-  const int64_t free_bytes =
-      backend_->memory_is_host() ? FreeMemoryBytes() : backend_->free_memory_bytes();
+  const std::optional<kernels::DeviceMemory> memory = backend_->device_memory();
+  const int64_t free_bytes = memory.has_value() ? memory->free : FreeMemoryBytes();
   const int64_t bytes =
       config.kv_memory_bytes > 0 ? config.kv_memory_bytes : std::min(all, free_bytes / 4);
   ASSIGN_OR_RETURN(cache_, KvCache::Create(*backend_, model_->kv_classes(),
                                            {.memory_bytes = bytes,
                                             .max_sequences = config.max_sequences,
                                             .max_tokens = context}));
+  if (memory.has_value()) gpu_kv_bytes_ = AllocatedOn(*backend_) - memory->allocated;
   facts_ = {.instances = model_->instances(),
             .num_encoder_instances = model_->num_encoder_instances(),
             .vocab_size = model_->spec().decoder().embedding.vocab_size,
@@ -101,6 +110,19 @@ absl::Status RealModelRunner::MakeCache(const EngineConfig& config) {
             .threads = backend_->num_threads(),
             .packed_cache = packed_cache_line_};
   return absl::OkStatus();
+}
+
+std::optional<GpuMetrics> RealModelRunner::gpu() const {
+  const std::optional<kernels::DeviceMemory> memory = backend_->device_memory();
+  if (!memory.has_value()) return std::nullopt;
+  const int64_t taken = memory->allocated + memory->lists;
+  return GpuMetrics{.up = backend_->status().ok(),
+                    .total_bytes = memory->total,
+                    .weight_bytes = gpu_weight_bytes_,
+                    .kv_cache_bytes = gpu_kv_bytes_,
+                    .scratch_bytes = taken - gpu_weight_bytes_ - gpu_kv_bytes_,
+                    .others_bytes = memory->others,
+                    .free_bytes = memory->free};
 }
 
 const ForwardStats& RealModelRunner::Run(const Batch& batch,

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "engine/blocks/forward_context.h"
 #include "engine/cache/kv_cache.h"
 #include "engine/engine_config.h"
+#include "engine/metrics.h"
 #include "engine/model/model.h"
 
 namespace sluice {
@@ -53,6 +55,8 @@ class ModelRunner {
   virtual const KvCache* cache() const { return nullptr; }
   // Not OK when the device has failed for good: the last Run gave nothing.
   virtual absl::Status device_status() const { return absl::OkStatus(); }
+  // None on the CPU.
+  virtual std::optional<GpuMetrics> gpu() const { return std::nullopt; }
   // Room for the states of draft rows (Batch::early_exit), [slots, dim]; no rows: no drafts.
   virtual kernels::TensorView draft_states() const { return {}; }
 };
@@ -80,6 +84,7 @@ class RealModelRunner final : public ModelRunner {
   }
   const KvCache* cache() const override { return cache_.get(); }
   absl::Status device_status() const override { return backend_->status(); }
+  std::optional<GpuMetrics> gpu() const override;
   kernels::TensorView draft_states() const override { return draft_states_; }
   KvCache& mutable_cache() { return *cache_; }
   kernels::Backend& backend() { return *backend_; }
@@ -102,6 +107,7 @@ class RealModelRunner final : public ModelRunner {
   std::unique_ptr<KvPlacements> placements_;
   ForwardStats stats_;
   RunnerFacts facts_;
+  int64_t gpu_weight_bytes_ = 0, gpu_kv_bytes_ = 0;
 };
 
 }  // namespace sluice

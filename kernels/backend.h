@@ -20,6 +20,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -269,6 +270,16 @@ struct KernelChoice {
   std::string reason;
 };
 
+// Memory of a device that has its own, in bytes, as this process counts it. `free` is less than
+// what is left of `total` where a part of the device is not to be taken.
+struct DeviceMemory {
+  int64_t total = 0;
+  int64_t others = 0;     // in use before this process took any
+  int64_t allocated = 0;  // Buffers
+  int64_t lists = 0;      // where ops keep their copies of lists
+  int64_t free = 0;       // what Allocate could still give
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -342,8 +353,8 @@ class Backend {
 
   // Whether memory of the device is memory of the host, so that lists may lie in it.
   virtual bool memory_is_host() const { return true; }
-  // What Allocate could still give; 0 where it is the host's to say.
-  virtual int64_t free_memory_bytes() const { return 0; }
+  // None where memory is the host's to count.
+  virtual std::optional<DeviceMemory> device_memory() const { return std::nullopt; }
   // Not OK once the device has failed in a way that it does not recover from (Unavailable, the
   // device's own words); results since then mean nothing. Asked behind a step's Synchronize.
   virtual absl::Status status() const { return absl::OkStatus(); }

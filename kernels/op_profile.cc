@@ -204,7 +204,7 @@ class ProfilingBackend final : public Backend {
   }
   void Synchronize() override { backend_->Synchronize(); }
   bool memory_is_host() const override { return backend_->memory_is_host(); }
-  int64_t free_memory_bytes() const override { return backend_->free_memory_bytes(); }
+  std::optional<DeviceMemory> device_memory() const override { return backend_->device_memory(); }
   absl::Status status() const override { return backend_->status(); }
 
  private:

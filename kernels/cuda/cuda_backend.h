@@ -27,7 +27,7 @@ class CudaBackend final : public Backend {
   int num_threads() const override { return 1; }
   std::vector<KernelChoice> Kernels() const override;
   bool memory_is_host() const override { return false; }
-  int64_t free_memory_bytes() const override { return static_cast<int64_t>(memory_.free_bytes()); }
+  std::optional<DeviceMemory> device_memory() const override { return memory_.Count(); }
   absl::Status status() const override { return status_.status(); }
 
   absl::StatusOr<Buffer> Allocate(size_t bytes) override;

@@ -14,7 +14,9 @@ constexpr size_t kAlignment = 256;
 constexpr size_t kSmallestRing = size_t{4} << 20;
 constexpr size_t kListsOfOneOp = 16;  // twice the most that an op has
 
-std::atomic<size_t> managed_bytes = 0;  // of this process
+// Of this process.
+std::atomic<size_t> managed_bytes = 0;
+std::atomic<size_t> list_bytes = 0;  // of rings
 
 void FreeManaged(void* data, size_t bytes) {
   cudaFree(data);
@@ -37,6 +39,7 @@ absl::Status MemoryPlan::Init(double fraction) {
   size_t free_bytes = 0, total = 0;
   if (const cudaError_t error = cudaMemGetInfo(&free_bytes, &total); error != cudaSuccess)
     return absl::UnavailableError(absl::StrCat("the GPU's memory: ", cudaGetErrorString(error)));
+  total_ = total;
   limit_ = static_cast<size_t>(static_cast<double>(total) * fraction);
   of_others_ = total - std::min(total, free_bytes);
   return absl::OkStatus();
@@ -63,18 +66,27 @@ absl::StatusOr<Buffer> MemoryPlan::Allocate(size_t bytes) {
 }
 
 size_t MemoryPlan::free_bytes() const {
-  return limit_ - std::min(limit_, of_others_ + managed_bytes.load());
+  return limit_ - std::min(limit_, of_others_ + managed_bytes.load() + list_bytes.load());
+}
+
+DeviceMemory MemoryPlan::Count() const {
+  return {.total = static_cast<int64_t>(total_),
+          .others = static_cast<int64_t>(of_others_),
+          .allocated = static_cast<int64_t>(managed_bytes.load()),
+          .lists = static_cast<int64_t>(list_bytes.load()),
+          .free = static_cast<int64_t>(free_bytes())};
 }
 
 ListRing::~ListRing() {
-  retired_.push_back(begin_);
+  retired_.push_back(ring_);
   FreeRetired();
 }
 
 void ListRing::FreeRetired() {
-  for (const Place& ring : retired_) {
-    cudaFreeHost(ring.host);
-    cudaFree(ring.device);
+  for (const Ring& ring : retired_) {
+    cudaFreeHost(ring.begin.host);
+    cudaFree(ring.begin.device);
+    list_bytes -= ring.bytes;
   }
   retired_.clear();
 }
@@ -88,9 +100,9 @@ bool ListRing::Grow(size_t bytes) {
     cudaFreeHost(host);
     return false;
   }
-  retired_.push_back(begin_);
-  begin_ = {static_cast<unsigned char*>(host), static_cast<unsigned char*>(device)};
-  size_ = size;
+  retired_.push_back(ring_);
+  ring_ = {{static_cast<unsigned char*>(host), static_cast<unsigned char*>(device)}, size};
+  list_bytes += size;
   used_ = 0;
   return true;
 }
@@ -98,12 +110,12 @@ bool ListRing::Grow(size_t bytes) {
 ListRing::Place ListRing::Take(size_t bytes) {
   const size_t size = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   // So large that the lists of one op never meet at the ring's seam.
-  if (kListsOfOneOp * size > size_ && !Grow(size)) return {};
-  if (used_ + size > size_) {
+  if (kListsOfOneOp * size > ring_.bytes && !Grow(size)) return {};
+  if (used_ + size > ring_.bytes) {
     status_.Check(cudaStreamSynchronize(stream_), "a full ring of lists");
     used_ = 0;
   }
-  const Place place{begin_.host + used_, begin_.device + used_};
+  const Place place{ring_.begin.host + used_, ring_.begin.device + used_};
   used_ += size;
   return place;
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/backend.h"
 #include "kernels/buffer.h"
 
 namespace sluice::kernels::cuda {
@@ -35,8 +36,10 @@ class MemoryPlan {
   absl::StatusOr<Buffer> Allocate(size_t bytes);
   // What Allocate could still give.
   size_t free_bytes() const;
+  DeviceMemory Count() const;
 
  private:
+  size_t total_ = 0;
   size_t limit_ = 0;
   size_t of_others_ = 0;  // in use before us
 };
@@ -68,15 +71,18 @@ class ListRing {
     unsigned char* host = nullptr;
     unsigned char* device = nullptr;
   };
+  struct Ring {
+    Place begin;
+    size_t bytes = 0;
+  };
   const void* CopyBytes(const void* list, size_t bytes);
   Place Take(size_t bytes);
   bool Grow(size_t bytes);
 
   cudaStream_t stream_;
   DeviceStatus& status_;
-  Place begin_;
-  std::vector<Place> retired_;  // an op may still hold lists in them
-  size_t size_ = 0;
+  Ring ring_;
+  std::vector<Ring> retired_;  // an op may still hold lists in them
   size_t used_ = 0;
 };
 

@@ -69,6 +69,12 @@ constexpr std::array<MetricRow, kNumMetrics> kTable = {{
     {kInvariantViolations, "sluice_invariant_violations_total", kCounter,
      "Broken invariants of the engine, by reason; always a bug."},
     {kEngineSteps, "sluice_engine_steps_total", kCounter, "Steps of the engine."},
+    {kGpuUp, "sluice_gpu_up", kGauge,
+     "0 once the GPU has failed for good: the server ends. No series without a GPU."},
+    {kGpuMemory, "sluice_gpu_memory_bytes", kGauge,
+     "Memory of the GPU by use: the server's own, others' at its start, and what it may still "
+     "take."},
+    {kGpuMemoryTotal, "sluice_gpu_memory_total_bytes", kGauge, "Memory that the GPU has."},
     {kReady, "sluice_ready", kGauge, "1 while requests are accepted."},
     {kSeriesDropped, "sluice_metrics_series_dropped", kGauge,
      "Series left out to stay within the budget."},

@@ -47,6 +47,9 @@ enum class Metric : uint8_t {
   kLogLinesDropped,
   kInvariantViolations,
   kEngineSteps,
+  kGpuUp,
+  kGpuMemory,
+  kGpuMemoryTotal,
   kReady,
   kSeriesDropped,
   kBuildInfo,
@@ -65,7 +68,7 @@ enum class Metric : uint8_t {
   kVllmPreemptions,
   kVllmRequestSuccess,
 };
-inline constexpr int kNumMetrics = 53;
+inline constexpr int kNumMetrics = 56;
 
 enum class MetricKind : uint8_t { kCounter, kGauge, kHistogram };
 

@@ -110,6 +110,19 @@ void AddWork(const MetricsSnapshot& snapshot, FamilyList& list) {
               list);
 }
 
+void AddGpu(const GpuMetrics& gpu, FamilyList& list) {
+  list.Add(kGpuUp, gpu.up ? 1.0 : 0.0);
+  const auto add = [&](const char* kind, int64_t bytes) {
+    list.Add(kGpuMemory, static_cast<double>(bytes), {{"kind", kind}});
+  };
+  add("weights", gpu.weight_bytes);
+  add("kv_cache", gpu.kv_cache_bytes);
+  add("scratch", gpu.scratch_bytes);
+  add("others", gpu.others_bytes);
+  add("free", gpu.free_bytes);
+  list.Add(kGpuMemoryTotal, static_cast<double>(gpu.total_bytes));
+}
+
 void AddRequests(const MetricsSnapshot& snapshot, FamilyList& list) {
   list.Add(kRequestsRunning, snapshot.requests_running);
   list.Add(kRequestsWaiting, snapshot.requests_waiting);
@@ -206,6 +219,7 @@ std::string MetricsExporter::Render() const {
     AddModel(snapshot.model, engine->model(), list);
     AddRequests(snapshot, list);
     AddWork(snapshot, list);
+    if (snapshot.gpu.has_value()) AddGpu(*snapshot.gpu, list);
     AddDepth(snapshot, list);
     AddExperts(snapshot, options_, list);
     AddDropped(snapshot, engine->model(), list);

@@ -88,6 +88,27 @@ TEST(CudaEngineTest, AnswersAsTheCpuDoes) {
   EXPECT_TRUE(gpu->healthy());
 }
 
+TEST(CudaEngineTest, MemoryIsCountedByUse) {
+  SteadyClock clock;
+  const auto engine = MakeEngine("cuda", clock);
+  Answers(*engine);
+  const std::optional<GpuMetrics> gpu = engine->Snapshot().gpu;
+  ASSERT_TRUE(gpu.has_value());
+  EXPECT_TRUE(gpu->up);
+  const auto runner = MakeRunner({.device = "cuda", .threads = 1, .max_batch_tokens = 32});
+  ASSERT_TRUE(runner.ok()) << runner.status();
+  const RunnerFacts& facts = (*runner)->facts();
+  // Rows are padded, and there are tables besides.
+  EXPECT_GE(gpu->weight_bytes, facts.weight_bytes);
+  EXPECT_LT(gpu->weight_bytes, facts.weight_bytes + (1 << 20));
+  EXPECT_EQ(gpu->kv_cache_bytes, facts.kv_bytes);
+  EXPECT_GE(gpu->scratch_bytes, facts.arena_bytes);
+  const int64_t parts = gpu->weight_bytes + gpu->kv_cache_bytes + gpu->scratch_bytes +
+                        gpu->others_bytes + gpu->free_bytes;
+  EXPECT_EQ(parts, static_cast<int64_t>(static_cast<double>(gpu->total_bytes) * 0.9));
+  EXPECT_FALSE(MakeEngine("cpu", clock)->Snapshot().gpu.has_value());
+}
+
 TEST(CudaEngineTest, ALostDeviceEndsEveryRequest) {
   SteadyClock clock;
   const auto engine = MakeEngine("cuda", clock);
@@ -104,6 +125,9 @@ TEST(CudaEngineTest, ALostDeviceEndsEveryRequest) {
     EXPECT_EQ(second->error.code(), absl::StatusCode::kUnavailable);
   }
   EXPECT_FALSE(engine->healthy());
+  const std::optional<GpuMetrics> gpu = engine->Snapshot().gpu;
+  ASSERT_TRUE(gpu.has_value());
+  EXPECT_FALSE(gpu->up);
   const auto refused = engine->Submit(MakeRequest(3), std::make_shared<Answer>());
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnavailable);
   cuda_emulation::FailAfter(-1, cudaSuccess);

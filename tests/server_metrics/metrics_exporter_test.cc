@@ -58,6 +58,12 @@ MetricsSnapshot FullSnapshot(int layers = 2, size_t experts = 4) {
   snapshot.kv_pages_total = 10;
   snapshot.kv_pages_used = 4;
   snapshot.kv_pages_free = 6;
+  snapshot.gpu = GpuMetrics{.total_bytes = 4096,
+                            .weight_bytes = 2048,
+                            .kv_cache_bytes = 1024,
+                            .scratch_bytes = 256,
+                            .others_bytes = 64,
+                            .free_bytes = 512};
   snapshot.requests_running = 3;
   for (Histogram* histogram :
        {&snapshot.time_to_first_token_seconds, &snapshot.inter_token_latency_seconds,
@@ -124,6 +130,13 @@ TEST_F(MetricsExporterTest, ValuesAndLabels) {
                            "sluice_flops_total{kind=\"dense_equivalent\"} 4",
                            "sluice_kv_pages{state=\"used\"} 4",
                            "sluice_kv_bytes_saved{class=\"routed\"} 4096",
+                           "sluice_gpu_up 1",
+                           "sluice_gpu_memory_bytes{kind=\"weights\"} 2048",
+                           "sluice_gpu_memory_bytes{kind=\"kv_cache\"} 1024",
+                           "sluice_gpu_memory_bytes{kind=\"scratch\"} 256",
+                           "sluice_gpu_memory_bytes{kind=\"others\"} 64",
+                           "sluice_gpu_memory_bytes{kind=\"free\"} 512",
+                           "sluice_gpu_memory_total_bytes 4096",
                            "sluice_requests_total{api=\"chat\",code=\"OK\"} 2",
                            "sluice_requests_total{api=\"completions\",code=\"INVALID_ARGUMENT\"} 1",
                            "sluice_requests_total{api=\"grpc_generate\",code=\"OK\"} 0",
@@ -150,6 +163,14 @@ TEST_F(MetricsExporterTest, AShareThatIsNotKnownIsNoSeries) {
   EXPECT_THAT(text, HasSubstr("sluice_router_capacity{layer=\"0\"} 0.125"));
   EXPECT_THAT(text, Not(HasSubstr("sluice_router_capacity{layer=\"1\"}")));
   EXPECT_THAT(text, HasSubstr("sluice_skipped_token_ratio{layer=\"1\"} 0.875"));
+}
+
+TEST_F(MetricsExporterTest, GpuSeriesAreThereWithAGpuOnly) {
+  MetricsSnapshot snapshot = FullSnapshot();
+  snapshot.gpu->up = false;
+  EXPECT_THAT(Render(snapshot), HasSubstr("sluice_gpu_up 0"));
+  snapshot.gpu.reset();
+  EXPECT_THAT(Render(snapshot), Not(HasSubstr("sluice_gpu_")));
 }
 
 TEST_F(MetricsExporterTest, UsualReasonsAreThereFromTheFirstScrape) {
