@@ -2,7 +2,7 @@
 # Installs the Debian 12 packages that Sluice needs, and says which. Safe to run again and again: when all of
 # a group is there it only looks (well under a second) and changes nothing. Needs root or sudo only to install.
 #
-#   tools/setup.sh [--list | --dry-run] [build] [test] [lint]      (no group: build)
+#   tools/setup.sh [--list | --dry-run] [build] [cuda] [test] [lint]      (no group: build)
 set -euo pipefail
 
 packages_of() {
@@ -13,6 +13,9 @@ packages_of() {
         libboost-dev libssl-dev nlohmann-json3-dev \
         libabsl-dev libspdlog-dev prometheus-cpp-dev \
         libpcre2-dev libutf8proc-dev libdnnl-dev
+      ;;
+    cuda) # what tools/cuda_toolkit.sh needs where there is no nvcc
+      echo python3-venv ca-certificates
       ;;
     test) # on top: test libraries, clang for fuzzing and ThreadSanitizer, Python, checkers of deploy/
       echo libgtest-dev libgmock-dev libbenchmark-dev libsentencepiece-dev clang-14 libclang-rt-14-dev \
@@ -35,7 +38,7 @@ for argument in "$@"; do
   case "$argument" in
     --list) mode=list ;;
     --dry-run) mode=dry-run ;;
-    build | test | lint) groups+=("$argument") ;;
+    build | cuda | test | lint) groups+=("$argument") ;;
     *) usage ;;
   esac
 done

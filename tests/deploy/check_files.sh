@@ -15,10 +15,16 @@ else
 fi
 
 if command -v docker-compose > /dev/null; then
-  config=$(docker-compose config)
+  config=$(docker-compose --profile gpu config)
   for promise in 'read_only: true' '- ALL' 'no-new-privileges:true' 'stop_grace_period: 40s' \
     'condition: service_healthy' 'internal: true' 'healthcheck.sh'; do
     grep -q -- "$promise" <<< "$config" || { echo "docker-compose.yml lost: $promise"; exit 1; }
+  done
+  # The server on a GPU: only when it is asked for, as hardened as the other one, built with CUDA, with a device.
+  gpu=$(awk '/^  [a-z-]+:$/ { inside = $1 == "server-gpu:" } inside' <<< "$config")
+  for promise in 'profiles:' '- gpu' 'PRESET: cuda' 'SLUICE_DEVICE: cuda' 'driver: nvidia' 'read_only: true' '- ALL' \
+    'no-new-privileges:true' 'healthcheck.sh'; do
+    grep -q -- "$promise" <<< "$gpu" || { echo "docker-compose.yml: server-gpu lost: $promise"; exit 1; }
   done
   # Every published port is on loopback.
   if grep -E '^ *- [0-9"]' <<< "$config" | grep -E ':[0-9]+' | grep -vq '127\.0\.0\.1:'; then
@@ -31,6 +37,10 @@ else
 fi
 
 grep -q '^USER 10001' deploy/Dockerfile
+# The image is built from what .dockerignore lets through.
+while read -r path; do
+  grep -qx "!$path" .dockerignore || { echo ".dockerignore keeps $path from the image"; exit 1; }
+done < <(grep -E '^COPY [^-]' deploy/Dockerfile | tr ' ' '\n' | grep -E '^(tools|deploy)/.+|^LICENSE')
 # The dashboard and the rules name only metrics of the interface.
 known=$(grep -v '^#' tests/deploy/metric_names.txt)
 used=$(grep -ohE '\bsluice_[a-z_]+' deploy/grafana/dashboard.json deploy/prometheus/rules/*.yml | sort -u)
