@@ -30,6 +30,7 @@ struct ModelCard {
   int32_t kv_capacity_tokens = std::numeric_limits<int32_t>::max();
   int32_t max_queued_requests = std::numeric_limits<int32_t>::max();
   std::vector<int32_t> eos_token_ids;
+  SamplingDefaults sampling_defaults;
   int64_t parameters_total = 0;
   int64_t parameters_active = 0;
   int32_t num_layer_instances = 0;
@@ -49,8 +50,9 @@ struct ModelCard {
   bool has_exit_threshold = false;   // rows stop by a threshold that requests may move
   int32_t decoder_start_token = -1;  // of an encoder-decoder; -1: the prompt is the decoder's
   int32_t embedding_size = 0;        // of an encoder, which generates nothing; 0: a decoder
-  std::string fingerprint;           // changes with build, weights, kernels or numeric mode
-  nlohmann::json spec;               // SpecToJson
+  std::string fingerprint;  // changes with what a seed's text depends on: weights, kernels,
+                            // numeric mode, sampling defaults
+  nlohmann::json spec;      // SpecToJson
 
   // The decoder's start token behind an encoder has a row that max_context_tokens does not count.
   int32_t context_rows() const { return max_context_tokens + (decoder_start_token >= 0 ? 1 : 0); }

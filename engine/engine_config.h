@@ -39,6 +39,8 @@ struct EngineConfig {
   int32_t draft_exit_layer = 0;
   int32_t draft_tokens = 4;  // guessed at a time
   bool require_manifest = false;
+  // "none": the sampling defaults of generation_config.json do not count; its end tokens do.
+  std::string generation_config = "auto";
   std::string packed_cache;  // directory for packed weights (engine/packed_model.h); empty: none
   // Every op is timed and counted there (`sluice bench profile`); null: none is. Outlives the
   // engine.

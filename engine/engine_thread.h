@@ -21,7 +21,8 @@ namespace sluice {
 
 // A loaded engine's facts for the start-up report.
 struct EngineReport {
-  std::string spec_line;  // "mod: 8 layers (4 routed at 12.5 %), dim 256, ..."
+  std::string spec_line;      // "mod: 8 layers (4 routed at 12.5 %), dim 256, ..."
+  std::string sampling_line;  // "temperature 0.4, top_p 0.9 unless a request says otherwise"
   std::vector<kernels::KernelChoice> kernels;
   std::string weights;  // format of the projections: "bf16"
   int threads = 0;

@@ -126,11 +126,43 @@ int32_t KvCapacityTokens(const PageBudget& pages, int32_t limit) {
   return fits;
 }
 
+// "temperature 0.4, top_p 0.9": a filter that does nothing is left out.
+std::string SamplingValues(const SamplingDefaults& defaults) {
+  const SamplingDefaults neutral;
+  std::string text = absl::StrCat("temperature ", defaults.temperature);
+  if (defaults.top_p != neutral.top_p) absl::StrAppend(&text, ", top_p ", defaults.top_p);
+  if (defaults.top_k != neutral.top_k) absl::StrAppend(&text, ", top_k ", defaults.top_k);
+  if (defaults.min_p != neutral.min_p) absl::StrAppend(&text, ", min_p ", defaults.min_p);
+  if (defaults.repetition_penalty != neutral.repetition_penalty)
+    absl::StrAppend(&text, ", repetition_penalty ", defaults.repetition_penalty);
+  return text;
+}
+
+// Empty for a model that does not generate.
+std::string SamplingLine(const ModelCard& card) {
+  if (card.embedding_size > 0) return "";
+  const bool is_the_models = card.sampling_defaults != SamplingDefaults();
+  return absl::StrCat(SamplingValues(card.sampling_defaults), " unless a request says otherwise",
+                      is_the_models ? " (generation_config.json)" : "");
+}
+
+// Tells servers apart whose text for the same request and seed may differ.
+std::string FingerprintOf(const ModelCard& card,
+                          const RunnerFacts& facts,
+                          const WeightStore& weights) {
+  std::string identity =
+      absl::StrCat(card.spec.dump(), " ", weights.total_bytes(), " ", facts.weight_bytes);
+  absl::StrAppend(&identity, " weights=", kernels::Name(facts.weights));
+  for (const auto& kernel : facts.kernels)
+    absl::StrAppend(&identity, " ", kernel.op, "=", kernel.kernel);
+  absl::StrAppend(&identity, " ", SamplingValues(card.sampling_defaults));
+  return absl::StrFormat("fp_%016x", Fingerprint(identity));
+}
+
 ModelCard MakeCard(const EngineConfig& config,
                    const ModelSpec& spec,
                    const RunnerFacts& facts,
-                   const PageBudget& pages,
-                   const WeightStore& weights) {
+                   const PageBudget& pages) {
   ModelCard card;
   card.id = config.served_model_name.empty() ? ModelNameOfPath(config.model_directory)
                                              : config.served_model_name;
@@ -160,12 +192,6 @@ ModelCard MakeCard(const EngineConfig& config,
   // A cohort takes a row of each member in every step.
   card.cohort_size = std::min({card.cohort_size, config.max_sequences, card.max_batch_tokens});
   card.spec = SpecToJson(spec);
-  std::string identity =
-      absl::StrCat(card.spec.dump(), " ", weights.total_bytes(), " ", facts.weight_bytes);
-  absl::StrAppend(&identity, " weights=", kernels::Name(facts.weights));
-  for (const auto& kernel : facts.kernels)
-    absl::StrAppend(&identity, " ", kernel.op, "=", kernel.kernel);
-  card.fingerprint = absl::StrFormat("fp_%016x", Fingerprint(identity));
   return card;
 }
 
@@ -191,6 +217,10 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineConfig& config, const LoadProg
   const ModelSpec& spec = files.spec;
   ASSIGN_OR_RETURN(model.tokenizer, std::move(files.tokenizer));
   ASSIGN_OR_RETURN(model.chat_template, std::move(files.chat_template));
+  SamplingDefaults sampling_defaults;
+  if (config.generation_config != "none") {
+    ASSIGN_OR_RETURN(sampling_defaults, std::move(files.sampling_defaults));
+  }
   if (model.tokenizer->summary().vocab_size > spec.decoder().embedding.vocab_size) {
     return absl::InvalidArgumentError(absl::StrCat(
         config.model_directory, ": the tokenizer has ", model.tokenizer->summary().vocab_size,
@@ -199,8 +229,11 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineConfig& config, const LoadProg
   ASSIGN_OR_RETURN(std::unique_ptr<RealModelRunner> runner,
                    RealModelRunner::Create(config, spec, *files.weights, progress));
   const RunnerFacts& facts = runner->facts();
-  model.card = MakeCard(config, spec, facts, runner->pages(), *files.weights);
+  model.card = MakeCard(config, spec, facts, runner->pages());
+  model.card.sampling_defaults = sampling_defaults;
+  model.card.fingerprint = FingerprintOf(model.card, facts, *files.weights);
   model.report = {.spec_line = SpecLine(spec, model.card),
+                  .sampling_line = SamplingLine(model.card),
                   .kernels = facts.kernels,
                   .weights = kernels::Name(facts.weights),
                   .threads = facts.threads,

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/architectures/architectures.h"
+#include "engine/architectures/generation_config.h"
 #include "engine/architectures/gguf_model.h"
 #include "engine/status_macros.h"
 #include "engine/text/gguf_tokenizer.h"
@@ -42,9 +43,12 @@ absl::StatusOr<ModelFiles> OpenGguf(const std::string& path, bool require_manife
   const int64_t bytes = file.size();
   ASSIGN_OR_RETURN(GgufModel model, LoadGgufModel(std::move(file)));
   const int64_t tokens = model.spec.decoder().embedding.vocab_size;
-  return ModelFiles{std::move(model.weights), std::move(model.spec),
-                    WithPath(path, LoadGgufTokenizer(model.metadata, tokens)),
-                    WithPath(path, LoadGgufChatTemplate(model.metadata, tokens)), bytes};
+  return ModelFiles{.weights = std::move(model.weights),
+                    .spec = std::move(model.spec),
+                    .tokenizer = WithPath(path, LoadGgufTokenizer(model.metadata, tokens)),
+                    .chat_template = WithPath(path, LoadGgufChatTemplate(model.metadata, tokens)),
+                    .sampling_defaults = SamplingDefaults(),
+                    .weight_file_bytes = bytes};
 }
 
 }  // namespace
@@ -58,8 +62,12 @@ absl::StatusOr<ModelFiles> ModelFiles::Open(const std::string& path, bool requir
   ASSIGN_OR_RETURN(std::unique_ptr<WeightStore> weights, WeightStore::Open(path));
   ASSIGN_OR_RETURN(ModelSpec spec, LoadModelSpec(path, *weights));
   const int64_t bytes = weights->total_bytes();
-  return ModelFiles{std::move(weights), std::move(spec), Tokenizer::Load(path),
-                    ChatTemplate::Load(path), bytes};
+  return ModelFiles{.weights = std::move(weights),
+                    .spec = std::move(spec),
+                    .tokenizer = Tokenizer::Load(path),
+                    .chat_template = ChatTemplate::Load(path),
+                    .sampling_defaults = ReadSamplingDefaults(path),
+                    .weight_file_bytes = bytes};
 }
 
 std::string ModelNameOfPath(const std::string& path) {

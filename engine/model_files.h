@@ -1,6 +1,6 @@
-// Everything that a model's files say: weights, spec, tokenizer, chat template. A model is a
-// directory in the layout of Hugging Face, or one GGUF file. Reads headers and small files only;
-// the weights are read when something is packed.
+// Everything that a model's files say: weights, spec, tokenizer, chat template, sampling. A model
+// is a directory in the layout of Hugging Face, or one GGUF file. Reads headers and small files
+// only; the weights are read when something is packed.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/model/model_spec.h"
+#include "engine/request.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
 #include "engine/weights/weight_store.h"
@@ -21,6 +22,7 @@ struct ModelFiles {
   // A model can be inspected without them.
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer;
   absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template;
+  absl::StatusOr<SamplingDefaults> sampling_defaults;
   int64_t weight_file_bytes = 0;
 
   // `path` names a directory or a .gguf file. Checks the manifest beside the files first, if there

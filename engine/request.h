@@ -37,6 +37,27 @@ struct SamplingParams {
   std::optional<int32_t> prompt_logprobs;       // the same for prompt tokens
 };
 
+// What a sampling field means that a request leaves out: the model's own words
+// (generation_config.json), or those of the APIs.
+struct SamplingDefaults {
+  double temperature = 1.0;
+  double top_p = 1.0;
+  int32_t top_k = 0;
+  double min_p = 0.0;
+  double repetition_penalty = 1.0;
+  bool gives_temperature = false;  // the model says one: `sluice generate` is greedy otherwise
+
+  // A request that sets no field.
+  SamplingParams Params() const {
+    return {.temperature = static_cast<float>(temperature),
+            .top_p = static_cast<float>(top_p),
+            .top_k = top_k,
+            .min_p = static_cast<float>(min_p),
+            .repetition_penalty = static_cast<float>(repetition_penalty)};
+  }
+  bool operator==(const SamplingDefaults&) const = default;
+};
+
 struct StopParams {
   int32_t max_tokens = 16;
   int32_t min_tokens = 0;

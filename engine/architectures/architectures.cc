@@ -1,18 +1,16 @@
 #include "engine/architectures/architectures.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/architectures/config_reader.h"
-#include "engine/architectures/decoder_parts.h"
 #include "engine/architectures/families.h"
+#include "engine/architectures/generation_config.h"
 #include "engine/architectures/router_tuning.h"
 #include "engine/architectures/soft_adapter.h"
 #include "engine/architectures/weight_check.h"
 #include "engine/json_reader.h"
 #include "engine/status_macros.h"
-#include "engine/weights/model_file.h"
 #include "engine/weights/safetensors.h"
 
 namespace sluice {
@@ -21,22 +19,6 @@ namespace {
 using nlohmann::json;
 
 constexpr char kConfigFile[] = "config.json";
-constexpr char kGenerationFile[] = "generation_config.json";
-constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
-
-absl::Status WithPath(const std::string& path, const absl::Status& status) {
-  return absl::Status(status.code(), absl::StrCat(path, ": ", std::string(status.message())));
-}
-
-absl::StatusOr<json> ReadConfigFile(const std::string& directory, const char* name) {
-  ASSIGN_OR_RETURN(const ModelFile file, ModelFile::Open(directory, name));
-  ASSIGN_OR_RETURN(const std::string text, file.ReadText(kMaxConfigBytes));
-  absl::StatusOr<json> value = ParseJson(text, JsonLimits{.max_depth = 16, .max_nodes = 200'000});
-  if (!value.ok()) return WithPath(file.path(), value.status());
-  if (!value->is_object())
-    return absl::InvalidArgumentError(file.path() + ": must be a JSON object");
-  return value;
-}
 
 absl::StatusOr<ModelSpec> MapConfig(const json& config, const WeightStore& weights) {
   ASSIGN_OR_RETURN(const std::string type, ReadString(config, "model_type"));
@@ -48,19 +30,6 @@ absl::StatusOr<ModelSpec> MapConfig(const json& config, const WeightStore& weigh
   }
   return absl::UnimplementedError(absl::StrCat("'model_type' ", QuotedTensorName(type),
                                                " is not supported; supported are ", known));
-}
-
-absl::Status AddGenerationEos(const std::string& directory, ModelSpec& spec) {
-  const absl::StatusOr<json> generation = ReadConfigFile(directory, kGenerationFile);
-  if (absl::IsNotFound(generation.status())) return absl::OkStatus();
-  RETURN_IF_ERROR(generation.status());
-  ConfigReader config(*generation);
-  std::vector<int32_t>& ids = spec.eos_token_ids;
-  for (const int32_t id : ReadEosTokenIds(config, spec.decoder().embedding.vocab_size)) {
-    if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
-  }
-  if (config.status().ok()) return absl::OkStatus();
-  return WithPath(absl::StrCat(directory, "/", kGenerationFile), config.status());
 }
 
 }  // namespace

@@ -6,12 +6,16 @@
 #include "absl/strings/str_join.h"
 #include "engine/architectures/config_key_log.h"
 #include "engine/json_reader.h"
+#include "engine/status_macros.h"
+#include "engine/weights/model_file.h"
 
 namespace sluice {
 
 using nlohmann::json;
 
 namespace {
+
+constexpr int64_t kMaxConfigBytes = int64_t{4} << 20;
 
 thread_local std::set<std::string>* asked = nullptr;  // of the log that lives
 
@@ -20,6 +24,20 @@ void Note(const char* key) {
 }
 
 }  // namespace
+
+absl::Status WithPath(const std::string& path, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(path, ": ", std::string(status.message())));
+}
+
+absl::StatusOr<json> ReadConfigFile(const std::string& directory, const char* name) {
+  ASSIGN_OR_RETURN(const ModelFile file, ModelFile::Open(directory, name));
+  ASSIGN_OR_RETURN(const std::string text, file.ReadText(kMaxConfigBytes));
+  absl::StatusOr<json> value = ParseJson(text, JsonLimits{.max_depth = 16, .max_nodes = 200'000});
+  if (!value.ok()) return WithPath(file.path(), value.status());
+  if (!value->is_object())
+    return absl::InvalidArgumentError(file.path() + ": must be a JSON object");
+  return value;
+}
 
 ConfigKeyLog::ConfigKeyLog() { asked = &keys_; }
 ConfigKeyLog::~ConfigKeyLog() { asked = nullptr; }

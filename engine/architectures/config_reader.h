@@ -10,9 +10,17 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
 
 namespace sluice {
+
+// The JSON object in a file of the model's directory. NotFound without the file, InvalidArgument
+// when it holds something else; messages name the file.
+absl::StatusOr<nlohmann::json> ReadConfigFile(const std::string& directory, const char* name);
+
+// The same error, with the file in front.
+absl::Status WithPath(const std::string& path, const absl::Status& status);
 
 class ConfigReader {
  public:

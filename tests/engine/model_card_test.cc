@@ -1,5 +1,5 @@
-// What a loaded model tells its clients about its experts: which modes and numbers a request may
-// ask for.
+// What a loaded model tells its clients: which modes and numbers a request may ask for, and how it
+// samples where a request does not say.
 #include <cstdlib>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +16,12 @@ class ModelCardTest : public DirectoryTest {
  protected:
   // The card of a golden folder, whose `config.json` may be replaced in part.
   ModelCard Load(const std::string& folder, const std::string& remove = "") {
+    WriteModel(folder, remove);
+    auto model = LoadModel(config(), nullptr);
+    EXPECT_TRUE(model.ok()) << folder << ": " << model.status();
+    return model.ok() ? model->card : ModelCard();
+  }
+  void WriteModel(const std::string& folder, const std::string& remove = "") {
     const char* source = std::getenv("SLUICE_SOURCE_DIR");
     const std::string from =
         absl::StrCat(source == nullptr ? "." : source, "/tests/golden/", folder, "/");
@@ -28,12 +34,12 @@ class ModelCardTest : public DirectoryTest {
           R"({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2}, "merges": []},
               "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
               "decoder": {"type": "ByteLevel"}})");
+  }
+  EngineConfig config() const {
     EngineConfig engine;
     engine.model_directory = directory();
     engine.device = "reference";
-    auto model = LoadModel(engine, nullptr);
-    EXPECT_TRUE(model.ok()) << folder << ": " << model.status();
-    return model.ok() ? model->card : ModelCard();
+    return engine;
   }
 };
 
@@ -81,6 +87,42 @@ TEST_F(ModelCardTest, ADecisionPerPromptIsTheDefaultOfModelsTrainedForIt) {
 TEST_F(ModelCardTest, QueryExpertsComeWithTheNumberOfFfnExperts) {
   EXPECT_EQ(Load("jetmoe").experts_per_token, 2);
   EXPECT_EQ(Load("jetmoe-untied").experts_per_token, 3);
+}
+
+TEST_F(ModelCardTest, SamplingDefaultsAreTheFilesUnlessSwitchedOff) {
+  WriteModel("llama");
+  EngineConfig engine = config();
+  const auto without = LoadModel(engine, nullptr);
+  ASSERT_TRUE(without.ok()) << without.status();
+  EXPECT_EQ(without->card.sampling_defaults, SamplingDefaults());
+  EXPECT_EQ(without->report.sampling_line, "temperature 1 unless a request says otherwise");
+  Write("generation_config.json",
+        R"({"eos_token_id": 7, "temperature": 0.4, "top_p": 0.9, "top_k": 20, "min_p": 0.01,
+            "repetition_penalty": 1.1})");
+  const auto with = LoadModel(engine, nullptr);
+  ASSERT_TRUE(with.ok()) << with.status();
+  EXPECT_EQ(with->card.sampling_defaults.temperature, 0.4);
+  EXPECT_EQ(with->report.sampling_line,
+            "temperature 0.4, top_p 0.9, top_k 20, min_p 0.01, repetition_penalty 1.1 unless a "
+            "request says otherwise (generation_config.json)");
+  engine.generation_config = "none";
+  const auto off = LoadModel(engine, nullptr);
+  ASSERT_TRUE(off.ok()) << off.status();
+  EXPECT_EQ(off->card.sampling_defaults, SamplingDefaults());
+  EXPECT_THAT(off->card.eos_token_ids, ::testing::Contains(7));
+  EXPECT_NE(off->card.fingerprint, with->card.fingerprint);
+}
+
+TEST_F(ModelCardTest, ABadSamplingDefaultStopsTheLoadUnlessSwitchedOff) {
+  WriteModel("llama");
+  Write("generation_config.json", R"({"temperature": 3})");
+  EngineConfig engine = config();
+  const absl::Status status = LoadModel(engine, nullptr).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              ::testing::HasSubstr("generation_config.json: 'temperature' must be a number"));
+  engine.generation_config = "none";
+  EXPECT_TRUE(LoadModel(engine, nullptr).ok());
 }
 
 }  // namespace
