@@ -73,7 +73,7 @@ struct GenerateConfig {
   std::string prompt;
   bool chat = false;
   int32_t max_tokens = 64;
-  double temperature = 0.0;
+  double temperature = -1.0;  // negative: the model's own, or greedy
   int64_t seed = 0;
   std::string routing_mode;
   double capacity = -1.0;  // negative: the model's own

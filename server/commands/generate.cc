@@ -71,7 +71,12 @@ absl::StatusOr<Request> MakeRequest(const GenerateConfig& config, const EngineCl
   // The flag is a wish: what the context leaves is what there is.
   request.stop.max_tokens =
       ResolveMaxTokens(std::nullopt, config.max_tokens, request.prompt.size(), model);
-  request.sampling.temperature = static_cast<float>(config.temperature);
+  request.sampling = model.sampling_defaults.Params();
+  if (config.temperature >= 0.0) {
+    request.sampling.temperature = static_cast<float>(config.temperature);
+  } else if (!model.sampling_defaults.gives_temperature) {
+    request.sampling.temperature = 0.0f;
+  }
   request.sampling.seed = static_cast<uint64_t>(config.seed);
   if (!config.routing_mode.empty()) {
     ASSIGN_OR_RETURN(request.routing.mode, ParseRoutingMode(config.routing_mode, model));

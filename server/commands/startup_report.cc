@@ -28,6 +28,7 @@ void StartupReport::Line(std::string_view label, const std::string& text) const 
 
 void StartupReport::Engine(const EngineReport& report) const {
   Line("spec", report.spec_line);
+  if (!report.sampling_line.empty()) Line("sampling", report.sampling_line);
   // One line per kernel with the ops it runs: most ops share one.
   std::map<std::string, std::string> ops_of;
   for (const kernels::KernelChoice& choice : report.kernels) {

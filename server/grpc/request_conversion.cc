@@ -59,8 +59,10 @@ absl::Status CheckEmbedFields(const v1::GenerateRequest& message) {
   return absl::OkStatus();
 }
 
-SamplingParams ConvertSampling(const v1::GenerateRequest& message, uint64_t drawn_seed) {
-  SamplingParams sampling;
+SamplingParams ConvertSampling(const v1::GenerateRequest& message,
+                               const SamplingDefaults& defaults,
+                               uint64_t drawn_seed) {
+  SamplingParams sampling = defaults.Params();
   if (message.has_temperature()) sampling.temperature = ToFloat(message.temperature());
   if (message.has_top_p()) sampling.top_p = ToFloat(message.top_p());
   if (message.has_top_k()) sampling.top_k = message.top_k();
@@ -210,7 +212,7 @@ absl::StatusOr<GenerateCall> ConvertGenerateRequest(const v1::GenerateRequest& m
   if (request.embed && call.choices != 1)
     return BadRequest("integer_out_of_range", "n", "an embedding has one choice");
   if (request.embed) RETURN_IF_ERROR(CheckEmbedFields(message));
-  request.sampling = ConvertSampling(message, options.drawn_seed);
+  request.sampling = ConvertSampling(message, model.sampling_defaults, options.drawn_seed);
   request.stop = ConvertStop(message);
   ASSIGN_OR_RETURN(request.routing, ConvertRouting(message.routing(), model));
   request.priority = message.priority();

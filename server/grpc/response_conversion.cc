@@ -166,6 +166,13 @@ v1::Model ConvertModel(const ModelCard& card) {
   model.set_embedding_size(card.embedding_size);
   model.set_has_exit_threshold(card.has_exit_threshold);
   model.set_cohort_size(card.cohort_size);
+  const SamplingDefaults& sampling = card.sampling_defaults;
+  v1::SamplingDefaults& defaults = *model.mutable_sampling_defaults();
+  defaults.set_temperature(sampling.temperature);
+  defaults.set_top_p(sampling.top_p);
+  defaults.set_top_k(sampling.top_k);
+  defaults.set_min_p(sampling.min_p);
+  defaults.set_repetition_penalty(sampling.repetition_penalty);
   model.set_fingerprint(card.fingerprint);
   // Our own value, written by SpecToJson: dump cannot meet invalid UTF-8 unless we are wrong.
   model.set_spec_json(card.spec.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));

@@ -23,6 +23,17 @@ HttpResponse StatusWord(const char* word) {
   return JsonResponse(body);
 }
 
+// What a sampling field means that a request leaves out.
+json SamplingObject(const SamplingDefaults& defaults) {
+  json object;
+  object["temperature"] = defaults.temperature;
+  object["top_p"] = defaults.top_p;
+  object["top_k"] = defaults.top_k;
+  object["min_p"] = defaults.min_p;
+  object["repetition_penalty"] = defaults.repetition_penalty;
+  return object;
+}
+
 json ModelObject(const ModelCard& card) {
   json meta;
   meta["family"] = card.family;
@@ -38,6 +49,7 @@ json ModelObject(const ModelCard& card) {
   meta["embedding_size"] = card.embedding_size;  // 0: it generates
   meta["exit_threshold"] = card.has_exit_threshold;
   meta["cohort_size"] = card.cohort_size;
+  meta["sampling_defaults"] = SamplingObject(card.sampling_defaults);
   json model;
   model["id"] = card.id;
   model["object"] = "model";

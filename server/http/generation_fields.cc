@@ -41,6 +41,7 @@ absl::Status ReadLogitBias(const FieldReader& reader, SamplingParams& sampling) 
 absl::Status ReadSampling(const FieldReader& reader,
                           const PlanContext& context,
                           SamplingParams& sampling) {
+  sampling = context.engine.model().sampling_defaults.Params();
   RETURN_IF_ERROR(reader.Read("temperature", sampling.temperature));
   RETURN_IF_ERROR(reader.Read("top_p", sampling.top_p));
   RETURN_IF_ERROR(reader.Read("top_k", sampling.top_k));

@@ -103,6 +103,19 @@ TEST_F(ChatTest, TemplatesRenderWithoutTokenizing) {
   EXPECT_EQ(Get(port(), "/tokenizer_info").Json()["eos_token_id"], kFakeEos);
 }
 
+TEST_F(ChatTest, SamplingFieldsLeftOutAreTheModels) {
+  engine_options_.card.sampling_defaults = {.temperature = 0.25, .top_p = 0.5};
+  StartServer();
+  EXPECT_EQ(Get(port(), "/v1/models").Json()["data"][0]["meta"]["sampling_defaults"],
+            json::parse(R"({"temperature": 0.25, "top_p": 0.5, "top_k": 0, "min_p": 0.0,
+                            "repetition_penalty": 1.0})"));
+  ASSERT_EQ(Chat(std::string("{") + kHello + R"(, "temperature": null, "top_p": 0.75})").status,
+            200);
+  const SamplingParams sampling = engine_->submitted().back().sampling;
+  EXPECT_EQ(sampling.temperature, 0.25f);
+  EXPECT_EQ(sampling.top_p, 0.75f);
+}
+
 TEST_F(ChatTest, ModelsVersionAndDescription) {
   options_.version = "1.2.3";
   options_.metrics_text = [] { return std::string("sluice_up 1\n"); };

@@ -91,6 +91,40 @@ TEST_F(CompletionsTest, EveryFieldReachesTheEngine) {
   EXPECT_EQ(request.routing.expert_threshold, 0.25);
 }
 
+TEST_F(CompletionsTest, SamplingFieldsLeftOutAreTheModels) {
+  engine_options_.card.sampling_defaults = {.temperature = 0.5,
+                                            .top_p = 0.75,
+                                            .top_k = 5,
+                                            .min_p = 0.25,
+                                            .repetition_penalty = 1.5,
+                                            .gives_temperature = true};
+  StartServer();
+  const auto sampling_of = [this](const std::string& fields) {
+    const ClientResponse response = Complete(R"({"prompt": "Hi")" + fields + "}");
+    EXPECT_EQ(response.status, 200) << response.body;
+    return engine_->submitted().back().sampling;
+  };
+  for (const char* absent : {"", R"(, "temperature": null, "top_p": null, "top_k": null,
+                                     "min_p": null, "repetition_penalty": null)"}) {
+    const SamplingParams sampling = sampling_of(absent);
+    EXPECT_EQ(sampling.temperature, 0.5f) << absent;
+    EXPECT_EQ(sampling.top_p, 0.75f) << absent;
+    EXPECT_EQ(sampling.top_k, 5) << absent;
+    EXPECT_EQ(sampling.min_p, 0.25f) << absent;
+    EXPECT_EQ(sampling.repetition_penalty, 1.5f) << absent;
+  }
+  const SamplingParams own = sampling_of(
+      R"(, "temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1)");
+  EXPECT_EQ(own.temperature, 1.0f);
+  EXPECT_EQ(own.top_p, 1.0f);
+  EXPECT_EQ(own.top_k, 0);
+  EXPECT_EQ(own.min_p, 0.0f);
+  EXPECT_EQ(own.repetition_penalty, 1.0f);
+  const SamplingParams greedy = sampling_of(R"(, "temperature": 0)");
+  EXPECT_EQ(greedy.temperature, 0.0f);
+  EXPECT_EQ(greedy.top_p, 0.75f);
+}
+
 TEST_F(CompletionsTest, PromptsTakeAllFourForms) {
   StartServer();
   EXPECT_EQ(Complete(R"({"prompt": "a"})").status, 200);

@@ -51,6 +51,39 @@ TEST_F(RequestConversionTest, DefaultsAreTheDocumentedOnes) {
   EXPECT_FALSE(call->wants_prompt_echo);
 }
 
+TEST_F(RequestConversionTest, SamplingFieldsLeftOutAreTheModels) {
+  ModelCard card = FakeModelCard();
+  card.sampling_defaults = {
+      .temperature = 0.5, .top_p = 0.75, .top_k = 5, .min_p = 0.25, .repetition_penalty = 1.5};
+  const FakeEngine engine({.card = card, .manual = true});
+  v1::GenerateRequest request = TextRequest();
+  auto call = ConvertGenerateRequest(request, engine, {});
+  ASSERT_TRUE(call.ok()) << call.status();
+  EXPECT_EQ(call->request.sampling.temperature, 0.5f);
+  EXPECT_EQ(call->request.sampling.top_p, 0.75f);
+  EXPECT_EQ(call->request.sampling.top_k, 5);
+  EXPECT_EQ(call->request.sampling.min_p, 0.25f);
+  EXPECT_EQ(call->request.sampling.repetition_penalty, 1.5f);
+  request.set_temperature(0);  // proto's own default, but set
+  request.set_top_p(1);
+  request.set_top_k(0);
+  request.set_min_p(0);
+  request.set_repetition_penalty(1);
+  call = ConvertGenerateRequest(request, engine, {});
+  ASSERT_TRUE(call.ok()) << call.status();
+  EXPECT_EQ(call->request.sampling.temperature, 0.0f);
+  EXPECT_EQ(call->request.sampling.top_p, 1.0f);
+  EXPECT_EQ(call->request.sampling.top_k, 0);
+  EXPECT_EQ(call->request.sampling.min_p, 0.0f);
+  EXPECT_EQ(call->request.sampling.repetition_penalty, 1.0f);
+  const v1::SamplingDefaults shown = ConvertModel(card).sampling_defaults();
+  EXPECT_EQ(shown.temperature(), 0.5);
+  EXPECT_EQ(shown.top_p(), 0.75);
+  EXPECT_EQ(shown.top_k(), 5);
+  EXPECT_EQ(shown.min_p(), 0.25);
+  EXPECT_EQ(shown.repetition_penalty(), 1.5);
+}
+
 TEST_F(RequestConversionTest, AnEncoderEmbedsAndADecoderGenerates) {
   v1::GenerateRequest request = TextRequest();
   request.set_embed(true);

@@ -132,6 +132,17 @@ TEST(ServerConfigTest, WeightsBecomeAFormat) {
               HasSubstr("auto, f32, bf16, int8, int4"));
 }
 
+TEST(ServerConfigTest, TheModelsSamplingDefaultsCanBeSwitchedOff) {
+  EXPECT_EQ(Parse({"serve", "--model=/m"})->engine.generation_config, "auto");
+  EXPECT_EQ(Parse({"serve", "--model=/m", "--generation-config=none"})->engine.generation_config,
+            "none");
+  EXPECT_EQ(Parse({"generate", "--model=/m", "--prompt=x"}, {{"SLUICE_GENERATION_CONFIG", "none"}})
+                ->engine.generation_config,
+            "none");
+  EXPECT_THAT(ErrorOf({"serve", "--model=/m", "--generation-config=/m"}),
+              HasSubstr("--generation-config: expected auto, none"));
+}
+
 TEST(ServerConfigTest, BenchQualityIsACommandOfTwoWords) {
   const auto config = Parse({"bench", "quality", "--model=/m", "--weights=int8", "--text=story"});
   ASSERT_TRUE(config.ok()) << config.status();
