@@ -80,7 +80,7 @@ class GrpcTest(BlackBoxTest):
             self.assertIn(param.encode(), details)
 
     def test_same_tokens_as_http(self):
-        for fields in ({"temperature": 0}, {"temperature": 0.9, "seed": 11}):
+        for fields in ({"temperature": 0}, {"temperature": 0.9, "seed": 11}, {"seed": 11}):
             over_http = self.server.complete(prompt=PROMPT, max_tokens=24, return_token_ids=True, logprobs=2, **fields)
             responses = list(self.generate(text=PROMPT, max_tokens=24, return_token_ids=True, logprobs=2, **fields))
             choice = over_http["choices"][0]
@@ -117,6 +117,7 @@ class GrpcTest(BlackBoxTest):
         model = self.call("GetModel", "GetModelRequest", "Model")
         self.assertEqual((model.id, model.vocab_size, list(model.routed_layers)), ("tiny-mod", 4096, ["1", "3", "5", "7"]))
         json.loads(model.spec_json)
+        self.assertEqual((model.sampling_defaults.temperature, model.sampling_defaults.top_p), (0.4, 0.9))
 
     def test_bad_requests(self):
         invalid = grpc.StatusCode.INVALID_ARGUMENT

@@ -82,6 +82,27 @@ class CommandLineTest(unittest.TestCase):
         self.assertEqual(answer.returncode, 0, answer.stderr)
         self.assertTrue(answer.stdout.strip())
 
+    def test_generate_samples_as_the_model_says(self):
+        def text(*flags):
+            answer = run("generate", "--model", TINY, "--prompt", "Once upon a time", "--max-tokens", "32", "--seed", "3", *flags)
+            self.assertEqual(answer.returncode, 0, answer.stderr)
+            return answer.stdout
+
+        greedy = text("--temperature", "0")
+        self.assertEqual(text(), text("--temperature", "0.4"))
+        self.assertNotEqual(text(), greedy)
+        self.assertEqual(text("--generation-config", "none"), greedy)
+
+    def test_the_models_sampling_can_be_switched_off(self):
+        fields = {"prompt": "Once upon a time", "max_tokens": 32, "seed": 7}
+        with Sluice("--generation-config=none") as server:
+            self.assertRegex(server.log(), "sampling +temperature 1 unless")
+            self.assertEqual(server.complete(**fields)["choices"], server.complete(**fields, temperature=1, top_p=1)["choices"])
+            self.assertNotEqual(server.complete(**fields)["choices"],
+                                server.complete(**fields, temperature=0.4, top_p=0.9)["choices"])
+        with Sluice() as server:
+            self.assertRegex(server.log(), "sampling +temperature 0.4, top_p 0.9 unless")
+
 
 class BrokenModelTest(unittest.TestCase):
     """Exit code 65 and one clear line, whatever is wrong with the files."""
@@ -125,6 +146,9 @@ class BrokenModelTest(unittest.TestCase):
                     config[field] = value
                     (model / "config.json").write_text(json.dumps(config))
                 self.check(damage)
+
+    def test_sampling_defaults_that_no_request_could_have(self):
+        self.check(lambda model: (model / "generation_config.json").write_text('{"top_p": 0}'))
 
     def test_config_that_is_not_json(self):
         self.check(lambda model: (model / "config.json").write_text("{"))
