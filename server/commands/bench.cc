@@ -230,7 +230,8 @@ absl::Status Bench(const ServerConfig& config) {
       config.bench.rounds);
   nlohmann::json results = nlohmann::json::array();
   for (const int32_t batch : batch_sizes) {
-    const BenchLoad load{batch, config.bench.prompt_tokens, config.bench.output_tokens};
+    const BenchLoad load{batch, config.bench.prompt_tokens, config.bench.output_tokens,
+                         static_cast<float>(std::max(0.0, config.generate.temperature))};
     RETURN_IF_ERROR(MeasureAll(load, config.bench.rounds, contenders));
     PrintLoad(load, contenders, limits);
     for (const Contender& contender : contenders) {

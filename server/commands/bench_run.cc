@@ -66,7 +66,8 @@ Request BenchRequest(const ModelCard& card, const BenchLoad& load, int32_t index
     request.prompt.push_back(static_cast<int32_t>(state % static_cast<uint64_t>(card.vocab_size)));
   }
   request.stop = {.max_tokens = load.output_tokens, .ignore_eos = true};
-  request.sampling.temperature = 0.0f;
+  request.sampling.temperature = load.temperature;
+  request.sampling.seed = static_cast<uint64_t>(index);
   return request;
 }
 

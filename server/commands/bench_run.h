@@ -18,6 +18,7 @@ struct BenchLoad {
   int32_t batch = 1;
   int32_t prompt_tokens = 128;
   int32_t output_tokens = 64;
+  float temperature = 0.0f;  // above 0 the tokens of random weights are all over the vocabulary
 };
 
 struct BenchResult {
@@ -36,7 +37,7 @@ struct BenchResult {
 };
 
 // Sequence `index` of a load: a fixed pseudo-random prompt, different per sequence, the same for
-// every subject; greedy, and it does not stop before its length.
+// every subject; a fixed seed, and it does not stop before its length.
 Request BenchRequest(const ModelCard& card, const BenchLoad& load, int32_t index);
 
 // "packed: " and what was done with the packed cache, on standard output; nothing without one.

@@ -82,12 +82,14 @@ def prepare(row: Row, models: Path, openvino: Path | None, vllm: bool) -> None:
 
 def engines(row: Row, args: argparse.Namespace) -> tuple[list, list]:
     paths = files(row, args.models)
-    ours = [Sluice(f"sluice {weights}", paths.get("gguf", paths["checkpoint"]), args.threads, weights, args.binary)
+    # Greedy decoding of random weights runs into a few tokens, which are not routed like the text of a trained model.
+    sampled = ["--temperature=1"] if row.twin else []
+    ours = [Sluice(f"sluice {weights}", paths.get("gguf", paths["checkpoint"]), args.threads, weights, args.binary, sampled)
             for weights in row.weights]
     peers: list = []
     if row.twin:
         peers.append(Sluice(f"sluice {row.weights[0]} on {row.twin}", paths["twin"], args.threads, row.weights[0],
-                            args.binary))
+                            args.binary, sampled))
     for name, library in (("llama.cpp", args.llama_cpp), ("ik_llama.cpp", args.ik_llama_cpp)):
         if row.gguf and library:
             repack = [f"--repack={args.ik_sources}"] if name == "ik_llama.cpp" and args.ik_sources else []
