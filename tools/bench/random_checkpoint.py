@@ -40,7 +40,9 @@ QWEN3_MOE = {
 DENSE_1_4B = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 5632,
     "num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 128,
-    "vocab_size": 32000, "rope_theta": 10000.0, "tie_word_embeddings": True,
+    "vocab_size": 32000, "rope_theta": 10000.0,
+    # A head of random weights of its own says every token next; a tied one the last again, and routes it as before.
+    "tie_word_embeddings": False,
 }
 MOD_1_4B = DENSE_1_4B | {
     "model_type": "mod", "architectures": ["ModForCausalLM"],
