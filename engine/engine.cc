@@ -221,7 +221,10 @@ bool Engine::Step() {
       runner_->Run(batch, nullptr,
                    [&](int32_t index, std::span<float> logits) { OnLogits(plan, index, logits); });
   // No row has a result, nor will one: whoever runs the engine ends all requests (FailAll).
-  if (!runner_->device_status().ok()) return false;
+  if (!runner_->device_status().ok()) {
+    PublishGauges();  // who is told that the device is lost finds it so in the metrics
+    return false;
+  }
   const absl::Duration duration = clock_.Now() - start;
   step_cost_ = {.seconds = absl::ToDoubleSeconds(duration)};
   step_depths_.clear();
