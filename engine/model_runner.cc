@@ -50,7 +50,9 @@ absl::Status RealModelRunner::Load(const EngineConfig& config,
                                            .threads = config.threads,
                                            .isa = config.isa,
                                            .gemm = config.gemm,
-                                           .gpu_memory_fraction = config.gpu_memory_fraction}));
+                                           .gpu_memory_fraction = config.gpu_memory_fraction,
+                                           // Else a launch would be timed, not the op.
+                                           .synchronous = config.op_profile != nullptr}));
   if (config.op_profile != nullptr)
     backend_ = kernels::WithProfile(std::move(backend_), config.op_profile);
   const int32_t max_rows = ChunkRows(config, spec, backend_->Kernels());

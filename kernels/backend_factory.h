@@ -19,7 +19,7 @@ struct DeviceSpec {
   // "amx-emulation" (for tests: the AMX loop on tiles in plain C++, for formats that AMX has).
   std::string gemm = "auto";
   // Of cuda: how much of the device's memory may be taken, and whether every op is waited for (to
-  // find which one fails).
+  // find which one fails, or how long it takes).
   double gpu_memory_fraction = 0.9;
   bool synchronous = false;
 };
@@ -33,5 +33,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const DeviceSpec& spec);
 using CudaFactory = absl::StatusOr<std::unique_ptr<Backend>> (*)(const DeviceSpec& spec);
 void SetCudaFactory(CudaFactory factory);
 bool HasCuda();
+// What asking for "cuda" gets without it.
+absl::Status WithoutCuda();
 
 }  // namespace sluice::kernels

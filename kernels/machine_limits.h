@@ -1,5 +1,5 @@
-// What this machine can do at best, measured now: the denominators of every share that a report
-// prints. Upper limits of what these loops reach, not data-sheet numbers.
+// What this machine, or its GPU, can do at best, measured now: the denominators of every share that
+// a report prints. Upper limits of what these loops reach, not data-sheet numbers.
 #pragma once
 
 #include <cstdint>
@@ -26,11 +26,17 @@ struct PeakRate {
 };
 
 struct MachineLimits {
+  std::string device;  // of a GPU what it is, and then 1 thread; empty: the processors
   int threads = 0;
   int64_t l2_bytes = 0, l3_bytes = 0;  // as the system reports them; 0: unknown
   std::vector<ReadRate> reads;         // ascending sizes, one thread and all
   std::vector<PeakRate> peaks;
-  double handover_seconds = 0.0;  // an empty ParallelFor on waiting workers, median
+  // An empty ParallelFor on waiting workers, or an empty kernel that is waited for; median.
+  double handover_seconds = 0.0;
+  // Of a GPU: a copy from its memory to its memory, bytes read and bytes written counted, and an
+  // empty kernel of many in a row.
+  double copy_bytes_per_second = 0.0;
+  double launch_seconds = 0.0;
 
   // Of the largest buffer with all threads: reading from memory.
   double memory_bytes_per_second() const;
@@ -41,13 +47,19 @@ struct MachineLimits {
 };
 
 struct MachineOptions {
-  int threads = 0;  // 0: one per core
+  std::string device = "cpu";  // as DeviceSpec::device; "reference" is the processors too
+  int threads = 0;             // 0: one per core
   // Only what a profile divides by: memory, and peaks of all threads.
   bool brief = false;
   int64_t largest_read_bytes = 0;  // 0: well beyond the last-level cache. For tests
 };
 
-// InvalidArgument for a bad number of threads, ResourceExhausted without memory for the buffer.
+// InvalidArgument for a bad number of threads, ResourceExhausted without memory for the buffer,
+// FailedPrecondition and Unavailable for a GPU that is not there or fails.
 absl::StatusOr<MachineLimits> MeasureMachine(const MachineOptions& options);
+
+// What measures "cuda", set by a program that has it (backend_factory.h).
+using CudaMeasurement = absl::StatusOr<MachineLimits> (*)(const MachineOptions& options);
+void SetCudaMeasurement(CudaMeasurement measurement);
 
 }  // namespace sluice::kernels

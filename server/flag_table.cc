@@ -98,8 +98,9 @@ const std::array kFlags = {
     FlagRow{"draft-tokens", kScheduling, kOnScheduled, kInteger, "N", "tokens guessed at a time",
             FLAG_TARGET(engine.draft_tokens), 1, 32},
 
-    FlagRow{"device", kMachine, kOnEngine, kText, "cpu|cuda[:N]|reference",
-            "where the model runs; cuda in a build with it", FLAG_TARGET(engine.device)},
+    FlagRow{"device", kMachine, kOnEngine | kOnBenchMachine, kText, "cpu|cuda[:N]|reference",
+            "where the model runs, or what bench machine measures; cuda in a build with it",
+            FLAG_TARGET(engine.device)},
     FlagRow{"gpu-memory-fraction", kMachine, kOnEngine, kNumber, "SHARE",
             "of the GPU's memory that may be in use", FLAG_TARGET(engine.gpu_memory_fraction), 0.01,
             1},

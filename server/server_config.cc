@@ -32,7 +32,7 @@ constexpr CommandRow kCommands[] = {
     {Command::kGenerate, "generate", kOnGenerate, "run one prompt, print text and routing summary"},
     {Command::kBench, "bench", kOnBench, "measure speed, sparse against dense"},
     {Command::kBenchMachine, "bench machine", kOnBenchMachine,
-     "measure what this machine can do: reading, arithmetic, hand-over"},
+     "measure what this machine or its GPU can do: reading, arithmetic, hand-over"},
     {Command::kBenchProfile, "bench profile", kOnBenchProfile,
      "account one decode step and one prefill chunk by op"},
     {Command::kBenchQuality, "bench quality", kOnBenchQuality,
@@ -209,8 +209,8 @@ absl::Status CheckDevice(const std::string& device) {
 
 absl::Status CheckCombinations(ServerConfig& config) {
   if (config.command == Command::kBenchServe) return CheckLoad(config.load);
-  if (config.command == Command::kVersion || config.command == Command::kBenchMachine)
-    return absl::OkStatus();
+  if (config.command == Command::kVersion) return absl::OkStatus();
+  if (config.command == Command::kBenchMachine) return CheckDevice(config.engine.device);
   if (config.engine.model_directory.empty()) {
     return absl::InvalidArgumentError("--model is required (or SLUICE_MODEL)");
   }

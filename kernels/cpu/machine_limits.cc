@@ -6,16 +6,17 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <functional>
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/backend_factory.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/peak_loops.h"
 #include "kernels/cpu/processors.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/host_memory.h"
+#include "kernels/repeated_timing.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -28,33 +29,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxThreads = 1024;
-constexpr double kMinimumSeconds = 0.05;  // of one timing
-constexpr int kTimings = 5;               // the best of them counts: others are disturbed
 constexpr int64_t kSmallestRead = 256 << 10;
 constexpr int64_t kLargestRead = int64_t{1} << 30;
 constexpr int64_t kLineBytes = 512;  // unit of a read loop
-
-double SecondsSince(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-// Seconds of one call of `body(repeats)` per repeat, the best of some timings.
-double BestSeconds(const std::function<void(int64_t)>& body) {
-  int64_t repeats = 1;
-  double best = 1e30;
-  for (int timing = 0; timing < kTimings;) {
-    const Clock::time_point begin = Clock::now();
-    body(repeats);
-    const double seconds = SecondsSince(begin);
-    if (seconds < kMinimumSeconds) {
-      repeats *= seconds < kMinimumSeconds / 8 ? 8 : 2;
-      continue;
-    }
-    best = std::min(best, seconds / static_cast<double>(repeats));
-    ++timing;
-  }
-  return best;
-}
 
 struct Unit {
   const PeakLoop* loop = nullptr;
@@ -111,6 +88,7 @@ class Measurement {
         for (int64_t i = 0; i < repeats; ++i) sum += read_(begin + task * part, part);
         sink_.fetch_add(sum, std::memory_order_relaxed);
       });
+      return true;
     });
     return {part * threads, static_cast<int>(threads),
             static_cast<double>(part * threads) / seconds};
@@ -126,6 +104,7 @@ class Measurement {
         const float value = unit.loop->run(repeats);
         sink_.fetch_add(value > 0.0f ? 1 : 0, std::memory_order_relaxed);
       });
+      return true;
     });
     rate.operations_per_second = threads * unit.loop->operations_per_round / seconds;
     return rate;
@@ -184,7 +163,17 @@ double MachineLimits::operations_per_second(WeightFormat weights) const {
   return std::max(operations_per_second("f32"), operations_per_second(Name(units)));
 }
 
+namespace {
+
+CudaMeasurement cuda_measurement = nullptr;
+
+}  // namespace
+
+void SetCudaMeasurement(CudaMeasurement measurement) { cuda_measurement = measurement; }
+
 absl::StatusOr<MachineLimits> MeasureMachine(const MachineOptions& options) {
+  if (absl::StartsWith(options.device, "cuda"))
+    return cuda_measurement == nullptr ? WithoutCuda() : cuda_measurement(options);
   if (options.threads < 0 || options.threads > cpu::kMaxThreads) {
     return absl::InvalidArgumentError(absl::StrCat("threads: ", options.threads));
   }

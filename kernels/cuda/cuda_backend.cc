@@ -4,9 +4,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "kernels/check.h"
 #include "kernels/int8.h"
 #include "kernels/packed_storage.h"
@@ -21,60 +19,26 @@ absl::Status CheckFormat(WeightFormat format) {
       "int4 weights are not supported on cuda; use --weights int8 or bf16");
 }
 
-absl::Status Failed(cudaError_t error, const char* what) {
-  return absl::FailedPreconditionError(absl::StrCat(what, ": ", cudaGetErrorString(error)));
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> CudaBackend::Create(const DeviceSpec& spec) {
-  int device = 0;
-  absl::string_view name = spec.device;
-  if (absl::ConsumePrefix(&name, "cuda:") && (!absl::SimpleAtoi(name, &device) || device < 0))
-    return absl::InvalidArgumentError(absl::StrCat("unknown device: ", spec.device));
-  int count = 0;
-  if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("no CUDA device: ", cudaGetErrorString(error),
-                     "; --device cuda needs a GPU that `nvidia-smi` lists and a driver for CUDA ",
-                     CUDART_VERSION / 1000, "; without them use --device cpu"));
-  }
-  if (device >= count) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(spec.device, " is not there: this machine has ", count, " CUDA devices"));
-  }
-  if (const cudaError_t error = cudaSetDevice(device); error != cudaSuccess)
-    return Failed(error, "the CUDA device");
-  cudaDeviceProp properties;
-  if (const cudaError_t error = cudaGetDeviceProperties(&properties, device); error != cudaSuccess)
-    return Failed(error, "the CUDA device");
-  if (properties.major < 8 || properties.concurrentManagedAccess == 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(properties.name, " has compute capability ", properties.major, ".",
-                     properties.minor, "; 8.0 and managed memory on Linux are needed"));
-  }
+  absl::StatusOr<Device> device = OpenDevice(spec.device);
+  if (!device.ok()) return device.status();
   cudaStream_t stream = nullptr;
   if (const cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
-      error != cudaSuccess)
-    return Failed(error, "a CUDA stream");
-  std::unique_ptr<CudaBackend> backend(new CudaBackend(spec, device, properties, stream));
+      error != cudaSuccess) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a CUDA stream: ", cudaGetErrorString(error)));
+  }
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(spec, *device, stream));
   if (absl::Status status = backend->memory_.Init(spec.gpu_memory_fraction); !status.ok())
     return status;
   return backend;
 }
 
-CudaBackend::CudaBackend(const DeviceSpec& spec,
-                         int device,
-                         const cudaDeviceProp& facts,
-                         cudaStream_t stream)
-    : device_(device),
-      description_(absl::StrCat(facts.name,
-                                ", sm_",
-                                facts.major,
-                                facts.minor,
-                                ", ",
-                                facts.multiProcessorCount,
-                                " multiprocessors")),
+CudaBackend::CudaBackend(const DeviceSpec& spec, const Device& device, cudaStream_t stream)
+    : device_(device.index),
+      description_(device.description),
       stream_(stream),
       synchronous_(spec.synchronous) {}
 

@@ -10,6 +10,7 @@
 #include "kernels/backend.h"
 #include "kernels/backend_factory.h"
 #include "kernels/cuda/attention_kernels.h"
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/device_memory.h"
 #include "kernels/cuda/product_kernels.h"
 #include "kernels/cuda/row_kernels.h"
@@ -84,7 +85,7 @@ class CudaBackend final : public Backend {
     int32_t Longest() const;
   };
 
-  CudaBackend(const DeviceSpec& spec, int device, const cudaDeviceProp& facts, cudaStream_t stream);
+  CudaBackend(const DeviceSpec& spec, const Device& device, cudaStream_t stream);
 
   // Makes the device that of this thread: the one that loads is not the one that serves.
   void Select() const;

@@ -3,7 +3,7 @@
 
 namespace sluice::kernels::cuda {
 
-// CreateBackend knows "cuda" from now on. Before the first call of it.
+// CreateBackend and MeasureMachine know "cuda" from now on. Before the first call of them.
 void UseCuda();
 
 }  // namespace sluice::kernels::cuda

@@ -221,7 +221,9 @@ absl::Status Bench(const ServerConfig& config) {
   }
   PrintCosts({subject.get(), baseline.get()});
   ASSIGN_OR_RETURN(const MachineLimits limits,
-                   kernels::MeasureMachine({.threads = subject->report().threads, .brief = true}));
+                   kernels::MeasureMachine({.device = config.engine.device,
+                                            .threads = subject->report().threads,
+                                            .brief = true}));
   std::printf(
       "%d threads; measured just now: memory %.1f GB/s, peak %.0f GFLOP/s with %s weights; medians "
       "of %d interleaved rounds\n",

@@ -29,6 +29,10 @@ nlohmann::json ToJson(const MachineLimits& limits) {
     if (peak.operations_per_second > 0.0) row["operations_per_second"] = peak.operations_per_second;
     json["peaks"].push_back(row);
   }
+  if (limits.device.empty()) return json;
+  json["device"] = limits.device;
+  json["copy_bytes_per_second"] = limits.copy_bytes_per_second;
+  json["launch_seconds"] = limits.launch_seconds;
   return json;
 }
 
@@ -42,10 +46,7 @@ std::string Size(int64_t bytes) {
   return text;
 }
 
-void Print(const MachineLimits& limits) {
-  std::printf("%d threads; caches as the system reports them: L2 %s per core, L3 %s\n",
-              limits.threads, Size(limits.l2_bytes).c_str(), Size(limits.l3_bytes).c_str());
-  std::printf("\nreading (sum of the buffer, each thread its part, again and again; best of 5)\n");
+void PrintRates(const MachineLimits& limits) {
   std::printf("  %-12s %8s %10s\n", "buffer", "threads", "GB/s");
   for (const kernels::ReadRate& read : limits.reads) {
     std::printf("  %-12s %8d %10.1f\n", Size(read.bytes).c_str(), read.threads,
@@ -61,24 +62,46 @@ void Print(const MachineLimits& limits) {
       std::printf("  %-36s %8d not on this CPU\n", peak.unit.c_str(), peak.threads);
     }
   }
+}
+
+void PrintProcessors(const MachineLimits& limits) {
+  std::printf("%d threads; caches as the system reports them: L2 %s per core, L3 %s\n",
+              limits.threads, Size(limits.l2_bytes).c_str(), Size(limits.l3_bytes).c_str());
+  std::printf("\nreading (sum of the buffer, each thread its part, again and again; best of 5)\n");
+  PrintRates(limits);
   std::printf("\npool hand-over (an empty job for all threads, median): %.2f us\n",
               limits.handover_seconds * 1e6);
+}
+
+// `threads` is the one that launches.
+void PrintGpu(const MachineLimits& limits) {
+  std::printf("%s; L2 %s\n", limits.device.c_str(), Size(limits.l2_bytes).c_str());
+  std::printf("\nreading (the buffer, by all multiprocessors, again and again; best of 5)\n");
+  PrintRates(limits);
+  std::printf("\ncopying inside the device's memory, bytes read and bytes written: %.1f GB/s\n",
+              limits.copy_bytes_per_second / 1e9);
+  std::printf(
+      "launch of an empty kernel: %.2f us in a row, %.2f us when it is waited for (median)\n",
+      limits.launch_seconds * 1e6, limits.handover_seconds * 1e6);
 }
 
 }  // namespace
 
 int RunBenchMachine(const ServerConfig& config) {
   const absl::StatusOr<MachineLimits> limits =
-      kernels::MeasureMachine({.threads = config.engine.threads});
+      kernels::MeasureMachine({.device = config.engine.device, .threads = config.engine.threads});
   if (!limits.ok()) {
     std::fprintf(stderr, "sluice bench machine: %s\n",
                  std::string(limits.status().message()).c_str());
-    return kExitInternal;
+    return limits.status().code() == absl::StatusCode::kFailedPrecondition ? kExitUsage
+                                                                           : kExitInternal;
   }
   if (config.print_json) {
     std::printf("%s\n", ToJson(*limits).dump(2).c_str());
+  } else if (limits->device.empty()) {
+    PrintProcessors(*limits);
   } else {
-    Print(*limits);
+    PrintGpu(*limits);
   }
   return kExitOk;
 }

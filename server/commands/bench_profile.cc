@@ -266,8 +266,10 @@ void Print(const Account& account, const MachineLimits& limits) {
 
 absl::Status Profile(const ServerConfig& config) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Profiler> profiler, Profiler::Load(config));
-  ASSIGN_OR_RETURN(const MachineLimits limits,
-                   kernels::MeasureMachine({.threads = profiler->report().threads, .brief = true}));
+  ASSIGN_OR_RETURN(
+      const MachineLimits limits,
+      kernels::MeasureMachine(
+          {.device = config.engine.device, .threads = profiler->report().threads, .brief = true}));
   ASSIGN_OR_RETURN(const Account decode, profiler->Decode(config.profile, config.bench.rounds));
   ASSIGN_OR_RETURN(const Account prefill,
                    profiler->Prefill(config.bench.prompt_tokens, config.bench.rounds));
@@ -285,6 +287,10 @@ absl::Status Profile(const ServerConfig& config) {
   }
   std::printf("%s\n", profiler->report().spec_line.c_str());
   PrintPackedCache(profiler->report());
+  if (!limits.device.empty()) {
+    std::printf("%s\nevery op is waited for, so that its time is its own: steps take longer here\n",
+                limits.device.c_str());
+  }
   std::printf(
       "%d threads; measured just now: memory %.1f GB/s, peak %.0f GFLOP/s in f32, %.0f with bf16, "
       "%.0f with int8 weights, hand-over %.2f us\n",

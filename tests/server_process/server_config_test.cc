@@ -224,6 +224,8 @@ TEST(ServerConfigTest, BenchOfAnotherServerNeedsNoModel) {
   EXPECT_TRUE(Parse({"bench", "--model=m", "--baseline=d"}).ok());
   EXPECT_FALSE(Parse({"bench"}).ok());
   EXPECT_TRUE(Parse({"bench", "machine", "--threads=1", "--json"}).ok());
+  EXPECT_TRUE(Parse({"bench", "machine", "--device=cuda:1"}).ok());
+  EXPECT_FALSE(Parse({"bench", "machine", "--device=gpu"}).ok());
   EXPECT_FALSE(Parse({"bench", "machine", "--batch=1"}).ok());
   EXPECT_TRUE(Parse({"bench", "profile", "--model=m", "--batch=8", "--context=64"}).ok());
   EXPECT_FALSE(Parse({"bench", "profile"}).ok());

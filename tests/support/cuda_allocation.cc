@@ -4,6 +4,8 @@
 #include "kernels/backend_factory.h"
 #include "kernels/check.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/device_limits.h"
+#include "kernels/machine_limits.h"
 #include "tests/support/device_allocation.h"
 
 namespace sluice::kernels {
@@ -11,6 +13,7 @@ namespace {
 
 const bool registered = [] {
   SetCudaFactory(&cuda::CudaBackend::Create);
+  SetCudaMeasurement(&cuda::MeasureDevice);
   return true;
 }();
 
