@@ -1,20 +1,23 @@
 // The op list: everything the engine asks of a device. No model words here (no layer, no sequence
 // id). Rules for every op of every backend:
-//  - Activations are f32. Accumulation is f32 with one canonical order per output element, so that
-//  the bits
-//    of a row never depend on the other rows of the call, on their number, or on the number of
-//    threads.
-//  - Inputs and outputs are taken through RowSet index lists; a row that is not listed is not
-//  touched.
-//  - Ops are enqueued in order; ops wait where they fill a list or need memory. Ops return
-//  void: broken
-//    preconditions are our bugs (SLUICE_CHECK). Nothing but Pack* and Allocate allocates.
-//  - One thread calls a backend (the engine thread); the backend may use its own pool inside.
-//  - Values of a TensorView, a weight (its biases, norm weights, sinks of heads, relative logits
-//  too)
-//    and a KV pool are memory of the device, from Allocate: the host may touch it after Synchronize
-//    and until the next op. Lists (indices of rows, numbers by row or assignment, page tables) are
-//    memory of the host, taken when the op is called; an op that fills one waits for it.
+//
+// - Activations are f32. Accumulation is f32 with one canonical order per output element, so that
+//   the bits of a row never depend on the other rows of the call, on their number, or on the number
+//   of threads.
+//
+// - Inputs and outputs are taken through RowSet index lists; a row that is not listed is not
+//   touched.
+//
+// - Ops are enqueued in order; ops wait where they fill a list or need memory. Ops return void:
+//   broken preconditions are our bugs (SLUICE_CHECK). Nothing but Pack* and Allocate allocates.
+//
+// - One thread calls a backend (the engine thread); the backend may use its own pool inside.
+//
+// - Values of a TensorView, a weight (its biases, norm weights, sinks of heads, relative logits
+//   too) and a KV pool are memory of the device, from Allocate: the host may touch it after
+//   Synchronize and until the next op. Lists (indices of rows, numbers by row or assignment, page
+//   tables) are memory of the host, taken when the op is called; an op that fills one waits for it.
+//
 // The reference backend (kernels/reference) is the executable specification of each op.
 #pragma once
 

@@ -220,10 +220,10 @@ absl::Status Bench(const ServerConfig& config) {
                 kernel.reason.c_str());
   }
   PrintCosts({subject.get(), baseline.get()});
-  ASSIGN_OR_RETURN(const MachineLimits limits,
-                   kernels::MeasureMachine({.device = config.engine.device,
-                                            .threads = subject->report().threads,
-                                            .brief = true}));
+  ASSIGN_OR_RETURN(
+      const MachineLimits limits,
+      kernels::MeasureMachine(
+          {.device = config.engine.device, .threads = subject->report().threads, .brief = true}));
   std::printf(
       "%d threads; measured just now: memory %.1f GB/s, peak %.0f GFLOP/s with %s weights; medians "
       "of %d interleaved rounds\n",
