@@ -1,4 +1,5 @@
-// The AMX loops on emulated tile registers: slow, for tests on machines without AMX.
+// The AMX loops on emulated tile registers: slow, for tests on machines without AMX. Whole models
+// run on them; the instructions themselves are tested by tests/support/amx_instructions.h.
 #include <cstring>
 
 #include "kernels/cpu/gemm.h"
@@ -51,7 +52,8 @@ class EmulatedTiles {
  private:
   static constexpr int kRowBytes = 64;
 
-  // TDPBF16PS (Intel SDM vol. 2), without its treatment of denormals.
+  // As TDPBF16PS (Intel SDM vol. 2), which flushes denormals and sums the even and the odd products
+  // apart: its last bits are others.
   template <int kSum, int kA, int kB>
   void DotBf16() {
     for (int m = 0; m < shape_.rows[kSum]; ++m) {

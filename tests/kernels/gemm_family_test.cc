@@ -1,13 +1,16 @@
-// GEMM families on tiles, without a backend: the AMX loop on emulated tiles, and the choice of a
-// family.
+// GEMM families on tiles, without a backend: the AMX loop on emulated tiles, its instructions on
+// emulated ones where the processor has none, and the choice of a family.
 #include <cmath>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/gemm_select.h"
 #include "kernels/cpu/packed_layout.h"
+#include "kernels/cpu/peak_loops.h"
+#include "tests/support/amx_instructions.h"
 
 namespace sluice::kernels::cpu {
 namespace {
@@ -52,7 +55,7 @@ std::vector<GemmFamily> RunnableBf16Families() {
   if (features.isa >= Isa::kAvx2) out.push_back(kGemmBf16Avx2);
   if (features.isa >= Isa::kAvx512) out.push_back(kGemmBf16Avx512);
   if (features.avx512_bf16) out.push_back(kGemmBf16Avx512Native);
-  if (features.isa >= Isa::kAmx) out.push_back(kGemmBf16Amx);
+  if (RunAmxInstructions()) out.push_back(kGemmBf16Amx);
 #endif
   return out;
 }
@@ -106,6 +109,56 @@ TEST(Int8FamilyTest, EveryFamilyGivesTheSameBits) {
   }
 #endif
 }
+
+#if defined(__x86_64__)
+class AmxInstructionTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!RunAmxInstructions()) GTEST_SKIP() << "no AVX-512 here";
+  }
+};
+
+// The numbers of the self-test are exact in every order of summation.
+TEST_F(AmxInstructionTest, FamiliesGiveTheNumbersOfTheScalarOnes) {
+  EXPECT_EQ(SelfTestError(kGemmBf16Amx, WeightFormat::kBF16), 0.0f);
+  EXPECT_EQ(SelfTestError(kGemmInt8Amx, WeightFormat::kInt8), 0.0f);
+}
+
+TEST_F(AmxInstructionTest, ThreadsHaveTheirOwnTiles) {
+  const std::vector<uint16_t> a = Values(kMaxTileRows * kDepth, 1);
+  const std::vector<uint16_t> b = Values(kDepth * kBlockColumns, 2);
+  const auto run = [&](int32_t rows, Result& out) {
+    kGemmBf16Amx.tile({a.data(), kDepth, b.data(), kDepth, rows, out.values[0]});
+    kGemmBf16Amx.end();
+  };
+  Result wanted;
+  run(kMaxTileRows, wanted);
+  Result narrow, wide;
+  std::thread other([&] {
+    for (int i = 0; i < 20; ++i) run(7, narrow);
+  });
+  for (int i = 0; i < 20; ++i) run(kMaxTileRows, wide);
+  other.join();
+  EXPECT_EQ(0, std::memcmp(wide.values, wanted.values, sizeof(wanted.values)));
+  EXPECT_EQ(0, std::memcmp(narrow.values, wanted.values, 7 * 256));
+}
+
+TEST_F(AmxInstructionTest, AProcessorWithAmxUsesIt) {
+  CpuFeatures features = *DetectCpuFeatures("auto");
+  features.isa = Isa::kAmx;
+  features.avx512_bf16 = features.amx_int8 = true;
+  for (const WeightFormat format : {WeightFormat::kBF16, WeightFormat::kInt8}) {
+    const absl::StatusOr<GemmChoice> choice = SelectGemm(format, features, "auto");
+    ASSERT_TRUE(choice.ok()) << choice.status();
+    EXPECT_STREQ(choice->family.name, "amx") << choice->reason;
+  }
+}
+
+TEST_F(AmxInstructionTest, PeakLoopsRun) {
+  EXPECT_EQ(kPeakBf16Amx.run(2), 0.0f);
+  EXPECT_EQ(kPeakInt8Amx.run(2), 0.0f);
+}
+#endif
 
 void WrongInt8Tile(const GemmTile& tile) {
   kGemmInt8Scalar.tile(tile);
