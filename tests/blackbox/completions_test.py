@@ -39,10 +39,11 @@ class CompletionsTest(BlackBoxTest):
     def test_sampling_fields_left_out_are_the_models(self):
         fields = {"prompt": PROMPT, "max_tokens": 32, "seed": 7}
         self.assertEqual(self.server.get("/v1/models").json()["data"][0]["meta"]["sampling_defaults"],
-                         {"temperature": 0.4, "top_p": 0.9, "top_k": 0, "min_p": 0, "repetition_penalty": 1})
+                         {"temperature": 0.4, "top_p": 0.9, "top_k": 0, "min_p": 0, "repetition_penalty": 1.1})
         left_out = self.server.complete(**fields, temperature=None)["choices"][0]["text"]
-        self.assertEqual(left_out, self.text(**fields, temperature=0.4, top_p=0.9))
-        self.assertNotEqual(left_out, self.text(**fields, temperature=1, top_p=1))
+        self.assertEqual(left_out, self.text(**fields, temperature=0.4, top_p=0.9, repetition_penalty=1.1))
+        for other in ({"temperature": 1}, {"top_p": 0.1}, {"repetition_penalty": 1.5}):
+            self.assertNotEqual(left_out, self.server.complete(**fields, **{"temperature": None, **other})["choices"][0]["text"])
 
     def test_a_stream_gives_the_same_text(self):
         events = list(self.server.stream(prompt=PROMPT, max_tokens=16, temperature=0,

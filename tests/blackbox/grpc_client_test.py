@@ -117,7 +117,8 @@ class GrpcTest(BlackBoxTest):
         model = self.call("GetModel", "GetModelRequest", "Model")
         self.assertEqual((model.id, model.vocab_size, list(model.routed_layers)), ("tiny-mod", 4096, ["1", "3", "5", "7"]))
         json.loads(model.spec_json)
-        self.assertEqual((model.sampling_defaults.temperature, model.sampling_defaults.top_p), (0.4, 0.9))
+        defaults = model.sampling_defaults
+        self.assertEqual((defaults.temperature, defaults.top_p, defaults.repetition_penalty), (0.4, 0.9, 1.1))
 
     def test_bad_requests(self):
         invalid = grpc.StatusCode.INVALID_ARGUMENT

@@ -88,20 +88,21 @@ class CommandLineTest(unittest.TestCase):
             self.assertEqual(answer.returncode, 0, answer.stderr)
             return answer.stdout
 
-        greedy = text("--temperature", "0")
         self.assertEqual(text(), text("--temperature", "0.4"))
-        self.assertNotEqual(text(), greedy)
-        self.assertEqual(text("--generation-config", "none"), greedy)
+        self.assertNotEqual(text(), text("--temperature", "0"))
+        plain = ("--generation-config", "none")
+        self.assertEqual(text(*plain), text(*plain, "--temperature", "0"))
+        self.assertNotEqual(text(*plain), text("--temperature", "0"))  # the model's repetition penalty
 
     def test_the_models_sampling_can_be_switched_off(self):
         fields = {"prompt": "Once upon a time", "max_tokens": 32, "seed": 7}
         with Sluice("--generation-config=none") as server:
             self.assertRegex(server.log(), "sampling +temperature 1 unless")
-            self.assertEqual(server.complete(**fields)["choices"], server.complete(**fields, temperature=1, top_p=1)["choices"])
+            self.assertEqual(server.complete(**fields)["choices"], server.complete(**fields, temperature=1, top_p=1, repetition_penalty=1)["choices"])
             self.assertNotEqual(server.complete(**fields)["choices"],
-                                server.complete(**fields, temperature=0.4, top_p=0.9)["choices"])
+                                server.complete(**fields, temperature=0.4, top_p=0.9, repetition_penalty=1.1)["choices"])
         with Sluice() as server:
-            self.assertRegex(server.log(), "sampling +temperature 0.4, top_p 0.9 unless")
+            self.assertRegex(server.log(), "sampling +temperature 0.4, top_p 0.9, repetition_penalty 1.1 unless")
 
 
 class BrokenModelTest(unittest.TestCase):
