@@ -6,8 +6,9 @@ namespace sluice {
 namespace {
 
 constexpr double kKept = 0.8;  // of what is smoothed, from one step to the next
-constexpr double kShareKept =
-    0.99;  // slower: what a row costs is the model's nature, not the load's
+// Slower: what a row costs is the model's nature, not the load's.
+constexpr double kShareKept = 0.99;
+constexpr double kLeastShare = 0.1;  // of a mixed step's time, for either kind of row
 
 }  // namespace
 
@@ -19,17 +20,24 @@ void ComputeBudget::Observe(const Step& step) {
                                              : kKept * decode_seconds_ + (1 - kKept) * step.seconds;
     return;
   }
-  // Fewer or shorter sequences may decode now than when decode_seconds_ was learnt: some of the
-  // time is always the prompt's.
-  const double decoding = step.decodes ? std::min(decode_seconds_, 0.9 * step.seconds) : 0.0;
+  double decoding = 0.0;
+  if (step.decodes) {
+    // Fewer sequences may decode now than when decode_seconds_ was learnt, and while prompts keep
+    // coming no step without them will tell: at the known rate of prompts this is what is left.
+    if (prefill_flops_ > 0.0) {
+      const double rest = step.seconds - step.prefill_flops * prefill_seconds_ / prefill_flops_;
+      decode_seconds_ = std::min(decode_seconds_, std::max(rest, kLeastShare * step.seconds));
+    }
+    decoding = std::min(decode_seconds_, (1.0 - kLeastShare) * step.seconds);
+  }
   prefill_seconds_ = kKept * prefill_seconds_ + step.seconds - decoding;
   prefill_flops_ = kKept * prefill_flops_ + step.prefill_flops;
 }
 
-double ComputeBudget::PrefillFlops(double dense_row_flops) const {
+double ComputeBudget::PrefillFlops() const {
   if (prefill_seconds_ <= 0.0) return 0.0;
   const double seconds = std::max(0.0, max_step_seconds_ - decode_seconds_);
-  return std::max(seconds * prefill_flops_ / prefill_seconds_, kMinPrefillRows * dense_row_flops);
+  return std::max(seconds * prefill_flops_ / prefill_seconds_, 1.0);
 }
 
 double ComputeBudget::ExpectedShare(const ComputeUsage& usage) const {

@@ -1,8 +1,8 @@
 // How many FLOPs of prompt rows a step may take while others decode, learnt from the steps before.
 //
 // A decode row mostly waits for weights, a prompt row for arithmetic, so a step's time is taken as
-// that of its decode rows (the last steps without prompt rows tell it) and so many seconds for each
-// FLOP of its prompt rows. What a row will cost is not known before it was routed: its share of the
+// that of its decode rows (steps without prompt rows tell it) and so many seconds for each FLOP of
+// its prompt rows. What a row will cost is not known before it was routed: its share of the
 // dense model's FLOPs is taken as that of the request's own rows so far, or of all.
 #pragma once
 
@@ -28,18 +28,16 @@ class ComputeBudget {
   };
   void Observe(const Step& step);
 
-  // 0 while nothing was measured, which caps nothing. Never less than kMinPrefillRows rows of
-  // `dense_row_flops`: decoding may slow a prompt down, not stop it.
-  double PrefillFlops(double dense_row_flops) const;
+  // 0 while nothing was measured, which caps nothing; the least above it when decoding alone fills
+  // a step.
+  double PrefillFlops() const;
 
   // Executed over dense FLOPs that the next rows of a request with this usage should have.
   double ExpectedShare(const ComputeUsage& usage) const;
 
  private:
-  static constexpr double kMinPrefillRows = 16;
-
   double max_step_seconds_;
-  double decode_seconds_ = 0.0;  // of a step without prompt rows, smoothed
+  double decode_seconds_ = 0.0;  // of a step's decode rows, smoothed
   // Sums over the steps with prompt rows, older ones fading: long chunks count for more than short
   // ones, whose time is that of reading weights.
   double prefill_seconds_ = 0.0;

@@ -18,6 +18,9 @@ EngineConfig Resolved(EngineConfig config, const ModelCard& card) {
   return config;
 }
 
+// Of a prompt beside decode rows that fill a step.
+constexpr int32_t kMinPrefillRows = 16;
+
 SchedulerLimits Limits(const EngineConfig& config, const ModelCard& card) {
   return {.max_batch_tokens = config.max_batch_tokens,
           .max_sequences = config.max_sequences,
@@ -25,7 +28,8 @@ SchedulerLimits Limits(const EngineConfig& config, const ModelCard& card) {
           .max_queued_requests = config.max_queued_requests,
           .max_queued_tokens = config.max_queued_tokens,
           .draft_tokens = config.draft_exit_layer > 0 ? config.draft_tokens : 0,
-          .max_drafting_sequences = kMaxDraftingSequences};
+          .max_drafting_sequences = kMaxDraftingSequences,
+          .min_prefill_rows = kMinPrefillRows};
 }
 
 }  // namespace
@@ -114,7 +118,6 @@ std::unique_ptr<Sequence> Engine::MakeSequence(RequestId id,
   sequence->prompt_tokens = sequence->num_tokens();
   sequence->max_tokens = request.stop.max_tokens;
   sequence->priority = request.priority;
-  sequence->flops_per_row = RowFlops(0, {});
   sequence->whole_prompt = NeedsWholePrompt(request.routing, card_);
   // The path of a drafted row is split over passes; a traced one stays whole.
   sequence->may_draft = !request.routing.trace;
@@ -184,7 +187,7 @@ void Engine::SetPaused(RequestId id, bool paused) {
 bool Engine::Step() {
   const absl::Duration start = clock_.Now();
   StepPlan plan = scheduler_.Schedule(
-      start, budget_.PrefillFlops(runner_->DenseFlops(0, /*with_logits=*/false, false)));
+      start, {.flops = budget_.PrefillFlops(), .flops_per_row = RowFlops(0, {})});
   for (const RequestId id : plan.expired) {
     metrics_.CountCancellation("deadline");
     FinishRequest(id, FinishReason::kError,

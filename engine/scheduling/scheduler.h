@@ -37,6 +37,15 @@ struct SchedulerLimits {
   // Rows with guessed tokens per decoding sequence, while at most `max_drafting_sequences` decode.
   int32_t draft_tokens = 0;
   int32_t max_drafting_sequences = 0;
+  // Of the first prompt in a step, whatever PrefillBudget says: decoding may slow prompts down, not
+  // stop them.
+  int32_t min_prefill_rows = 1;
+};
+
+// What the prompt rows of a step may cost while others decode.
+struct PrefillBudget {
+  double flops = 0.0;          // by Sequence::flops_per_row; 0: only the row budget counts
+  double flops_per_row = 1.0;  // of sequences that do not know theirs
 };
 
 class Scheduler {
@@ -53,12 +62,10 @@ class Scheduler {
   bool Cancel(RequestId id);
   void SetPaused(RequestId id, bool paused);
 
-  // Chooses the next step and reserves its pages. `prefill_flops`: prefill rows cost at most so
-  // much, by Sequence::flops_per_row, while others decode (0: only the row budget counts). An empty
-  // plan means nothing is runnable.
+  // Chooses the next step and reserves its pages. An empty plan means nothing is runnable.
   // Invariant: a runnable sequence exists => the plan is not empty. A plan that was never committed
   // is abandoned: its rows are planned again (the caller has truncated the cache to num_computed).
-  StepPlan Schedule(absl::Duration now, double prefill_flops);
+  StepPlan Schedule(absl::Duration now, const PrefillBudget& budget);
   // Applies the results of the last plan; sequences that reached max_tokens or the context end
   // finish too. Returns the finished ones (moved out, pages free), in plan order. A sampled token
   // is appended also when it ends its sequence. Of drafted rows those count as computed whose

@@ -32,6 +32,8 @@ struct Scheduler::Step {
   StepPlan plan;
   int32_t rows_left = 0;
   double flops_left = std::numeric_limits<double>::infinity();  // of prefill rows
+  double flops_per_row = 1.0;    // of sequences that do not know theirs
+  int32_t min_prefill_rows = 1;  // of the first prefill
   bool has_prefill = false;
   size_t next_running = 0;  // first entry of running_order_ that was not yet considered for prefill
   // Nobody at or after it in the order is admitted in this step: it was preempted, or it runs and
@@ -42,18 +44,23 @@ struct Scheduler::Step {
     if (line_end == nullptr || Before(sequence, *line_end)) line_end = &sequence;
   }
 
+  double FlopsPerRow(const Sequence& sequence) const {
+    return sequence.flops_per_row > 0.0 ? sequence.flops_per_row : flops_per_row;
+  }
+
   // Positions to run. 0 when a whole prompt, or one position of all members, does not fit. The
   // first of these in a step may cost more than is left, or it would be blocked for ever.
   int32_t ChunkOf(const Sequence& sequence) const {
     const int32_t width = UnitWidth(sequence);
-    const double affordable = std::max(0.0, flops_left / (width * sequence.flops_per_row));
+    const double affordable = std::max(0.0, flops_left / (width * FlopsPerRow(sequence)));
     if (NeedsWholePrompt(sequence)) {
       const int32_t rows = sequence.prompt_tokens;
       return rows <= rows_left && (!has_prefill || rows <= affordable) ? rows : 0;
     }
     const int32_t room = rows_left / width;
     const int32_t fits = affordable < room ? static_cast<int32_t>(affordable) : room;
-    return std::min(UnitRows(sequence), has_prefill ? fits : std::max(fits, std::min(room, 1)));
+    const int32_t least = has_prefill ? 0 : std::min(room, std::max(1, min_prefill_rows / width));
+    return std::min(UnitRows(sequence), std::max(fits, least));
   }
 
   void Add(Sequence& sequence, int32_t count) {
@@ -73,7 +80,7 @@ struct Scheduler::Step {
   }
 
   void AddPrefill(Sequence& sequence, int32_t count) {
-    flops_left -= count * UnitWidth(sequence) * sequence.flops_per_row;
+    flops_left -= count * UnitWidth(sequence) * FlopsPerRow(sequence);
     has_prefill = true;
     Add(sequence, count);
   }
@@ -88,8 +95,10 @@ struct Scheduler::Step {
   }
 };
 
-StepPlan Scheduler::Schedule(absl::Duration now, double prefill_flops) {
+StepPlan Scheduler::Schedule(absl::Duration now, const PrefillBudget& budget) {
   Step step;
+  step.flops_per_row = budget.flops_per_row;
+  step.min_prefill_rows = limits_.min_prefill_rows;
   in_flight_.clear();
   Expire(now, running_, step.plan.expired);
   Expire(now, waiting_, step.plan.expired);
@@ -100,7 +109,7 @@ StepPlan Scheduler::Schedule(absl::Duration now, double prefill_flops) {
   ran_alone_ = !ran_alone_ && PlanAlone(step);
   if (!ran_alone_) {
     PlanDecodes(step);
-    if (prefill_flops > 0.0 && !step.plan.empty()) step.flops_left = prefill_flops;
+    if (budget.flops > 0.0 && !step.plan.empty()) step.flops_left = budget.flops;
     PlanPrefills(step);
     PlanDrafts(step);
   }

@@ -19,11 +19,12 @@ struct Sequence {
   RequestId id{};
   std::vector<int32_t> tokens;  // prompt, then generated
   int32_t prompt_tokens = 0;
-  int32_t max_tokens = 0;      // generated tokens at most
-  int32_t priority = 0;        // lower first
-  bool whole_prompt = false;   // the prompt must run in one step (top-k of the prompt)
-  bool may_draft = true;       // tokens may be guessed ahead
-  double flops_per_row = 1.0;  // expected of its next rows; of a unit the carrier's counts
+  int32_t max_tokens = 0;     // generated tokens at most
+  int32_t priority = 0;       // lower first
+  bool whole_prompt = false;  // the prompt must run in one step (top-k of the prompt)
+  bool may_draft = true;      // tokens may be guessed ahead
+  // Expected of its next rows; 0: not known, as none ran. Of a unit the carrier's counts.
+  double flops_per_row = 0.0;
   std::optional<absl::Duration> deadline;  // on the engine's clock
   // Sequences that run in lockstep with this one, in the order of their slots (cohort.h).
   std::vector<std::unique_ptr<Sequence>> companions;

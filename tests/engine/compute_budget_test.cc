@@ -22,9 +22,9 @@ void Decode(ComputeBudget& budget, double seconds) {
 
 TEST(ComputeBudget, CapsNothingBeforeAPromptWasMeasured) {
   ComputeBudget budget(0.1);
-  EXPECT_EQ(budget.PrefillFlops(kRow), 0.0);
+  EXPECT_EQ(budget.PrefillFlops(), 0.0);
   Decode(budget, 0.01);
-  EXPECT_EQ(budget.PrefillFlops(kRow), 0.0);
+  EXPECT_EQ(budget.PrefillFlops(), 0.0);
 }
 
 TEST(ComputeBudget, LongDecodingDoesNotMakePromptRowsLookSlow) {
@@ -32,32 +32,40 @@ TEST(ComputeBudget, LongDecodingDoesNotMakePromptRowsLookSlow) {
   Prompt(budget, 0.0, 50'000, false);
   for (int step = 0; step < 1000; ++step) Decode(budget, 0.01);
   // 90 ms are left beside the decode rows; a decode row that took 10 ms says nothing of prompts.
-  EXPECT_NEAR(budget.PrefillFlops(kRow) / kRow, 90'000, 1);
+  EXPECT_NEAR(budget.PrefillFlops() / kRow, 90'000, 1);
 }
 
 TEST(ComputeBudget, FindsTheChunkFromABadStart) {
   ComputeBudget budget(0.1);
   Prompt(budget, 0.01, 5, false);  // all of it is the reading of weights
   for (int step = 0; step < 20; ++step) Decode(budget, 0.01);
-  EXPECT_LT(budget.PrefillFlops(kRow) / kRow, 100);
+  EXPECT_LT(budget.PrefillFlops() / kRow, 100);
   for (int step = 0; step < 12; ++step) {
-    Prompt(budget, 0.01, budget.PrefillFlops(kRow) / kRow, true);
+    Prompt(budget, 0.01, budget.PrefillFlops() / kRow, true);
   }
-  EXPECT_NEAR(budget.PrefillFlops(kRow) / kRow, 90'000, 9'000);
+  EXPECT_NEAR(budget.PrefillFlops() / kRow, 90'000, 9'000);
 }
 
-TEST(ComputeBudget, APromptIsNeverStoppedByDecoding) {
+TEST(ComputeBudget, DecodingThatFillsAStepLeavesTheLeast) {
   ComputeBudget budget(0.1);
   Prompt(budget, 0.0, 1000, false);
   for (int step = 0; step < 100; ++step) Decode(budget, 0.5);
-  EXPECT_EQ(budget.PrefillFlops(kRow), 16 * kRow);
+  EXPECT_EQ(budget.PrefillFlops(), 1.0);
 }
 
-TEST(ComputeBudget, ADecodeTimeThatNoLongerHoldsDoesNotMakePromptsFree) {
+// The many that decoded have gone, and prompts leave no step in which that could be seen alone.
+TEST(ComputeBudget, MixedStepsTellThatDecodingHasBecomeCheaper) {
   ComputeBudget budget(0.1);
-  for (int step = 0; step < 100; ++step) Decode(budget, 0.05);
-  Prompt(budget, 0.0, 1000, true);  // 1 ms in all, though decoding took 50 ms before
-  EXPECT_LE(budget.PrefillFlops(kRow), 0.05 / 1e-4 * 1000 * kRow * 1.001);
+  Prompt(budget, 0.0, 10'000, false);
+  for (int step = 0; step < 100; ++step) Decode(budget, 0.106);
+  ASSERT_EQ(budget.PrefillFlops(), 1.0);
+  Prompt(budget, 0.01, 16, true);
+  for (int step = 0; step < 20; ++step) {
+    const double rows = budget.PrefillFlops() / kRow;
+    EXPECT_LE(0.01 + rows * 1e-6, 0.105) << "step " << step;
+    Prompt(budget, 0.01, rows, true);
+  }
+  EXPECT_NEAR(budget.PrefillFlops() / kRow, 90'000, 5'000);
 }
 
 TEST(ComputeBudget, ExpectsOfARequestWhatItsRowsDidAndOfANewOneWhatAllDid) {

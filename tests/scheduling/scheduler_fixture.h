@@ -20,7 +20,7 @@ struct Wanted {
   int32_t priority = 0;
   bool whole_prompt = false;
   std::optional<absl::Duration> deadline;
-  double flops_per_row = 1.0;
+  double flops_per_row = 0.0;
 };
 
 class SchedulerFixture : public ::testing::Test {
@@ -58,7 +58,7 @@ class SchedulerFixture : public ::testing::Test {
 
   // Schedules, "computes" and commits one step; ids of finished requests go to finished_.
   std::string Step(double prefill_flops = 0.0) {
-    plan_ = scheduler_->Schedule(now_, prefill_flops);
+    plan_ = scheduler_->Schedule(now_, {.flops = prefill_flops});
     EXPECT_EQ(plan_.empty(), !scheduler_->HasRunnable());
     const std::string text = Describe(plan_);
     StepResult result;

@@ -62,7 +62,7 @@ TEST_F(SchedulerTest, FinishesAtMaxTokens) {
 TEST_F(SchedulerTest, FinishesWhenTheResultSaysSo) {
   Make({});
   ASSERT_TRUE(Add({.id = 1}).ok());
-  const StepPlan plan = scheduler_->Schedule(now_, 0);
+  const StepPlan plan = scheduler_->Schedule(now_, {});
   const auto finished = scheduler_->Commit({{{RequestId{1}, 42, true}}});
   ASSERT_EQ(finished.size(), 1u);
   EXPECT_EQ(finished[0]->tokens.back(), 42);
@@ -88,6 +88,27 @@ TEST_F(SchedulerTest, PromptRowsThatSkipMoreFitMoreIntoAStepThatDecodes) {
   EXPECT_EQ(Step(8.0), "1:2+1* 2:16+4* 3:0+3");
   EXPECT_EQ(Step(8.0), "1:3+1* 2:20+1* 3:3+4");
   EXPECT_EQ(Step(1.0), "1:4+1* 2:21+1* 3:7+1") << "one row even where it costs more";
+}
+
+TEST_F(SchedulerTest, APromptThatHasNotRunCostsWhatIsExpectedOfAll) {
+  Make({.max_batch_tokens = 64});
+  ASSERT_TRUE(Add({.id = 1, .max_tokens = 20}).ok());
+  Step();
+  ASSERT_TRUE(Add({.id = 2, .prompt = 20}).ok());
+  ASSERT_TRUE(Add({.id = 3, .prompt = 20, .flops_per_row = 1.0}).ok());
+  const StepPlan plan = scheduler_->Schedule(now_, {.flops = 8.0, .flops_per_row = 4.0});
+  EXPECT_EQ(Describe(plan), "1:1+1* 2:0+2");
+}
+
+TEST_F(SchedulerTest, TheFirstPromptOfAStepHasALeastNumberOfRows) {
+  Make({.max_batch_tokens = 64, .min_prefill_rows = 6});
+  ASSERT_TRUE(Add({.id = 1, .max_tokens = 20}).ok());
+  Step();
+  ASSERT_TRUE(Add({.id = 2, .prompt = 20}).ok());
+  ASSERT_TRUE(Add({.id = 3, .prompt = 20}).ok());
+  EXPECT_EQ(Step(2.0), "1:1+1* 2:0+6");
+  EXPECT_EQ(Step(2.0), "1:2+1* 2:6+6");
+  EXPECT_EQ(Step(10.0), "1:3+1* 2:12+8* 3:0+2");
 }
 
 TEST_F(SchedulerTest, FlopsDoNotBoundAStepWithoutDecodes) {
@@ -154,7 +175,7 @@ TEST_F(SchedulerTest, CancelInsideAStepTakesTheRowsOut) {
   Make({});
   ASSERT_TRUE(Add({.id = 1}).ok());
   ASSERT_TRUE(Add({.id = 2}).ok());
-  scheduler_->Schedule(now_, 0);
+  scheduler_->Schedule(now_, {});
   EXPECT_TRUE(scheduler_->Cancel(RequestId{1}));
   scheduler_->Commit({{{RequestId{1}, 5, false}, {RequestId{2}, 6, false}}});
   EXPECT_EQ(Step(), "2:1+1*");
@@ -163,7 +184,7 @@ TEST_F(SchedulerTest, CancelInsideAStepTakesTheRowsOut) {
 TEST_F(SchedulerTest, APlanThatWasNotCommittedIsPlannedAgain) {
   Make({});
   ASSERT_TRUE(Add({.id = 1, .prompt = 4}).ok());
-  EXPECT_EQ(Describe(scheduler_->Schedule(now_, 0)), "1:0+4*");
+  EXPECT_EQ(Describe(scheduler_->Schedule(now_, {})), "1:0+4*");
   EXPECT_EQ(Step(), "1:0+4*");
 }
 

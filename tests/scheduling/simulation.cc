@@ -25,7 +25,8 @@ Simulation::Simulation(uint64_t seed) : random_(seed) {
     limits_.draft_tokens = Uniform(1, 5);
     limits_.max_drafting_sequences = Uniform(1, 4);
   }
-  prefill_flops_ = Chance(50) ? 0 : Uniform(1, 12);
+  budget_ = {.flops = Chance(50) ? 0.0 : Uniform(1, 12), .flops_per_row = Uniform(1, 12) / 4.0};
+  limits_.min_prefill_rows = Uniform(1, 4);
   num_arrivals_left_ = Uniform(5, 30);
   const std::vector<KvClassSpec> classes = SimulatedModel::Classes();
   const int64_t longest = KvBytesPerToken(backend_, classes) * kMaxContext;
@@ -111,7 +112,7 @@ std::unique_ptr<Sequence> Simulation::NewMember(const Active& unit) {
   sequence->prompt_tokens = sequence->num_tokens();
   sequence->max_tokens = request.max_tokens;
   sequence->whole_prompt = request.whole_prompt;
-  sequence->flops_per_row = Uniform(1, 12) / 4.0;
+  if (Chance(50)) sequence->flops_per_row = Uniform(1, 12) / 4.0;
   active.text = SimulatedModel::SoloText(request);
   requests_[request.id] = request;
   arriving_.emplace(request.id, std::move(active));
@@ -156,7 +157,7 @@ bool Simulation::UnitPaused(uint64_t unit) const {
 void Simulation::Step() {
   now_ += absl::Milliseconds(Uniform(0, 10));
   const std::map<RequestId, bool> ran = Running();
-  const StepPlan plan = scheduler_->Schedule(now_, prefill_flops_);
+  const StepPlan plan = scheduler_->Schedule(now_, budget_);
   for (const RequestId id : plan.expired) {
     ++counts_.expired;
     const auto found = active_.find(id);
@@ -225,28 +226,28 @@ void Simulation::CheckPlan(const StepPlan& plan) {
 }
 
 // Beside decode rows, prompts cost at most what the step was given; only the first may cost more,
-// when it is a single position or may not be cut.
+// when it has few rows or may not be cut.
 void Simulation::CheckPrefillFlops(const StepPlan& plan) {
   bool decodes = false;
   double spent = 0.0;
-  std::map<const Sequence*, double> units;
+  std::map<const Sequence*, int32_t> units;  // rows
   for (const PlannedRows& rows : plan.rows) {
     const Sequence& unit = *rows.sequence->carrier;
     if (UnitComputed(unit) > 0 && UnitRows(unit) == 1) {
       decodes = true;
     } else {
-      units[&unit] += rows.count * unit.flops_per_row;
-      spent += rows.count * unit.flops_per_row;
+      units[&unit] += rows.count;
+      spent += rows.count * (unit.flops_per_row > 0.0 ? unit.flops_per_row : budget_.flops_per_row);
     }
   }
-  if (!decodes || units.empty() || prefill_flops_ == 0.0) return;
+  if (!decodes || units.empty() || budget_.flops == 0.0) return;
   ++counts_.capped_prefills;
-  if (spent <= prefill_flops_) return;
+  if (spent <= budget_.flops) return;
   ++counts_.dear_prefills;
   const Sequence* only = units.begin()->first;
   const bool whole = only->whole_prompt && only->num_computed == 0;
-  const bool one_position = units.begin()->second == UnitWidth(*only) * only->flops_per_row;
-  if (units.size() > 1 || (!whole && !one_position))
+  const int32_t least = std::max(limits_.min_prefill_rows, UnitWidth(*only));
+  if (units.size() > 1 || (!whole && units.begin()->second > least))
     Fail("prompts cost more than the step was given");
 }
 

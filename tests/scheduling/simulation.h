@@ -79,7 +79,7 @@ class Simulation {
 
   std::mt19937_64 random_;
   SchedulerLimits limits_;
-  double prefill_flops_ = 0.0;  // of a step that decodes; 0: any
+  PrefillBudget budget_;
   kernels::ReferenceBackend backend_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<SimulatedModel> model_;
