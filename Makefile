@@ -18,7 +18,7 @@ test:  ## Build and run everything: unit, golden, black-box, deployment, 10 s of
 	tools/setup.sh build test
 	tools/test.sh
 
-bench: build  ## Compare the shipped sparse model with its dense twin, and both with the machine
+bench: build  ## Measure the machine, the shipped models beside dense ones, and the server; ARGS: one `sluice bench` instead
 	tools/bench.sh $(ARGS)
 
 models-report: build  ## Measure every model of models/ with the server: ARGS="--valid valid.npy [--eval FOLDER]" (tools/train)

@@ -50,8 +50,8 @@ struct ModelCard {
   bool has_exit_threshold = false;   // rows stop by a threshold that requests may move
   int32_t decoder_start_token = -1;  // of an encoder-decoder; -1: the prompt is the decoder's
   int32_t embedding_size = 0;        // of an encoder, which generates nothing; 0: a decoder
-  std::string fingerprint;  // changes with what a seed's text depends on: weights, kernels,
-                            // numeric mode, sampling defaults
+  std::string fingerprint;  // changes with sizes of weights, kernels, numeric mode and sampling
+                            // defaults, on which a seed's text depends
   nlohmann::json spec;      // SpecToJson
 
   // The decoder's start token behind an encoder has a row that max_context_tokens does not count.

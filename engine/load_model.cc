@@ -219,7 +219,11 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineConfig& config, const LoadProg
   ASSIGN_OR_RETURN(model.chat_template, std::move(files.chat_template));
   SamplingDefaults sampling_defaults;
   if (config.generation_config != "none") {
-    ASSIGN_OR_RETURN(sampling_defaults, std::move(files.sampling_defaults));
+    if (const absl::Status& status = files.sampling_defaults.status(); !status.ok()) {
+      return absl::Status(status.code(), absl::StrCat(std::string(status.message()),
+                                                      "; --generation-config=none ignores it"));
+    }
+    sampling_defaults = *files.sampling_defaults;
   }
   if (model.tokenizer->summary().vocab_size > spec.decoder().embedding.vocab_size) {
     return absl::InvalidArgumentError(absl::StrCat(

@@ -58,7 +58,7 @@ struct GpuMetrics {
   int64_t total_bytes = 0;
   int64_t weight_bytes = 0, kv_cache_bytes = 0;
   int64_t scratch_bytes = 0;  // whatever else the engine took: activations, lists
-  int64_t others_bytes = 0;   // in use before the engine started
+  int64_t others_bytes = 0;   // in use at the start: other processes, our own CUDA context
   int64_t free_bytes = 0;     // what the engine may still take
 };
 

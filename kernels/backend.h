@@ -277,7 +277,7 @@ struct KernelChoice {
 // what is left of `total` where a part of the device is not to be taken.
 struct DeviceMemory {
   int64_t total = 0;
-  int64_t others = 0;     // in use before this process took any
+  int64_t others = 0;     // in use at the start: others', the CUDA context's
   int64_t allocated = 0;  // Buffers
   int64_t lists = 0;      // where ops keep their copies of lists
   int64_t free = 0;       // what Allocate could still give

@@ -224,6 +224,14 @@ absl::Status CheckCombinations(ServerConfig& config) {
   if (config.command == Command::kGenerate && config.generate.prompt.empty()) {
     return absl::InvalidArgumentError("--prompt is required; use --prompt=- for standard input");
   }
+  if (config.generate.temperature < 0.0 && config.generate.temperature != -1.0) {
+    return absl::InvalidArgumentError("--temperature: expected a number from 0 to 2, or -1");
+  }
+  // The measuring commands sample as their own flags say.
+  const bool measures = config.command == Command::kBench ||
+                        config.command == Command::kBenchProfile ||
+                        config.command == Command::kBenchQuality;
+  if (measures) config.engine.generation_config = "none";
   if (config.command != Command::kServe) return absl::OkStatus();
   const SecurityConfig& security = config.security;
   if (security.tls_cert.empty() != security.tls_key.empty()) {

@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # What this machine can do, and what Sluice makes of it with the shipped models, in a few minutes.
-# With arguments, one `sluice bench` with these: tools/bench.sh --model DIR --baseline DENSE_DIR
+# With arguments, one `sluice bench` with these: of tiny-mod against tiny-dense where they name no --model.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 sluice=build/release/sluice
-if (($# > 0)); then exec "$sluice" bench "$@"; fi
+if (($# > 0)); then
+  models=(--model models/tiny-mod --baseline models/tiny-dense)
+  if [[ " $*" == *" --model"* ]]; then models=(); fi
+  exec "$sluice" bench "${models[@]}" "$@"
+fi
 
 title() { printf '\n== %s ==\n\n' "$*"; }
 
 title "the machine"
 "$sluice" bench machine
-for model in tiny-mod tiny-mode tiny-moe tiny-moeut tiny-mor; do
-  title "$model against the dense model of as many parameters"
-  "$sluice" bench --model "models/$model" --baseline models/tiny-dense --rounds 3
+for pair in tiny-mod:tiny-dense tiny-mode:tiny-dense tiny-moe:tiny-dense tiny-moeut:tiny-dense tiny-mor:tiny-dense-5; do
+  title "${pair%:*} against ${pair#*:}"
+  "$sluice" bench --model "models/${pair%:*}" --baseline "models/${pair#*:}" --rounds 3
 done
 title "tiny-moe in 8 bits against bf16"
 "$sluice" bench --model models/tiny-moe --weights int8 --baseline-weights bf16 --rounds 3

@@ -18,7 +18,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kCachedRead = int64_t{16} << 20;  // fits the L2 of every device
 constexpr int64_t kLargestRead = int64_t{1} << 30;  // eight times the largest L2 so far
 constexpr int64_t kAlignment = 256;
 
@@ -144,12 +143,13 @@ absl::StatusOr<MachineLimits> MeasureDevice(const MachineOptions& options) {
   Measurement measurement(*device);
   if (absl::Status status = measurement.Allocate(largest); !status.ok()) return status;
   MachineLimits limits{.device = device->description, .threads = 1, .l2_bytes = device->l2_bytes};
-  if (!options.brief && kCachedRead < largest)
-    limits.reads.push_back(measurement.Read(kCachedRead));
+  const int64_t cached = device->l2_bytes / 2 / kAlignment * kAlignment;
+  if (!options.brief && cached > 0 && cached < largest)
+    limits.reads.push_back(measurement.Read(cached));
   limits.reads.push_back(measurement.Read(largest));
-  limits.copy_bytes_per_second = measurement.Copy();
+  if (!options.brief) limits.copy_bytes_per_second = measurement.Copy();
   for (const Unit& unit : kUnits) limits.peaks.push_back(measurement.Peak(unit));
-  limits.launch_seconds = measurement.Launches();
+  if (!options.brief) limits.launch_seconds = measurement.Launches();
   limits.handover_seconds = measurement.HandOver();
   if (!measurement.status().ok()) return measurement.status();
   return limits;

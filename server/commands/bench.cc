@@ -98,6 +98,7 @@ nlohmann::json Summary(const Contender& contender,
       {"least_expert_load", Median(rounds, &BenchResult::least_expert_load)},
       {"most_expert_load", Median(rounds, &BenchResult::most_expert_load)},
       {"load_seconds", contender.subject->load_seconds()},
+      {"process_peak_resident_bytes", PeakResidentBytes()},  // with the baseline
       {"memory_bytes_per_second", limits.memory_bytes_per_second()},
       {"operations_per_second", limits.operations_per_second(contender.subject->weights())},
       {"skipped_ratio_all_layers", Median(rounds, &BenchResult::skipped_ratio)}};

@@ -72,7 +72,8 @@ constexpr std::array<MetricRow, kNumMetrics> kTable = {{
     {kGpuUp, "sluice_gpu_up", kGauge,
      "0 once the GPU has failed for good: the server ends. No series without a GPU."},
     {kGpuMemory, "sluice_gpu_memory_bytes", kGauge,
-     "Memory of the GPU by use: the server's own, others' at its start, and what it may still "
+     "Memory of the GPU by use: the server's own, others' and the CUDA context's at its start, and "
+     "what it may still "
      "take."},
     {kGpuMemoryTotal, "sluice_gpu_memory_total_bytes", kGauge, "Memory that the GPU has."},
     {kReady, "sluice_ready", kGauge, "1 while requests are accepted."},

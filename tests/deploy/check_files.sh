@@ -15,14 +15,14 @@ else
 fi
 
 if command -v docker-compose > /dev/null; then
-  config=$(docker-compose --profile gpu config)
+  config=$(docker-compose --profile cuda config)
   for promise in 'read_only: true' '- ALL' 'no-new-privileges:true' 'stop_grace_period: 40s' \
     'condition: service_healthy' 'internal: true' 'healthcheck.sh'; do
     grep -q -- "$promise" <<< "$config" || { echo "docker-compose.yml lost: $promise"; exit 1; }
   done
   # The server on a GPU: only when it is asked for, as hardened as the other one, built with CUDA, with a device.
   gpu=$(awk '/^  [a-z-]+:$/ { inside = $1 == "server-gpu:" } inside' <<< "$config")
-  for promise in 'profiles:' '- gpu' 'PRESET: cuda' 'SLUICE_DEVICE: cuda' 'driver: nvidia' 'read_only: true' '- ALL' \
+  for promise in 'profiles:' '- cuda' 'PRESET: cuda' 'SLUICE_DEVICE: cuda' 'driver: nvidia' 'read_only: true' '- ALL' \
     'no-new-privileges:true' 'healthcheck.sh'; do
     grep -q -- "$promise" <<< "$gpu" || { echo "docker-compose.yml: server-gpu lost: $promise"; exit 1; }
   done

@@ -120,7 +120,9 @@ TEST_F(ModelCardTest, ABadSamplingDefaultStopsTheLoadUnlessSwitchedOff) {
   const absl::Status status = LoadModel(engine, nullptr).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()),
-              ::testing::HasSubstr("generation_config.json: 'temperature' must be a number"));
+              ::testing::AllOf(
+                  ::testing::HasSubstr("generation_config.json: 'temperature' must be a number"),
+                  ::testing::HasSubstr("--generation-config=none")));
   engine.generation_config = "none";
   EXPECT_TRUE(LoadModel(engine, nullptr).ok());
 }

@@ -139,6 +139,7 @@ TEST(ServerConfigTest, TheModelsSamplingDefaultsCanBeSwitchedOff) {
   EXPECT_EQ(Parse({"generate", "--model=/m", "--prompt=x"}, {{"SLUICE_GENERATION_CONFIG", "none"}})
                 ->engine.generation_config,
             "none");
+  EXPECT_EQ(Parse({"bench", "--model=/m"})->engine.generation_config, "none");
   EXPECT_THAT(ErrorOf({"serve", "--model=/m", "--generation-config=/m"}),
               HasSubstr("--generation-config: expected auto, none"));
 }
@@ -211,6 +212,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{{"serve", "--model=/m", "--host=0.0.0.0"}, "--allow-no-auth"},
         BadCase{{"serve", "--model=/m", "--grpc-host=192.0.2.1"}, "--grpc-host is not loopback"},
         BadCase{{"serve", "--model=/m", "--host=127.0.0.1.evil.example"}, "--host is not loopback"},
+        BadCase{{"generate", "--model=/m", "--prompt=x", "--temperature=-0.5"}, "0 to 2, or -1"},
         BadCase{{"generate", "--model=/m"}, "--prompt is required"}));
 
 TEST(ServerConfigTest, OpenAddressesNeedKeysOrConsent) {

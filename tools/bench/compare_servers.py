@@ -3,18 +3,20 @@
 Each --server is NAME=COMMAND; in the command {port} is a port that is free. What follows `--` goes to `sluice bench serve`.
 
   tools/bench/compare_servers.py build/release/sluice --rounds 2 \\
-    --server "sluice=build/release/sluice serve --model M.gguf --port {port} --grpc-port -1 --metrics-port -1" \\
+    --server "sluice=build/release/sluice serve --model M.gguf --port {port} --grpc-port -1 --metrics-port -1 --generation-config none" \\
     --server "llama.cpp=llama-server -m M.gguf --port {port} -t 2 --parallel 16 -c 16384" \\
     -- --rate 0.5 --requests 60 --prompt-tokens 256 --output-tokens 64
 """
 
 import argparse
 import json
+import re
 import shlex
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -57,22 +59,28 @@ def measure(name: str, command: str, sluice: Path, load: list[str]) -> dict[str,
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url, begin = f"http://127.0.0.1:{port}", time.monotonic()
-    with open(f"/tmp/compare_servers.{name}.log", "w") as log:
+    log_path = Path(tempfile.gettempdir()) / f"compare_servers.{re.sub(r'[^A-Za-z0-9.-]', '_', name)}.log"
+    with open(log_path, "w") as log:
         server = subprocess.Popen(shlex.split(command.replace("{port}", str(port))), stdout=log, stderr=log)
     try:
         while not answers(url + "/health") and not answers(url + "/health/ready"):
             if server.poll() is not None or time.monotonic() - begin > START_LIMIT_S:
-                raise SystemExit(f"{name} does not start: /tmp/compare_servers.{name}.log")
+                raise SystemExit(f"{name} does not start: {log_path}")
             time.sleep(0.05)
         ready = time.monotonic() - begin
         run = subprocess.run([sluice, "bench", "serve", f"--url={url}", "--json", *load], stdout=subprocess.PIPE, check=True)
         found, peak = json.loads(run.stdout), peak_bytes(server.pid)
     finally:
         server.terminate()
-        server.wait(60)
-    gaps = found["itl_ms"] or {"p99": float("nan")}
-    values = (found["goodput_requests_per_second"], found["output_tokens_per_second"], found["ttft_ms"]["p50"],
-              found["ttft_ms"]["p99"], gaps["p99"], found["failed"], peak / 1e6, ready)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+    nothing = {"p50": float("nan"), "p99": float("nan")}
+    first, gaps = found["ttft_ms"] or nothing, found["itl_ms"] or nothing
+    values = (found["goodput_requests_per_second"], found["output_tokens_per_second"], first["p50"], first["p99"],
+              gaps["p99"], found["failed"], peak / 1e6, ready)
     print(f"{name}: " + ", ".join(f"{title} {value:.2f}" for title, value in zip(COLUMNS, values)), flush=True)
     return dict(zip(COLUMNS, values))
 

@@ -35,7 +35,7 @@ class Server:
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
         self.process = subprocess.Popen(
             [args.sluice, "serve", f"--model={args.model}", f"--port={self.url.rsplit(':', 1)[1]}", "--grpc-port=-1",
-             "--metrics-port=-1", f"--max-sequences={max(64, args.clients)}", f"--threads={args.threads}"],
+             "--metrics-port=-1", "--generation-config=none", f"--max-sequences={max(64, args.clients)}", f"--threads={args.threads}"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def __enter__(self) -> "Server":

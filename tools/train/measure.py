@@ -125,7 +125,8 @@ def knob_speeds(server: Sluice, settings: list[dict], batch: int, rounds: int) -
         order = range(len(settings)) if turn % 2 else reversed(range(len(settings)))
         for i in order:
             begin = time.monotonic()
-            server.complete(prompt=prompts, max_tokens=tokens, temperature=0, ignore_eos=True, routing=settings[i])
+            server.complete(prompt=prompts, max_tokens=tokens, temperature=0, repetition_penalty=1, ignore_eos=True,
+                            routing=settings[i])
             if turn:  # the first round warms up
                 speeds[i].append(batch * tokens / (time.monotonic() - begin))
     return [median(values) for values in speeds]
