@@ -40,6 +40,9 @@ class Row:
 ROWS = {
     "olmoe-int8": Row("olmoe", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75),
     "olmoe-bf16": Row("olmoe", 4, Load([512, 2048], [1], 512, 33), ("bf16",), gguf="BF16", vllm=True),
+    "olmoe-as-qwen3-int8": Row("olmoe-as-qwen3", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0",
+                               agreement=0.75),
+    "olmoe-as-qwen3-bf16": Row("olmoe-as-qwen3", 4, Load([512, 2048], [1], 512, 33), ("bf16",), gguf="BF16"),
     "qwen3-int8": Row("qwen3-moe", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75,
                       openvino=True),
     "llama-int8": Row("llama-1b", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75,

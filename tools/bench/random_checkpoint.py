@@ -37,6 +37,11 @@ QWEN3_MOE = {
     "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True, "decoder_sparse_step": 1,
     "mlp_only_layers": [], "vocab_size": 32000, "rope_theta": 1000000.0, "tie_word_embeddings": False,
 }
+# OLMoE's sizes under the name of a model that ik_llama.cpp knows.
+OLMOE_AS_QWEN3 = QWEN3_MOE | {
+    "moe_intermediate_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 16, "num_key_value_heads": 16,
+    "num_experts": 64, "norm_topk_prob": False, "vocab_size": 50304,
+}
 DENSE_1_4B = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 5632,
     "num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 128,
@@ -56,7 +61,7 @@ MOEUT_244M = {
     "moe_intermediate_size": 128, "num_experts_per_tok": 16, "num_attention_experts": 10,
     "num_attention_experts_per_tok": 2, "layer_norm_eps": 1e-5, "max_position_embeddings": 1024,
 }
-SHAPES = {"llama-1b": LLAMA_1B, "olmoe": OLMOE, "qwen3-moe": QWEN3_MOE, "dense-1.4b": DENSE_1_4B, "mod-1.4b": MOD_1_4B,
+SHAPES = {"llama-1b": LLAMA_1B, "olmoe": OLMOE, "olmoe-as-qwen3": OLMOE_AS_QWEN3, "qwen3-moe": QWEN3_MOE, "dense-1.4b": DENSE_1_4B, "mod-1.4b": MOD_1_4B,
           "moeut-244m": MOEUT_244M}
 ONE_IN_EIGHT = 1.1503  # of a standard normal variable, above it lies an eighth
 
