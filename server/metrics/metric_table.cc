@@ -73,8 +73,7 @@ constexpr std::array<MetricRow, kNumMetrics> kTable = {{
      "0 once the GPU has failed for good: the server ends. No series without a GPU."},
     {kGpuMemory, "sluice_gpu_memory_bytes", kGauge,
      "Memory of the GPU by use: the server's own, others' and the CUDA context's at its start, and "
-     "what it may still "
-     "take."},
+     "what it may still take."},
     {kGpuMemoryTotal, "sluice_gpu_memory_total_bytes", kGauge, "Memory that the GPU has."},
     {kReady, "sluice_ready", kGauge, "1 while requests are accepted."},
     {kSeriesDropped, "sluice_metrics_series_dropped", kGauge,

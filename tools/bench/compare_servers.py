@@ -12,17 +12,14 @@ import argparse
 import json
 import re
 import shlex
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-START_LIMIT_S = 600
+from running_server import RunningServer
+
 COLUMNS = ("good/s", "tokens/s", "TTFT p50, ms", "TTFT p99, ms", "gap p99, ms", "failed", "peak MB", "ready, s")
 
 
@@ -44,43 +41,17 @@ def peak_bytes(pid: int) -> int:
     return peak
 
 
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code not in (503, 404)
-    except OSError:
-        return False
-
-
 def measure(name: str, command: str, sluice: Path, load: list[str]) -> dict[str, float]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url, begin = f"http://127.0.0.1:{port}", time.monotonic()
     log_path = Path(tempfile.gettempdir()) / f"compare_servers.{re.sub(r'[^A-Za-z0-9.-]', '_', name)}.log"
-    with open(log_path, "w") as log:
-        server = subprocess.Popen(shlex.split(command.replace("{port}", str(port))), stdout=log, stderr=log)
-    try:
-        while not answers(url + "/health") and not answers(url + "/health/ready"):
-            if server.poll() is not None or time.monotonic() - begin > START_LIMIT_S:
-                raise SystemExit(f"{name} does not start: {log_path}")
-            time.sleep(0.05)
-        ready = time.monotonic() - begin
-        run = subprocess.run([sluice, "bench", "serve", f"--url={url}", "--json", *load], stdout=subprocess.PIPE, check=True)
-        found, peak = json.loads(run.stdout), peak_bytes(server.pid)
-    finally:
-        server.terminate()
-        try:
-            server.wait(60)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+    print(f"{name}: its output goes to {log_path}", flush=True)
+    with open(log_path, "w") as log, RunningServer(shlex.split(command), log) as server:
+        run = subprocess.run([sluice, "bench", "serve", f"--url={server.url}", "--json", *load], stdout=subprocess.PIPE,
+                             check=True)
+        found, peak = json.loads(run.stdout), peak_bytes(server.process.pid)
     nothing = {"p50": float("nan"), "p99": float("nan")}
     first, gaps = found["ttft_ms"] or nothing, found["itl_ms"] or nothing
     values = (found["goodput_requests_per_second"], found["output_tokens_per_second"], first["p50"], first["p99"],
-              gaps["p99"], found["failed"], peak / 1e6, ready)
+              gaps["p99"], found["failed"], peak / 1e6, server.ready_seconds)
     print(f"{name}: " + ", ".join(f"{title} {value:.2f}" for title, value in zip(COLUMNS, values)), flush=True)
     return dict(zip(COLUMNS, values))
 

@@ -7,13 +7,12 @@ interleaved (A B B A), medians, ratio. The load generator runs on the same cores
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
+
+from running_server import RunningServer
 
 
 def bare(args: argparse.Namespace) -> dict:
@@ -26,35 +25,10 @@ def bare(args: argparse.Namespace) -> dict:
         return json.load(open(file.name))[0]
 
 
-class Server:
-    """A running `sluice serve`, stopped on the way out."""
-
-    def __init__(self, args: argparse.Namespace):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        self.process = subprocess.Popen(
-            [args.sluice, "serve", f"--model={args.model}", f"--port={self.url.rsplit(':', 1)[1]}", "--grpc-port=-1",
-             "--metrics-port=-1", "--generation-config=none", f"--max-sequences={max(64, args.clients)}", f"--threads={args.threads}"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def __enter__(self) -> "Server":
-        while True:
-            if self.process.poll() is not None:
-                raise SystemExit(f"sluice serve ended with {self.process.returncode}")
-            try:
-                urllib.request.urlopen(self.url + "/health/ready", timeout=1)
-                return self
-            except OSError:
-                time.sleep(0.05)
-
-    def __exit__(self, *unused) -> None:
-        self.process.terminate()
-        self.process.wait()
-
-
 def served(args: argparse.Namespace) -> dict:
-    with Server(args) as server:
+    command = [args.sluice, "serve", f"--model={args.model}", "--port={port}", "--grpc-port=-1", "--metrics-port=-1",
+               "--generation-config=none", f"--max-sequences={max(64, args.clients)}", f"--threads={args.threads}"]
+    with RunningServer([str(word) for word in command]) as server:
         run = subprocess.run(
             [args.sluice, "bench", "serve", f"--url={server.url}", f"--concurrency={args.clients}",
              f"--requests={args.clients * args.waves}", f"--warmup-requests={args.clients}",

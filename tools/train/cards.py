@@ -1,6 +1,6 @@
 """The measured part of a model card: what report.py found, and what the server writes after five prompts."""
 
-from measure import PROMPTS, SAMPLING
+from measure import PROMPTS, SEED
 
 
 def measured(row: dict, tokens: int, length: int) -> str:
@@ -15,7 +15,7 @@ def measured(row: dict, tokens: int, length: int) -> str:
                   + ", ".join(f"{layer}: {share:.1%}" for layer, share in scores.executed.items()) + "."]
     if scores.least_load is not None:
         lines += ["", f"The least used expert has {scores.least_load:.2f} of its fair share of the rows."]
-    lines += ["", "## Samples", "", f"{row['sample_tokens']} tokens through `/v1/completions`, sampled as its `generation_config.json` says, seed {SAMPLING['seed']}."]
+    lines += ["", "## Samples", "", f"{row['sample_tokens']} tokens through `/v1/completions`, sampled as its `generation_config.json` says, seed {SEED}."]
     for prompt, text in zip(PROMPTS, row["samples"]):
         lines += ["", f"After `{prompt}`:", "", "```text", prompt + text.rstrip(), "```"]
     return "\n".join(lines)

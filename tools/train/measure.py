@@ -17,7 +17,6 @@ from served import ROOT, Sluice, logprobs
 END_ID = 0
 SEED = 1
 # Small models write plainer at low temperature; then they repeat themselves, which the penalty keeps down.
-SAMPLING = {"seed": SEED}  # the rest is the model's own (generation_config.json)
 PROMPTS = ["Once upon a time there was a little", "The old man looked at the sea and", '"Mother," said the boy,',
            "In the morning the children went", "It was very cold in the forest, and"]
 PLAIN = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'"})  # as data.py does with the training text
@@ -100,7 +99,7 @@ def lambada(server: Sluice, file: Path, count: int) -> tuple[int, int]:
 
 def samples(server: Sluice, tokens: int) -> list[str]:
     """What follows each of the prompts."""
-    return [server.complete(prompt=prompt, max_tokens=tokens, **SAMPLING)["choices"][0]["text"]
+    return [server.complete(prompt=prompt, max_tokens=tokens, seed=SEED)["choices"][0]["text"]
             for prompt in PROMPTS]
 
 
