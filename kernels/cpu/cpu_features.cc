@@ -1,5 +1,6 @@
 #include "kernels/cpu/cpu_features.h"
 
+#include <atomic>
 #include <cstdlib>
 
 #include "absl/status/status.h"
@@ -13,6 +14,8 @@
 
 namespace sluice::kernels::cpu {
 namespace {
+
+std::atomic<bool> amx_assumed = false;
 
 #if defined(__x86_64__)
 
@@ -51,8 +54,8 @@ bool RequestTileData() {
 }
 
 // Intel SDM vol. 1, 13.1 (XCR0 bits) and vol. 2, CPUID leaves 1 and 7. `wanted` limits what is
-// requested.
-CpuFeatures DetectMachine(Isa wanted) {
+// requested; `assume_amx` as of AssumeAmx.
+CpuFeatures DetectMachine(Isa wanted, bool assume_amx) {
   CpuFeatures out;
   const Registers basic = CpuId(1, 0);
   const Registers extended = CpuId(7, 0);
@@ -73,6 +76,11 @@ CpuFeatures DetectMachine(Isa wanted) {
   out.avx512_bf16 = Bit(CpuId(7, 1).eax, 5);
   out.fast_avx512_bf16 = out.avx512_bf16 && IsAmd();
   out.avx512_vnni = Bit(extended.ecx, 11);
+  if (assume_amx && out.avx512_bf16) {
+    out.isa = Isa::kAmx;
+    out.amx_int8 = true;
+    return out;
+  }
   const bool amx = Bit(extended.edx, 22) && Bit(extended.edx, 24);  // AMX-BF16, AMX-TILE
   if (!amx || !out.avx512_bf16) {
     out.reason = "no AMX-BF16";
@@ -94,7 +102,7 @@ CpuFeatures DetectMachine(Isa wanted) {
 
 #else
 
-CpuFeatures DetectMachine(Isa /*wanted*/) {
+CpuFeatures DetectMachine(Isa /*wanted*/, bool /*assume_amx*/) {
   CpuFeatures out;
   out.reason = "not an x86-64 processor";
   return out;
@@ -103,6 +111,8 @@ CpuFeatures DetectMachine(Isa /*wanted*/) {
 #endif
 
 }  // namespace
+
+void AssumeAmx() { amx_assumed = true; }
 
 absl::StatusOr<CpuFeatures> DetectCpuFeatures(std::string cap) {
   const char* environment = std::getenv("SLUICE_ISA");
@@ -116,7 +126,7 @@ absl::StatusOr<CpuFeatures> DetectCpuFeatures(std::string cap) {
     known = true;
   }
   if (!known) return absl::InvalidArgumentError(absl::StrCat("unknown instruction set: ", cap));
-  CpuFeatures out = DetectMachine(wanted);
+  CpuFeatures out = DetectMachine(wanted, amx_assumed && cap == Name(Isa::kAmx));
   if (!any && out.isa < wanted) {
     return absl::FailedPreconditionError(absl::StrCat("isa=", cap, ": ", out.reason));
   }

@@ -41,4 +41,9 @@ struct CpuFeatures {
 // InvalidArgument for others.
 absl::StatusOr<CpuFeatures> DetectCpuFeatures(std::string cap);
 
+// For tests that execute AMX instructions by other means (tests/support/amx_instructions.h): from
+// now on "amx" asked for by name is there wherever the code around it runs (AVX-512 with bf16);
+// "auto" stays what the machine has.
+void AssumeAmx();
+
 }  // namespace sluice::kernels::cpu

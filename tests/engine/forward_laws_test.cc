@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/model/model_spec_json.h"
+#include "tests/support/amx_instructions.h"
 #include "tests/support/model_harness.h"
 #include "tests/support/random_spec.h"
 
@@ -49,6 +50,7 @@ double MaxDifference(const Logits& a, const Logits& b) {
 struct Setting {
   std::string name;
   HarnessOptions options;
+  uint32_t specs = kNumRandomSpecs;
 };
 
 std::vector<Setting> Settings() {
@@ -71,6 +73,13 @@ std::vector<Setting> Settings() {
 #if !SLUICE_SANITIZED  // slow; sanitizers see the loop in the op tests
   const kernels::DeviceSpec emulation{.device = "cpu", .threads = 2, .gemm = "amx-emulation"};
   out.push_back({"cpu_amx_emulation_bf16", {.device = emulation, .format = bf16}});
+  if (!RunAmxInstructions()) return out;
+  const kernels::DeviceSpec amx{.device = "cpu", .threads = 2, .isa = "amx"};
+  for (const auto format : {bf16, kernels::WeightFormat::kInt8, kernels::WeightFormat::kInt4}) {
+    out.push_back({absl::StrCat("cpu_amx_", Name(format)),
+                   {.device = amx, .format = format},
+                   kNumRandomSpecs / 5});  // emulated instructions are slow
+  }
 #endif
   return out;
 }
@@ -78,8 +87,8 @@ std::vector<Setting> Settings() {
 class ForwardLaws : public ::testing::TestWithParam<Setting> {};
 
 TEST_P(ForwardLaws, SplittingASequenceChangesNoBit) {
-  int every_key = 0;
-  for (uint32_t seed = 0; seed < kNumRandomSpecs; ++seed) {
+  uint32_t every_key = 0;
+  for (uint32_t seed = 0; seed < GetParam().specs; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed);
     MemoryWeightStore weights;
@@ -94,11 +103,11 @@ TEST_P(ForwardLaws, SplittingASequenceChangesNoBit) {
     }
     EXPECT_EQ((*harness)->cache().num_used_pages(), 0);
   }
-  EXPECT_GT(every_key, 5);
+  EXPECT_GT(every_key, GetParam().specs / 10);
 }
 
 TEST_P(ForwardLaws, NeighboursChangeNoBit) {
-  for (uint32_t seed = 0; seed < kNumRandomSpecs; ++seed) {
+  for (uint32_t seed = 0; seed < GetParam().specs; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed);
     MemoryWeightStore weights;
@@ -298,8 +307,8 @@ TEST_P(ForwardLaws, TopKOfThePromptTakesExactlyItsShare) {
 
 // The rows that top-k or the mean takes of a prompt depend on that prompt only.
 TEST_P(ForwardLaws, NeighboursChangeNoBitOfAPromptUnderTopK) {
-  int top_k_specs = 0, mean_specs = 0;
-  for (uint32_t seed = 0; seed < kNumRandomSpecs; ++seed) {
+  uint32_t top_k_specs = 0, mean_specs = 0;
+  for (uint32_t seed = 0; seed < GetParam().specs; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed, {.topk_prompt = true});
     top_k_specs += absl::StrContains(SpecToJson(spec).dump(), "router_topk") ? 1 : 0;
@@ -324,8 +333,8 @@ TEST_P(ForwardLaws, NeighboursChangeNoBitOfAPromptUnderTopK) {
     const auto first = together.begin() + static_cast<int64_t>(first_row);
     EXPECT_EQ(DifferentRows(alone, {first, first + 12}), 0);
   }
-  EXPECT_GT(top_k_specs, 10);
-  EXPECT_GT(mean_specs, static_cast<int>(kNumRandomSpecs) / 100);
+  EXPECT_GT(top_k_specs, GetParam().specs / 5);
+  EXPECT_GT(mean_specs, GetParam().specs / 100);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends,

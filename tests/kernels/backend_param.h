@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
 #include "kernels/backend_factory.h"
+#include "tests/support/amx_instructions.h"
 #include "tests/support/device_allocation.h"
 
 namespace sluice::kernels {
@@ -103,6 +104,9 @@ inline double NormalizedError(const Floats& wanted, const Floats& got) {
 class BackendTest : public testing::TestWithParam<BackendParam> {
  protected:
   void SetUp() override {
+#if !SLUICE_SANITIZED  // slow; sanitizers see the instructions in gemm_family_test
+    if (GetParam().spec.isa == "amx") RunAmxInstructions();
+#endif
     absl::StatusOr<std::unique_ptr<Backend>> created = CreateBackend(GetParam().spec);
     if (created.status().code() == absl::StatusCode::kFailedPrecondition) {
       GTEST_SKIP() << created.status().message();

@@ -93,6 +93,7 @@ uint64_t ExpertsSum(Backend& backend, WeightFormat format, DType source) {
 }
 
 TEST(PackedBytesTest, AreThoseOfThisVersionOnEveryInstructionSet) {
+  RunAmxInstructions();
   for (const PackedBytes& expected : kExpected) {
     for (const char* isa : {"scalar", "avx2", "avx512", "amx"}) {
       const bool is_cpu = std::string(expected.device) == "cpu";

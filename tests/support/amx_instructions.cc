@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #endif
 
 namespace sluice {
@@ -173,8 +174,9 @@ void Store(const Instruction& instruction) {
   }
 }
 
+// A subnormal number is zero to a product of tiles.
 float Flushed(float value) {
-  return std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0f, value) : value;
+  return std::abs(value) < std::numeric_limits<float>::min() ? std::copysign(0.0f, value) : value;
 }
 
 float Bf16At(const Tile& tile, int row, int i) {
@@ -184,34 +186,47 @@ float Bf16At(const Tile& tile, int row, int i) {
   return Flushed(out);
 }
 
+// Products run over whole rows of sixteen columns, which compilers turn into vectors: those beyond
+// the tile are zero and not stored.
+constexpr int kColumns = kMaxRowBytes / 4;
+#define SLUICE_VECTORS __attribute__((target("avx512f,fma")))
+
 // TDPBF16PS: the even and the odd products of a row are summed apart, by fused multiply-adds.
-void DotBf16(Tile& sum, const Tile& a, const Tile& b) {
+SLUICE_VECTORS void DotBf16(Tile& sum, const Tile& a, const Tile& b) {
+  float weights[2 * kMaxRows][kColumns] = {};
+  for (int k = 0; k < 2 * b.rows; ++k) {
+    for (int n = 0; n < sum.row_bytes / 4; ++n) weights[k][n] = Bf16At(b, k / 2, 2 * n + k % 2);
+  }
   for (int m = 0; m < sum.rows; ++m) {
+    float parts[2][kColumns] = {};
+    for (int k = 0; k < a.row_bytes / 2; ++k) {
+      const float x = Bf16At(a, m, k);
+      float* part = parts[k % 2];
+      for (int n = 0; n < kColumns; ++n) part[n] = Flushed(std::fma(x, weights[k][n], part[n]));
+    }
     for (int n = 0; n < sum.row_bytes / 4; ++n) {
-      float parts[2] = {0.0f, 0.0f};
-      for (int k = 0; k < a.row_bytes / 4; ++k) {
-        for (int i = 0; i < 2; ++i) {
-          parts[i] = Flushed(std::fma(Bf16At(a, m, 2 * k + i), Bf16At(b, k, 2 * n + i), parts[i]));
-        }
-      }
-      sum.Set(m, n, Flushed(Flushed(sum.At<float>(m, n)) + Flushed(parts[0] + parts[1])));
+      sum.Set(m, n, Flushed(Flushed(sum.At<float>(m, n)) + Flushed(parts[0][n] + parts[1][n])));
     }
   }
 }
 
 // TDPBSSD, TDPBSUD, TDPBUSD, TDPBUUD: A and B are the types of their bytes.
 template <typename A, typename B>
-void DotInt8(Tile& sum, const Tile& a, const Tile& b) {
+SLUICE_VECTORS void DotInt8(Tile& sum, const Tile& a, const Tile& b) {
+  int32_t weights[4 * kMaxRows][kColumns] = {};
+  for (int k = 0; k < 4 * b.rows; ++k) {
+    for (int n = 0; n < sum.row_bytes / 4; ++n) weights[k][n] = b.At<B>(k / 4, 4 * n + k % 4);
+  }
   for (int m = 0; m < sum.rows; ++m) {
-    for (int n = 0; n < sum.row_bytes / 4; ++n) {
-      int32_t total = sum.At<int32_t>(m, n);
-      for (int k = 0; k < a.row_bytes; ++k) {
-        total += int32_t{a.At<A>(m, k)} * int32_t{b.At<B>(k / 4, 4 * n + k % 4)};
-      }
-      sum.Set(m, n, total);
+    int32_t total[kColumns] = {};
+    for (int k = 0; k < a.row_bytes; ++k) {
+      const int32_t x = a.At<A>(m, k);
+      for (int n = 0; n < kColumns; ++n) total[n] += x * weights[k][n];
     }
+    for (int n = 0; n < sum.row_bytes / 4; ++n) sum.Set(m, n, sum.At<int32_t>(m, n) + total[n]);
   }
 }
+#undef SLUICE_VECTORS
 
 void Dot(const Instruction& instruction) {
   if (instruction.mod != 3) Refuse("a product of memory");
@@ -272,12 +287,13 @@ bool Execute(const Instruction& instruction) {
 
 void OnIllegalInstruction(int, siginfo_t*, void* pointer) {
   auto& context = *static_cast<ucontext_t*>(pointer);
-  Instruction instruction;
-  if (Decode(context, instruction) && Execute(instruction)) {
+  bool any = false;
+  for (;; any = true) {  // Those behind it as well: a signal costs more than an instruction.
+    Instruction instruction;
+    if (!Decode(context, instruction) || !Execute(instruction)) break;
     context.uc_mcontext.gregs[REG_RIP] += instruction.length;
-  } else {
-    signal(SIGILL, SIG_DFL);  // The instruction runs again and ends the process.
   }
+  if (!any) signal(SIGILL, SIG_DFL);  // The instruction runs again and ends the process.
 }
 
 }  // namespace
@@ -289,7 +305,9 @@ bool RunAmxInstructions() {
   struct sigaction action = {};
   action.sa_sigaction = &OnIllegalInstruction;
   action.sa_flags = SA_SIGINFO;
-  return sigaction(SIGILL, &action, nullptr) == 0;
+  if (sigaction(SIGILL, &action, nullptr) != 0) return false;
+  kernels::cpu::AssumeAmx();
+  return true;
 }
 
 #else

@@ -1,6 +1,7 @@
-"""Speed of one build of Sluice over another on the same model: interleaved (A B B A), medians, ratios.
+"""Speed of one build of Sluice over another on the same model: interleaved (A B B A), medians; a ratio is the median of the
+rounds' own. What else is given goes to both, as in
 
-  tools/bench/compare_binaries.py OLD_SLUICE NEW_SLUICE /tmp/llama-1b --batch-sizes 1,8
+  tools/bench/compare_binaries.py OLD_SLUICE NEW_SLUICE /tmp/llama-1b --batch-sizes 1,8 --weights=int8
 """
 
 import argparse
@@ -18,7 +19,7 @@ def measure(binary: Path, args: argparse.Namespace) -> dict[tuple[int, str], flo
         subprocess.run(
             [binary, "bench", f"--model={args.model}", f"--batch-sizes={args.batch_sizes}", "--rounds=1",
              f"--prompt-tokens={args.prompt_tokens}", f"--output-tokens={args.output_tokens}",
-             f"--threads={args.threads}", f"--json-file={file.name}"], check=True, stdout=subprocess.DEVNULL)
+             f"--threads={args.threads}", f"--json-file={file.name}", *args.both], check=True, stdout=subprocess.DEVNULL)
         rows = json.load(open(file.name))
     own = rows[0]["subject"]
     return {(row["batch"], name): row[key] for row in rows if row["subject"] == own for name, key in WHAT.items()}
@@ -34,14 +35,16 @@ def main() -> None:
     parser.add_argument("--output-tokens", type=int, default=16)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=4)
-    args = parser.parse_args()
+    args, args.both = parser.parse_known_args()
     runs: dict[str, list[dict[tuple[int, str], float]]] = {"old": [], "new": []}
     for i in range(args.rounds):
         for name in (("old", "new"), ("new", "old"))[i % 2]:
             runs[name].append(measure(getattr(args, name), args))
     for batch, what in runs["old"][0]:
-        old, new = (statistics.median(run[batch, what] for run in runs[name]) for name in ("old", "new"))
-        print(f"{args.model.name} batch {batch} {what}: {old:.1f} -> {new:.1f} tok/s, ratio {new / old:.2f}")
+        old, new = ([run[batch, what] for run in runs[name]] for name in ("old", "new"))
+        ratio = statistics.median(b / a for a, b in zip(old, new))
+        print(f"{args.model.name} batch {batch} {what}: {statistics.median(old):.1f} -> {statistics.median(new):.1f} tok/s, "
+              f"ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

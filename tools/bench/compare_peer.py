@@ -34,22 +34,26 @@ class Row:
     vllm: bool = False           # the checkpoint, in bf16
     twin: str = ""               # shape that Sluice runs as the peer
     agreement: float = 0.9       # least share of equal tokens; int8 rounds otherwise than Q8_0
+    sampled: bool = False        # tokens at temperature 1: greedy decoding of random weights runs into a few tokens, which
+                                 # few experts (or no layer) want; GGUF engines and OpenVINO are fed random ones
     proved_in_f32: bool = False  # random experts in bf16 choose otherwise in every engine, and in PyTorch than in its f32
 
 
 ROWS = {
-    "olmoe-int8": Row("olmoe", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75),
-    "olmoe-bf16": Row("olmoe", 4, Load([512, 2048], [1], 512, 33), ("bf16",), gguf="BF16", vllm=True),
+    "olmoe-int8": Row("olmoe", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75,
+                      sampled=True),
+    "olmoe-bf16": Row("olmoe", 4, Load([512, 2048], [1], 512, 33), ("bf16",), gguf="BF16", vllm=True, sampled=True),
     "olmoe-as-qwen3-int8": Row("olmoe-as-qwen3", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0",
-                               agreement=0.75),
-    "olmoe-as-qwen3-bf16": Row("olmoe-as-qwen3", 4, Load([512, 2048], [1], 512, 33), ("bf16",), gguf="BF16"),
+                               agreement=0.75, sampled=True),
+    "olmoe-as-qwen3-bf16": Row("olmoe-as-qwen3", 4, Load([512, 2048], [1], 512, 33), ("bf16",), gguf="BF16",
+                               sampled=True),
     "qwen3-int8": Row("qwen3-moe", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75,
-                      openvino=True),
+                      openvino=True, sampled=True),
     "llama-int8": Row("llama-1b", 4, Load([512, 2048], [1, 8, 32], 512, 33), ("int8",), gguf="Q8_0", agreement=0.75,
                       openvino=True),
     "llama-bf16": Row("llama-1b", 4, Load([512, 2048], [1, 8], 512, 33), ("bf16",), gguf="BF16", torch=True,
                       vllm=True),
-    "mod": Row("mod-1.4b", 6, Load([512, 2048], [1, 8, 32], 512, 33), ("bf16",), twin="dense-1.4b"),
+    "mod": Row("mod-1.4b", 6, Load([512, 2048], [1, 8, 32], 512, 33), ("bf16",), twin="dense-1.4b", sampled=True),
     "moeut": Row("moeut-244m", 18, Load([512], [1, 32], 128, 33), ("bf16", "int8"), torch=True, proved_in_f32=True),
 }
 
@@ -85,8 +89,7 @@ def prepare(row: Row, models: Path, openvino: Path | None, vllm: bool) -> None:
 
 def engines(row: Row, args: argparse.Namespace) -> tuple[list, list]:
     paths = files(row, args.models)
-    # Greedy decoding of random weights runs into a few tokens, which are not routed like the text of a trained model.
-    sampled = ["--temperature=1"] if row.twin else []
+    sampled = ["--temperature=1"] if row.sampled else []
     ours = [Sluice(f"sluice {weights}", paths.get("gguf", paths["checkpoint"]), args.threads, weights, args.binary, sampled)
             for weights in row.weights]
     peers: list = []

@@ -1,7 +1,7 @@
 """Engines that a model is timed on, each by the same load: prompts alone, and sequences decoded together.
 
-measure() returns tokens per second by what was measured: "prefill 512", "decode 8". Greedy, random tokens, no end of
-sequence, no prompt cache, no speculation.
+measure() returns tokens per second by what was measured: "prefill 512", "decode 8". Random prompts, no end of
+sequence, no prompt cache, no speculation; what is decoded: `Row` in compare_peer.py.
 """
 
 import json

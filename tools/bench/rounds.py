@@ -55,9 +55,10 @@ def compare(engines: list, load: Load, rounds: int, machine: Machine, keep_noisy
     while kept < rounds:
         order = engines if (kept + rejected) % 2 == 0 else engines[::-1]
         values, reason = machine.watch(lambda: {engine.name: engine.measure(load) for engine in order})
+        if reason:
+            print(f"round {'kept' if keep_noisy else 'left out'}: {reason}", flush=True)
         if reason and not keep_noisy:
             rejected += 1
-            print(f"round left out: {reason}", flush=True)
             if rejected > 2 * rounds:
                 break
             continue
