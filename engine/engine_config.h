@@ -25,6 +25,7 @@ struct EngineConfig {
   int threads = 0;                // 0: one per core
   std::string isa = "auto";
   std::string gemm = "auto";
+  std::optional<int64_t> prefetch_bytes;         // as kernels::DeviceSpec has it
   double gpu_memory_fraction = 0.9;              // of the device's memory that may be in use
   std::optional<kernels::WeightFormat> weights;  // none: as the file stores them
   int64_t kv_memory_bytes = 0;     // 0: a quarter of free memory, at most what max sequences need

@@ -3,8 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "engine/chunk_rows.h"
 #include "engine/model/model_builder.h"
 #include "engine/packed_model.h"
@@ -14,6 +16,12 @@
 
 namespace sluice {
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// What Backend::Tune may take: a share of the time of loading, in seconds.
+constexpr double kTuningShare = 0.01;
+constexpr double kMostTuning = 0.1;
 
 int64_t FreeMemoryBytes() {
   const int64_t pages = sysconf(_SC_AVPHYS_PAGES);
@@ -25,6 +33,20 @@ int64_t FreeMemoryBytes() {
 int64_t AllocatedOn(const kernels::Backend& backend) {
   const std::optional<kernels::DeviceMemory> memory = backend.device_memory();
   return memory.has_value() ? memory->allocated : 0;
+}
+
+// FailedPrecondition for a distance that no kernel of these weights would heed.
+absl::Status CheckPrefetch(const EngineConfig& config,
+                           const ModelSpec& spec,
+                           const WeightStore& weights,
+                           const kernels::Backend& backend) {
+  if (!config.prefetch_bytes.has_value()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const kernels::WeightFormat format,
+                   FormatOfProjections(spec, weights, config.weights));
+  if (backend.Prefetches(format)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("--prefetch-bytes: the kernels that --device=", config.device, " has for ",
+                   kernels::Name(format), " weights do not prefetch; leave it out"));
 }
 
 }  // namespace
@@ -52,7 +74,9 @@ absl::Status RealModelRunner::Load(const EngineConfig& config,
                                            .gemm = config.gemm,
                                            .gpu_memory_fraction = config.gpu_memory_fraction,
                                            // Else a launch would be timed, not the op.
-                                           .synchronous = config.op_profile != nullptr}));
+                                           .synchronous = config.op_profile != nullptr,
+                                           .prefetch_bytes = config.prefetch_bytes}));
+  RETURN_IF_ERROR(CheckPrefetch(config, spec, weights, *backend_));
   if (config.op_profile != nullptr)
     backend_ = kernels::WithProfile(std::move(backend_), config.op_profile);
   const int32_t max_rows = ChunkRows(config, spec, backend_->Kernels());
@@ -60,12 +84,15 @@ absl::Status RealModelRunner::Load(const EngineConfig& config,
   options.exit_layer = config.draft_exit_layer;
   options.progress = progress;
   const int64_t before = AllocatedOn(*backend_);
+  const Clock::time_point start = Clock::now();
   ASSIGN_OR_RETURN(PackedModel packed,
                    BuildPackedModel(config, spec, weights, *backend_, std::move(options)));
   model_ = std::move(packed.model);
   packed_cache_line_ = std::move(packed.cache_line);
   gpu_weight_bytes_ = AllocatedOn(*backend_) - before;
   backend_->ReserveScratch(max_rows);
+  const double loading = std::chrono::duration<double>(Clock::now() - start).count();
+  backend_->Tune(model_->Matrices(), std::min(kTuningShare * loading, kMostTuning));
   ASSIGN_OR_RETURN(Workspace workspace, Workspace::Create(*backend_, model_->WorkspaceBytes()));
   workspace_ = std::make_unique<Workspace>(std::move(workspace));
   if (config.draft_exit_layer > 0) {

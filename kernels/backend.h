@@ -354,6 +354,12 @@ class Backend {
   // larger call still works; it grows the scratch once.
   virtual void ReserveScratch(int32_t /*max_rows*/) {}
 
+  // Whether products with weights of `format` ask for them ahead (DeviceSpec::prefetch_bytes).
+  virtual bool Prefetches(WeightFormat /*format*/) const { return false; }
+  // Chooses by measuring, for about `seconds` at most, what changes no bit. `weights` are matrices
+  // that steps multiply with, the more of them the better. Call after ReserveScratch.
+  virtual void Tune(std::span<const PackedMatrix* const> /*weights*/, double /*seconds*/) {}
+
   // Whether memory of the device is memory of the host, so that lists may lie in it.
   virtual bool memory_is_host() const { return true; }
   // None where memory is the host's to count.

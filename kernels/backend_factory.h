@@ -1,7 +1,9 @@
 // Creates a backend by name. The only header that knows which backends exist.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -22,6 +24,9 @@ struct DeviceSpec {
   // find which one fails, or how long it takes).
   double gpu_memory_fraction = 0.9;
   bool synchronous = false;
+  // Of cpu, for kernels that prefetch (Backend::Prefetches): how far ahead of its use a weight is
+  // asked for, 0: never. None: Backend::Tune chooses. Changes no bit.
+  std::optional<int64_t> prefetch_bytes;
 };
 
 // InvalidArgument for unknown names, FailedPrecondition when the machine lacks the instruction set,

@@ -144,6 +144,10 @@ class ProfilingBackend final : public Backend {
     return backend_->MoeWorkspaceBytes(experts, max_rows, top_k);
   }
   void ReserveScratch(int32_t max_rows) override { backend_->ReserveScratch(max_rows); }
+  bool Prefetches(WeightFormat format) const override { return backend_->Prefetches(format); }
+  void Tune(std::span<const PackedMatrix* const> weights, double seconds) override {
+    backend_->Tune(weights, seconds);
+  }
 
   void Embed(const PackedMatrix& table,
              std::span<const int32_t> ids,

@@ -15,6 +15,7 @@ namespace sluice::kernels {
 // kInt8: weights and the inputs of a product are rounded to int8, see kernels/int8.h. kInt4:
 // weights to 4 bits in groups (kernels/int4.h), inputs as for int8.
 enum class WeightFormat : uint8_t { kF32, kBF16, kInt8, kInt4 };
+inline constexpr size_t kNumWeightFormats = 4;
 
 constexpr const char* Name(WeightFormat format) {
   switch (format) {
@@ -33,6 +34,13 @@ constexpr const char* Name(WeightFormat format) {
 // Whether products are sums of integers, with scales.
 constexpr bool IsInteger(WeightFormat format) {
   return format == WeightFormat::kInt8 || format == WeightFormat::kInt4;
+}
+
+// How far ahead of its use a weight may be asked for: whole cache lines.
+inline constexpr int64_t kPrefetchUnit = 64;
+inline constexpr int64_t kMaxPrefetchBytes = 64 << 10;
+constexpr bool IsPrefetchDistance(int64_t bytes) {
+  return bytes >= 0 && bytes <= kMaxPrefetchBytes && bytes % kPrefetchUnit == 0;
 }
 
 // Of `count` values; for int4 whole groups, with their scales.

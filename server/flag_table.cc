@@ -111,6 +111,9 @@ const std::array kFlags = {
     FlagRow{"gemm", kMachine, kOnEngine, kChoice, "auto|onednn|amx-emulation",
             "matrix kernels; auto: our own; amx-emulation: slow, for tests",
             FLAG_TARGET(engine.gemm)},
+    FlagRow{"prefetch-bytes", kMachine, kOnEngine, kText, "auto|BYTES",
+            "how far ahead CPU kernels ask for weights, 0 to 65536; auto: measured while loading",
+            FLAG_TARGET(prefetch_bytes)},
 
     FlagRow{"strict", kRequests, kOnServe, kSwitch, "", "unknown request fields are errors",
             FLAG_TARGET(requests.strict)},

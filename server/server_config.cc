@@ -207,6 +207,16 @@ absl::Status CheckDevice(const std::string& device) {
       absl::StrCat("--device is \"", device, "\"; it takes cpu, cuda, cuda:N or reference"));
 }
 
+// None for auto.
+absl::StatusOr<std::optional<int64_t>> PrefetchBytesOf(const std::string& text) {
+  if (text == "auto") return std::nullopt;
+  int64_t bytes = 0;
+  if (absl::SimpleAtoi(text, &bytes) && kernels::IsPrefetchDistance(bytes)) return bytes;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--prefetch-bytes: expected auto, or a multiple of ", kernels::kPrefetchUnit,
+                   " from 0 to ", kernels::kMaxPrefetchBytes));
+}
+
 absl::Status CheckCombinations(ServerConfig& config) {
   if (config.command == Command::kBenchServe) return CheckLoad(config.load);
   if (config.command == Command::kVersion) return absl::OkStatus();
@@ -216,6 +226,7 @@ absl::Status CheckCombinations(ServerConfig& config) {
   }
   if (absl::Status status = CheckDevice(config.engine.device); !status.ok()) return status;
   config.engine.weights = WeightFormatOf(config.weights);
+  ASSIGN_OR_RETURN(config.engine.prefetch_bytes, PrefetchBytesOf(config.prefetch_bytes));
   if (config.engine.require_manifest && !config.engine.packed_cache.empty()) {
     return absl::InvalidArgumentError(
         "--packed-cache: manifest.json says nothing about that file; leave it out with "

@@ -123,7 +123,8 @@ struct ServerConfig {
   Command command = Command::kNone;
   bool help = false;
   EngineConfig engine;
-  std::string weights = "auto";  // text of engine.weights
+  std::string weights = "auto";         // text of engine.weights
+  std::string prefetch_bytes = "auto";  // text of engine.prefetch_bytes
   ListenerConfig listeners;
   SecurityConfig security;
   RequestPolicyConfig requests;

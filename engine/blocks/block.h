@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "engine/blocks/forward_context.h"
 
@@ -70,6 +71,9 @@ class Block {
   // Parameters, all and used by one row.
   // Bytes of the weights every execution reads.
   virtual int64_t WeightBytes() const = 0;
+  // Adds the matrices that hold most of those bytes, for Backend::Tune; a block whose weights are
+  // few beside an FFN's adds none.
+  virtual void AddMatrices(std::vector<const kernels::PackedMatrix*>& /*to*/) const {}
 };
 
 }  // namespace sluice

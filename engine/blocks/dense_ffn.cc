@@ -99,4 +99,8 @@ int64_t DenseFfn::WeightBytes() const {
   return bytes;
 }
 
+void DenseFfn::AddMatrices(std::vector<const kernels::PackedMatrix*>& to) const {
+  to.insert(to.end(), {&up_, &down_});
+}
+
 }  // namespace sluice

@@ -22,6 +22,7 @@ class DenseFfn final : public Block {
   int64_t WorkspaceBytes(int32_t max_rows) const override;
   double FlopsPerRow(bool dense) const override;
   int64_t WeightBytes() const override;
+  void AddMatrices(std::vector<const kernels::PackedMatrix*>& to) const override;
 
  private:
   // Rows to activated hidden rows.

@@ -130,4 +130,10 @@ int64_t MoeFfn::WeightBytes() const {
          (shared_ != nullptr ? shared_->WeightBytes() : 0) + shared_gate_.bytes();
 }
 
+void MoeFfn::AddMatrices(std::vector<const kernels::PackedMatrix*>& to) const {
+  for (const kernels::PackedExperts::Slice& slice : experts_.slices)
+    to.insert(to.end(), {&slice.w1, &slice.w3, &slice.w2});
+  if (shared_ != nullptr) shared_->AddMatrices(to);
+}
+
 }  // namespace sluice

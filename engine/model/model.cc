@@ -298,9 +298,22 @@ void Model::RunSublayer(const Layer& layer,
   }
 }
 
+std::vector<const kernels::PackedMatrix*> Model::Matrices() const {
+  std::vector<const kernels::PackedMatrix*> out;
+  for (const std::vector<Group>* groups : {&encoder_groups_, &groups_}) {
+    for (const Group& group : *groups) {
+      for (const Layer& layer : group.layers) {
+        for (const Sublayer& sublayer : layer.sublayers) sublayer.block->AddMatrices(out);
+      }
+    }
+  }
+  if (!spec_.is_encoder()) out.push_back(&head());
+  return out;
+}
+
 void Model::RunHead(const Rows& rows, ForwardContext& context, LogitsSink logits) {
   const auto wanted = static_cast<int32_t>(context.batch.wanted.size());
-  const kernels::PackedMatrix& head = head_.has_value() ? *head_ : embedding_;
+  const kernels::PackedMatrix& head = this->head();
   for (int32_t first = 0; first < wanted; first += kHeadTile) {
     Workspace::Scope scope(context.workspace);
     const int32_t count = std::min(kHeadTile, wanted - first);

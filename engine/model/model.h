@@ -48,6 +48,8 @@ class Model {
   const std::vector<KvRule>& kv_rules() const { return kv_rules_; }
   int64_t WorkspaceBytes() const { return workspace_bytes_; }
   int64_t weight_bytes() const { return weight_bytes_; }
+  // The matrices that hold most of the bytes that steps multiply with.
+  std::vector<const kernels::PackedMatrix*> Matrices() const;
   kernels::WeightFormat weight_format() const { return weight_format_; }
   int64_t num_parameters() const { return num_parameters_; }
   // Read by an average row: chosen experts and the trained share of depth-routed layers.
@@ -105,6 +107,7 @@ class Model {
     int32_t last = 0;
   };
 
+  const kernels::PackedMatrix& head() const { return head_.has_value() ? *head_ : embedding_; }
   Rows Embed(ForwardContext& context);
   // The layers `span` of some groups. `encoded`: what decoders attend to; may be null.
   struct Course {

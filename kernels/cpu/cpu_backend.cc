@@ -40,6 +40,9 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const DeviceSpec& sp
   if (spec.threads < 0 || spec.threads > kMaxThreads) {
     return absl::InvalidArgumentError(absl::StrCat("threads: ", spec.threads));
   }
+  if (spec.prefetch_bytes.has_value() && !IsPrefetchDistance(*spec.prefetch_bytes)) {
+    return absl::InvalidArgumentError(absl::StrCat("prefetch bytes: ", *spec.prefetch_bytes));
+  }
   absl::StatusOr<CpuFeatures> features = DetectCpuFeatures(spec.isa);
   if (!features.ok()) return features.status();
   Selection selection;
@@ -57,11 +60,24 @@ absl::StatusOr<std::unique_ptr<Backend>> CpuBackend::Create(const DeviceSpec& sp
   if (!int4.ok()) return int4.status();
   selection.int4 = *int4;
   const int threads = spec.threads == 0 ? AvailableProcessors() : spec.threads;
-  return std::unique_ptr<Backend>(new CpuBackend(threads, *features, selection));
+  return std::unique_ptr<Backend>(
+      new CpuBackend(threads, *features, selection, spec.prefetch_bytes));
 }
 
-CpuBackend::CpuBackend(int threads, const CpuFeatures& features, const Selection& selection)
-    : features_(features), selection_(selection), pool_(threads) {
+CpuBackend::CpuBackend(int threads,
+                       const CpuFeatures& features,
+                       const Selection& selection,
+                       std::optional<int64_t> prefetch_bytes)
+    : features_(features),
+      selection_(selection),
+      asked_for_prefetch_(prefetch_bytes.has_value()),
+      pool_(threads) {
+  for (const WeightFormat format :
+       {WeightFormat::kF32, WeightFormat::kBF16, WeightFormat::kInt8, WeightFormat::kInt4}) {
+    if (!asked_for_prefetch_ || !Prefetches(format)) continue;
+    prefetch_[static_cast<size_t>(format)] = {
+        *prefetch_bytes, absl::StrCat(PrefetchText(*prefetch_bytes), ": asked for")};
+  }
   worker_.resize(static_cast<size_t>(threads));
   expanded_.resize(static_cast<size_t>(threads));
   for (Scratch& scratch : worker_) scratch.Get<char>(kWorkerScratchBytes);
@@ -72,12 +88,17 @@ std::vector<KernelChoice> CpuBackend::Kernels() const {
   std::string int4 = selection_.int8.family.name;
   if (few.tile != nullptr && few.name != int4)
     int4 = absl::StrCat(few.name, " up to ", few.max_rows, " rows, then ", int4);
-  return {
+  std::vector<KernelChoice> out = {
       {"linear f32", selection_.f32.family.name, selection_.f32.reason},
       {"linear bf16", selection_.bf16.family.name, selection_.bf16.reason},
       {"linear int8", selection_.int8.family.name, selection_.int8.reason},
       {"linear int4", int4, few.tile == nullptr ? selection_.int4.reason : selection_.int8.reason},
       {"attention, norm, activation", selection_.vector->name, features_.reason}};
+  for (size_t format = 0; format < prefetch_.size(); ++format) {
+    const std::string& text = prefetch_[format].text;
+    if (!text.empty()) absl::StrAppend(&out[format].reason, "; ", text);
+  }
+  return out;
 }
 
 absl::StatusOr<Buffer> CpuBackend::Allocate(size_t bytes) { return AllocateHost(bytes); }

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +14,7 @@
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/gemm_select.h"
 #include "kernels/cpu/packed_layout.h"
+#include "kernels/cpu/prefetch_choice.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/cpu/vector_kernels.h"
 
@@ -76,6 +79,7 @@ constexpr int64_t kExpertBlocksPerThread = 4;
 struct ExpertChunk;  // cpu_expert_linear.cc
 struct MoePlan;      // cpu_moe.cc
 struct MoeRows;
+struct WeightSample;  // cpu_prefetch.cc
 
 // Host memory that only grows. Growth happens at load; in a step only if ReserveScratch was not
 // told.
@@ -135,6 +139,8 @@ class CpuBackend final : public Backend {
                             int32_t top_k) const override;
   void MoeFfn(const MoeFfnArgs& args) override;
   void ReserveScratch(int32_t max_rows) override;
+  bool Prefetches(WeightFormat format) const override { return Family(format, 1).prefetches; }
+  void Tune(std::span<const PackedMatrix* const> weights, double seconds) override;
 
   void CopyToHost(const void* device, void* host, size_t bytes) override;
   void CopyToDevice(const void* host, void* device, size_t bytes) override;
@@ -149,7 +155,10 @@ class CpuBackend final : public Backend {
     GemmChoice int4;
   };
 
-  CpuBackend(int threads, const CpuFeatures& features, const Selection& selection);
+  CpuBackend(int threads,
+             const CpuFeatures& features,
+             const Selection& selection,
+             std::optional<int64_t> prefetch_bytes);
 
   // For int4 weights it depends on the rows of the product, but no bit does: the family of int4 has
   // those of int8 on the weights made int8.
@@ -213,6 +222,10 @@ class CpuBackend final : public Backend {
                 const BlockRange& range) const;
   void NoteShape(const PackedMatrix& matrix);
 
+  // Of weights of one format, for at most `seconds`. Leaves the last distance that it tried.
+  PrefetchTimes TimePrefetch(std::span<const PackedMatrix* const> weights, double seconds);
+  double TimeSample(const GemmInput& input, const WeightSample& sample);
+
   void ReserveExperts(const PackedExperts& experts);
   void RunMoeTask(const MoeFfnArgs& args, const MoePlan& plan, int64_t task, int worker);
   void RunMoeSlice(const MoeFfnArgs& args,
@@ -248,6 +261,8 @@ class CpuBackend final : public Backend {
 
   CpuFeatures features_;
   Selection selection_;
+  const bool asked_for_prefetch_;
+  std::array<PrefetchChoice, kNumWeightFormats> prefetch_;
   ThreadPool pool_;
   Scratch input_;                  // rows of the current GEMM
   Scratch partial_;                // products of an ExpertLinear of few outputs

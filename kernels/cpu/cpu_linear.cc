@@ -98,6 +98,7 @@ GemmTile CpuBackend::TileAt(const GemmInput& input,
       static_cast<const char*>(input.data) + row * input.stride * InputBytes(input.family->input);
   tile.a_stride = input.stride;
   tile.k = weight.format == WeightFormat::kF32 ? weight.k : weight.k_padded;
+  tile.prefetch_bytes = prefetch_[static_cast<size_t>(weight.format)].bytes;
   if (IsInteger(weight.format)) {
     tile.a_scale = input.scales + row;
     tile.b_scale = weight.scales() + column;

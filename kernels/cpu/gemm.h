@@ -46,8 +46,11 @@ struct GemmTile {
   const float* a_scale = nullptr;  // [rows]
   const float* b_scale = nullptr;  // [64]
   const int32_t* b_sum = nullptr;  // [64] 128 times the sum of the weights of an output
-  // A hint that changes no bits and that the vector families take: the block that this thread reads
-  // after `b`, whose start is asked for at the end of `b`. Null: what lies behind `b`.
+  // Hints that change no bits, for families that prefetch. How far ahead of its use a weight is
+  // asked for, in whole steps of the kernel; 0: never.
+  int64_t prefetch_bytes = 0;
+  // The block that this thread reads after `b`, whose start is asked for at the end of `b`. Null:
+  // what lies behind `b`.
   const void* next = nullptr;
 };
 
@@ -61,6 +64,7 @@ struct GemmFamily {
   // Called by each thread before its first and after its last tile of a phase; may be null.
   void (*begin)() = nullptr;
   void (*end)() = nullptr;
+  bool prefetches = true;  // takes the hints of a GemmTile
 };
 
 extern const GemmFamily kGemmF32Scalar;

@@ -78,9 +78,10 @@ void ReleaseTiles() { _tile_release(); }
 
 }  // namespace
 
-const GemmFamily kGemmBf16Amx{"amx",   GemmInputType::kBf16, 32, &RunAmxTile<HardwareTiles<false>>,
-                              nullptr, &ReleaseTiles};
-const GemmFamily kGemmInt8Amx{"amx",   GemmInputType::kInt8, 32, &RunAmxTile<HardwareTiles<true>>,
-                              nullptr, &ReleaseTiles};
+const GemmFamily kGemmBf16Amx{
+    "amx",   GemmInputType::kBf16, 32,   &RunAmxTile<HardwareTiles<false>>,
+    nullptr, &ReleaseTiles,        false};
+const GemmFamily kGemmInt8Amx{"amx",   GemmInputType::kInt8, 32,   &RunAmxTile<HardwareTiles<true>>,
+                              nullptr, &ReleaseTiles,        false};
 
 }  // namespace sluice::kernels::cpu

@@ -126,7 +126,7 @@ absl::StatusOr<GemmFamily> Family(GemmInputType input) {
     return absl::UnimplementedError(absl::StrCat("oneDNN has no product of ", Name(kFormat),
                                                  " for this processor: ", error.message));
   }
-  return GemmFamily{"onednn", input, kRows, &OneDnnTile<kFormat>};
+  return GemmFamily{"onednn", input, kRows, &OneDnnTile<kFormat>, nullptr, nullptr, false};
 }
 
 }  // namespace

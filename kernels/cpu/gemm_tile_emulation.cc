@@ -98,9 +98,19 @@ class EmulatedTiles {
 
 }  // namespace
 
-const GemmFamily kGemmBf16TileEmulation{"tile-emulation", GemmInputType::kBf16, 32,
-                                        &RunAmxTile<EmulatedTiles<false>>};
-const GemmFamily kGemmInt8TileEmulation{"tile-emulation", GemmInputType::kInt8, 32,
-                                        &RunAmxTile<EmulatedTiles<true>>};
+const GemmFamily kGemmBf16TileEmulation{"tile-emulation",
+                                        GemmInputType::kBf16,
+                                        32,
+                                        &RunAmxTile<EmulatedTiles<false>>,
+                                        nullptr,
+                                        nullptr,
+                                        false};
+const GemmFamily kGemmInt8TileEmulation{"tile-emulation",
+                                        GemmInputType::kInt8,
+                                        32,
+                                        &RunAmxTile<EmulatedTiles<true>>,
+                                        nullptr,
+                                        nullptr,
+                                        false};
 
 }  // namespace sluice::kernels::cpu

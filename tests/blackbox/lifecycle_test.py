@@ -51,6 +51,12 @@ class CommandLineTest(unittest.TestCase):
         self.assertEqual(answer.returncode, 64, answer.stderr)
         self.assertRegex(answer.stderr, "oneDNN (has no product of bf16|is not built in)")
 
+    def test_a_distance_that_no_kernel_heeds_is_refused(self):
+        for kernels in (("--device", "reference"), ("--gemm", "amx-emulation", "--weights", "int8")):
+            answer = run("generate", "--model", TINY, "--prefetch-bytes", "8192", "--prompt", "a", *kernels)
+            self.assertEqual(answer.returncode, 64, answer.stderr)
+            self.assertIn("do not prefetch; leave it out", answer.stderr)
+
     def test_environment_and_flag_file(self):
         port, grpc_port, metrics_port = free_ports(3)
         with tempfile.NamedTemporaryFile("w", suffix=".flags") as flags:

@@ -186,6 +186,35 @@ TEST_P(LinearTest, BitsDoNotDependOnThreads) {
   }
 }
 
+// Blocks that are longer than the distance and such that are not, one row and many.
+TEST_P(LinearTest, BitsDoNotDependOnThePrefetchDistance) {
+  DeviceSpec spec = GetParam().spec;
+  if (spec.device != "cpu") GTEST_SKIP() << "does not prefetch";
+  for (const int64_t depth : {int64_t{31}, int64_t{412}, int64_t{5000}}) {
+    Matrix weight = RandomMatrix(193, depth, 15);
+    Matrix x = RandomMatrix(29, depth, 16);
+    for (const WeightFormat format : Formats()) {
+      std::vector<Matrix> results;
+      for (const int64_t bytes : {0, 64, 1024, 2048, 4096, 8192, 16384, 65536}) {
+        spec.prefetch_bytes = bytes;
+        std::unique_ptr<Backend> backend = std::move(*CreateBackend(spec));
+        const PackedMatrix packed = PackOn(*backend, weight, format);
+        Matrix out(30, 193);  // the first row alone, then all
+        LinearArgs args{.x = x.View(), .x_rows = AllRows(1), .weight = &packed};
+        args.out = out.View();
+        args.out_rows = AllRows(1);
+        backend->Linear(args);
+        args.x_rows = args.out_rows = AllRows(29);
+        args.out = out.View().Rows(1, 29);
+        backend->Linear(args);
+        results.push_back(std::move(out));
+        EXPECT_EQ(results.back().values, results.front().values)
+            << Name(format) << " " << depth << " deep, " << bytes << " bytes ahead";
+      }
+    }
+  }
+}
+
 TEST_P(LinearTest, ANotANumberStaysInItsRow) {
   Matrix weight = RandomMatrix(64, 64, 11);
   Matrix x = RandomMatrix(9, 64, 12);

@@ -207,6 +207,12 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{{"serve", "--model=/m", "--max-step-ms=inf"}, "a number"},
         BadCase{{"serve", "--model=/m", "--strict=maybe"}, "true or false"},
         BadCase{{"serve", "--model=/m", "--isa=sse"}, "auto, scalar, avx2, avx512, amx"},
+        BadCase{{"serve", "--model=/m", "--prefetch-bytes=100"},
+                "a multiple of 64 from 0 to 65536"},
+        BadCase{{"serve", "--model=/m", "--prefetch-bytes=-64"}, "expected auto, or a multiple"},
+        BadCase{{"serve", "--model=/m", "--prefetch-bytes=65600"}, "from 0 to 65536"},
+        BadCase{{"serve", "--model=/m", "--prefetch-bytes=4KiB"}, "expected auto, or a multiple"},
+        BadCase{{"serve", "--model=/m", "--prefetch-bytes="}, "expected auto, or a multiple"},
         BadCase{{"serve", "--model=/m", "--flagfile=/nonexistent"}, "cannot read"},
         BadCase{{"serve", "--model=/m", "--tls-cert=c"}, "belong together"},
         BadCase{{"serve", "--model=/m", "--host=0.0.0.0"}, "--allow-no-auth"},
@@ -214,6 +220,14 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{{"serve", "--model=/m", "--host=127.0.0.1.evil.example"}, "--host is not loopback"},
         BadCase{{"generate", "--model=/m", "--prompt=x", "--temperature=-0.5"}, "0 to 2, or -1"},
         BadCase{{"generate", "--model=/m"}, "--prompt is required"}));
+
+TEST(ServerConfigTest, PrefetchBytesAreANumberOrMeasured) {
+  EXPECT_EQ(Parse({"serve", "--model=/m"})->engine.prefetch_bytes, std::nullopt);
+  EXPECT_EQ(Parse({"serve", "--model=/m", "--prefetch-bytes=auto"})->engine.prefetch_bytes,
+            std::nullopt);
+  EXPECT_EQ(Parse({"bench", "--model=/m", "--prefetch-bytes=0"})->engine.prefetch_bytes, 0);
+  EXPECT_EQ(Parse({"bench", "--model=/m", "--prefetch-bytes=65536"})->engine.prefetch_bytes, 65536);
+}
 
 TEST(ServerConfigTest, OpenAddressesNeedKeysOrConsent) {
   EXPECT_TRUE(Parse({"serve", "--model=/m", "--host=0.0.0.0", "--allow-no-auth"}).ok());
