@@ -75,6 +75,11 @@ TEST(PrefetchChoiceTest, NoiseDoesNotChoose) {
   SpeedUp(1.5, 8192, 15, times);
   EXPECT_EQ(ChoosePrefetch(times).bytes, 8192);
 
+  times = EqualTimes(16);
+  SpeedUp(1.02, 8192, 16, times);  // always, but rarely by much
+  SpeedUp(1.5, 8192, 7, times);
+  EXPECT_EQ(ChoosePrefetch(times).bytes, 4096);
+
   times = EqualTimes(9);  // all of them are not enough
   SpeedUp(1.5, 8192, 9, times);
   EXPECT_EQ(ChoosePrefetch(times).bytes, 4096);
@@ -137,7 +142,8 @@ TEST_F(TuneTest, EnoughWeightsAreMeasuredAndNoBitChanges) {
     const PackedMatrix large = std::move(*backend->AllocateMatrix(outputs, 2048, format));
     const PackedExperts experts =
         std::move(*backend->AllocateExperts(3, 512, 600, /*gated=*/false, format));
-    std::vector<const PackedMatrix*> weights = {&small, &odd, &large};
+    const PackedMatrix none;
+    std::vector<const PackedMatrix*> weights = {&small, &odd, &large, &none};
     for (const PackedExperts::Slice& slice : experts.slices)
       weights.insert(weights.end(), {&slice.w1, &slice.w3, &slice.w2});
     LinearArgs args{.x = x.View(), .x_rows = AllRows(1), .weight = &odd};
@@ -149,6 +155,10 @@ TEST_F(TuneTest, EnoughWeightsAreMeasuredAndNoBitChanges) {
     args.out = after.View();
     backend->Linear(args);
     EXPECT_EQ(before.values, after.values) << Name(format);
+    for (const WeightFormat other : Formats()) {
+      const bool is_told = ReasonOf(*backend, other).find("prefetch") != std::string::npos;
+      EXPECT_EQ(is_told, other == format) << Name(other) << " with weights of " << Name(format);
+    }
     EXPECT_THAT(ReasonOf(*backend, format),
                 MatchesRegex(".*; (no prefetch ahead|prefetch (1|2|8|16) KiB ahead): "
                              "[0-9.]+x of 4 KiB|.*; prefetch 4 KiB ahead: no other faster by 3 %"));
