@@ -36,7 +36,7 @@ allow("engine/[a-z_]+\\.(h|cc)" "engine/.*|${kernel_ops}")
 set(engine_public
   "${vocabulary}|engine/(engine|engine_thread|engine_client|version)\\.h|engine/text/(tokenizer|chat_template)\\.h")
 # The measuring commands divide by what the machine can do, and time ops.
-allow("server/commands/bench(_machine|_profile)?\\..*"
+allow("server/commands/bench(_machine|_profile|_report)?\\..*"
   "server/.*|${engine_public}|engine/model_runner\\.h|kernels/(machine_limits|op_profile)\\.h")
 # Next-token distributions of a whole text, which the engine gives nobody.
 allow("server/commands/bench_quality\\.cc" "server/.*|${engine_public}|engine/model_runner\\.h")
@@ -46,6 +46,8 @@ allow("server/commands/.*|server/[a-z_]*(inspect|generate|bench)[a-z_]*\\..*"
 # What the program is made of.
 allow("server/main\\.cc" "server/.*|${engine_public}|kernels/cuda/use_cuda\\.h")
 allow("server/grpc/.*" "server/.*|sluice/v1/.*|proto/.*|${engine_public}")
+# Numbers to pictures: of the server's own files only its neighbours.
+allow("server/plot/.*" "server/plot/.*|${vocabulary}")
 allow("server/.*" "server/.*|sluice/v1/.*|proto/.*|${engine_public}")
 allow("proto/.*" "proto/.*|sluice/v1/.*")
 
