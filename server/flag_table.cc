@@ -178,6 +178,9 @@ const std::array kFlags = {
             FLAG_TARGET(quality.window), 0, 65536},
     FlagRow{"json-file", kBench, kOnBench | kOnBenchQuality, kText, "FILE",
             "write the results as JSON", FLAG_TARGET(bench.json_file)},
+    FlagRow{"plot", kBench, kOnBench | kOnBenchServe, kText, "FILE",
+            "write a plot as SVG: speeds beside the ideal; bench serve: latencies",
+            FLAG_TARGET(bench.plot_file)},
 
     FlagRow{"batch", kBench, kOnBenchProfile, kInteger, "N", "sequences decoded together",
             FLAG_TARGET(profile.batch), 1, 4096},

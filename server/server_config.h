@@ -89,6 +89,7 @@ struct BenchConfig {
   int32_t output_tokens = 64;
   int32_t rounds = 5;
   std::string json_file;
+  std::string plot_file;  // bench and bench serve
 };
 
 // `sluice bench profile`, which also reads the prompt tokens and rounds of BenchConfig.
@@ -104,8 +105,8 @@ struct QualityConfig {
   int32_t window = 0;
 };
 
-// `sluice bench serve`, which also reads the prompt and output tokens of BenchConfig, the text of
-// QualityConfig, the seed of GenerateConfig and the served model's name.
+// `sluice bench serve`, which also reads the prompt and output tokens and the plot of BenchConfig,
+// the text of QualityConfig, the seed of GenerateConfig and the served model's name.
 struct LoadConfig {
   std::string url;
   std::string api_key;

@@ -129,6 +129,7 @@ absl::StatusOr<BenchResult> BenchSubject::Measure(const BenchLoad& load, bool fo
   result.decode_tokens_per_second = decoded / absl::ToDoubleSeconds(end.time - prefilled.time);
   result.output_tokens_per_second = static_cast<double>(end.generated - start.generated) /
                                     absl::ToDoubleSeconds(end.time - start.time);
+  result.prefill_flops_per_token = (prefilled.flops - start.flops) / prompt_tokens;
   result.flops_per_token = (end.flops - prefilled.flops) / decoded;
   result.weight_bytes_per_step = (end.weight_bytes - prefilled.weight_bytes) / steps;
   result.weight_bytes_per_second = (end.weight_bytes - prefilled.weight_bytes) /

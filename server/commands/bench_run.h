@@ -25,6 +25,7 @@ struct BenchResult {
   double prefill_tokens_per_second = 0.0;
   double decode_tokens_per_second = 0.0;  // all sequences together
   double output_tokens_per_second = 0.0;  // over prefill and decode, as a client would count
+  double prefill_flops_per_token = 0.0;   // executed, of a prompt's token
   double flops_per_token = 0.0;           // executed, decode steps
   double weight_bytes_per_step = 0.0;     // made necessary by the routing, decode steps
   double weight_bytes_per_second = 0.0;   // of those, over the whole time of the steps

@@ -12,6 +12,7 @@
 #include "server/commands/commands.h"
 #include "server/load/load_report.h"
 #include "server/load/load_run.h"
+#include "server/plot/plot_file.h"
 
 namespace sluice::server {
 namespace {
@@ -57,6 +58,7 @@ void RaiseFileLimit() {
 
 // Unavailable when no request was answered.
 absl::Status BenchServe(const ServerConfig& config) {
+  RETURN_IF_ERROR(CheckPlotFile(config.bench.plot_file));
   ASSIGN_OR_RETURN(LoadTarget target, MakeTarget(config.load));
   ASSIGN_OR_RETURN(PromptSource prompts, MakePrompts(config));
   const LoadPlan plan = MakePlan(config);
@@ -76,6 +78,10 @@ absl::Status BenchServe(const ServerConfig& config) {
   } else {
     std::printf("%s\n%s", config.load.url.c_str(), ToText(report, plan, traits, objective).c_str());
   }
+  RETURN_IF_ERROR(
+      WritePlotFile(config.bench.plot_file,
+                    ToSvg(MakeLatencyPlot(report, plan, objective,
+                                          absl::StrCat(traits.model, " at ", config.load.url)))));
   if (report.answered > 0 || report.interrupted) return absl::OkStatus();
   return absl::UnavailableError("no request was answered");
 }

@@ -1,4 +1,4 @@
-// What a table shows of many latencies.
+// What a table and a plot show of many latencies.
 #pragma once
 
 #include <cstddef>
@@ -17,6 +17,7 @@ struct LatencySummary {
   double p90 = 0.0;
   double p99 = 0.0;
   double max = 0.0;
+  std::vector<double> half_percents;  // the quantiles 0, 0.005, ..., 1
 };
 LatencySummary Summarize(std::vector<double> values);
 

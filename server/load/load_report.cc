@@ -78,6 +78,13 @@ std::string LoopText(const LoadPlan& plan) {
   return absl::StrFormat("%d clients", plan.concurrency);
 }
 
+std::string GoodputText(const LoadReport& report, const LatencyObjective& objective) {
+  return absl::StrFormat(
+      "goodput %.2f requests/s: %d of %d within %g ms to the first token and %g ms for 99 %% of "
+      "gaps",
+      report.PerSecond(report.good), report.good, report.sent, objective.ttft_ms, objective.itl_ms);
+}
+
 }  // namespace
 
 double LoadReport::PerSecond(int64_t count) const {
@@ -203,11 +210,7 @@ std::string ToText(const LoadReport& report,
   AppendRow(text, "between chunks (ITL)", report.itl_ms);
   AppendRow(text, "per output token", report.per_token_ms);
   AppendRow(text, "end to end", report.end_to_end_ms);
-  absl::StrAppendFormat(&text,
-                        "\ngoodput %.2f requests/s: %d of %d within %g ms to the first token and "
-                        "%g ms for 99 %% of gaps\n",
-                        report.PerSecond(report.good), report.good, report.sent, objective.ttft_ms,
-                        objective.itl_ms);
+  absl::StrAppend(&text, "\n", GoodputText(report, objective), "\n");
   absl::StrAppendFormat(
       &text, "load generator: %.3f CPU s, %.1f %% of one core; sent %.2f ms late at p99\n",
       report.generator_cpu_seconds,
@@ -217,6 +220,28 @@ std::string ToText(const LoadReport& report,
   for (const std::string& note : Notes(report, traits))
     absl::StrAppend(&text, "note: ", note, "\n");
   return text;
+}
+
+LatencyPlot MakeLatencyPlot(const LoadReport& report,
+                            const LoadPlan& plan,
+                            const LatencyObjective& objective,
+                            const std::string& title) {
+  LatencyPlot plot{.title = title};
+  plot.notes.push_back(
+      absl::StrFormat("%s: %d sent, %d answered, %d failed in %.2f s%s; %.1f output tokens/s",
+                      LoopText(plan), report.sent, report.answered, report.failed,
+                      report.elapsed_seconds, report.interrupted ? " until it was interrupted" : "",
+                      report.PerSecond(report.output_tokens)));
+  plot.notes.push_back(GoodputText(report, objective));
+  plot.curves.push_back({.heading = "Time to first token",
+                         .unit = "requests",
+                         .quantiles_ms = report.ttft_ms.half_percents,
+                         .objective_ms = objective.ttft_ms});
+  plot.curves.push_back({.heading = "Gap between chunks",
+                         .unit = "gaps",
+                         .quantiles_ms = report.itl_ms.half_percents,
+                         .objective_ms = objective.itl_ms});
+  return plot;
 }
 
 }  // namespace sluice::server

@@ -8,6 +8,7 @@
 #include "nlohmann/json.hpp"
 #include "server/load/latency_summary.h"
 #include "server/load/load_run.h"
+#include "server/plot/latency_plot.h"
 
 namespace sluice::server {
 
@@ -55,5 +56,10 @@ std::string ToText(const LoadReport& report,
                    const LoadPlan& plan,
                    const ServerTraits& traits,
                    const LatencyObjective& objective);
+// `title` says whose they are.
+LatencyPlot MakeLatencyPlot(const LoadReport& report,
+                            const LoadPlan& plan,
+                            const LatencyObjective& objective,
+                            const std::string& title);
 
 }  // namespace sluice::server

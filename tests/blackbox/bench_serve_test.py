@@ -4,12 +4,16 @@ import contextlib
 import http.server
 import json
 import os
+import pathlib
+import re
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import unittest
+import xml.etree.ElementTree as ElementTree
 
 import sluice_process
 from sluice_process import BINARY, Sluice, free_ports
@@ -126,6 +130,24 @@ class RealServerTest(sluice_process.BlackBoxTest):
         self.assertEqual((again["answered"], again["good"]), (20, 0))
         # 20 arrivals of this seed take 0.4 s or so at this rate; the load cannot be shorter than its schedule
         self.assertGreater(report["elapsed_seconds"], 0.2)
+
+    def test_the_plot_shows_the_percentiles_of_the_report(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "load.svg")
+            report = self.measure("--concurrency=2", f"--plot={path}", "--slo-ttft-ms=1e6")
+            self.assertEqual(os.listdir(folder), ["load.svg"])
+            plot = ElementTree.fromstring(path.read_bytes())
+        name = "{http://www.w3.org/2000/svg}"
+        self.assertEqual(plot.find(name + "title").text, f"tiny-mod at {self.url}")
+        description = plot.find(name + "desc").text
+        self.assertIn("2 clients: 4 sent, 4 answered, 0 failed", description)
+        self.assertIn(f"goodput {report['goodput_requests_per_second']:.2f} requests/s: 4 of 4", description)
+        shown = re.findall(r"p(\d+) ([\d.]+) ms", description)
+        expected = [report[kind][f"p{percent}"] for kind in ("ttft_ms", "itl_ms") for percent in (50, 90, 99)]
+        self.assertEqual([int(percent) for percent, _ in shown], [50, 90, 99] * 2)
+        for (_, text), value in zip(shown, expected):
+            self.assertAlmostEqual(float(text), value, delta=0.006 * max(1, value))
+        self.assertEqual(len(list(plot.iter(name + "polyline"))), 2)
 
     def test_text_prompts_are_cut_to_the_tokens_asked_for(self):
         text = str(sluice_process.ROOT / "README.md")
@@ -269,6 +291,7 @@ class BadFlagTest(unittest.TestCase):
                                 (("--url=h", "--rate=1"), "--url: expected an address"),
                                 ((url, "--rate=1", "--api-key=a b"), "--api-key: expected"),
                                 ((url, "--rate=1", "--text=/nonexistent"), "--text: cannot read /nonexistent"),
+                                ((url, "--rate=1", "--plot=/nonexistent/a.svg"), "--plot: /nonexistent/a.svg: No such"),
                                 ((url, "--rate=1", "--model=x"), "unknown flag --model")):
             answer = subprocess.run([BINARY, "bench", "serve", *flags], capture_output=True, text=True, timeout=30)
             self.assertEqual(answer.returncode, 64, flags)

@@ -71,6 +71,10 @@ TEST(LatencySummaryTest, QuantilesLieBetweenNeighbours) {
   EXPECT_EQ(summary.p99, 99.0);
   EXPECT_EQ(summary.max, 100.0);
   EXPECT_EQ(summary.mean, 50.0);
+  ASSERT_EQ(summary.half_percents.size(), 201u);
+  EXPECT_EQ(summary.half_percents[0], 0.0);
+  EXPECT_EQ(summary.half_percents[1], 0.5);
+  EXPECT_EQ(summary.half_percents[200], 100.0);
   EXPECT_EQ(Summarize({}).count, 0u);
 }
 
@@ -212,6 +216,15 @@ TEST(LoadReportTest, GoodputCountsRequestsThatMeetBothObjectives) {
   EXPECT_EQ(json["goodput_requests_per_second"], 0.5);
   EXPECT_EQ(json["generator_cpu_seconds"], 0.02);
   EXPECT_THAT(ToText(report, plan, ServerTraits{.model = "m"}, objective), HasSubstr("429: full"));
+  const LatencyPlot plot = MakeLatencyPlot(report, plan, objective, "m");
+  EXPECT_THAT(plot.notes[0], HasSubstr("5 clients: 5 sent, 3 answered, 1 failed in 2.00 s; 4.5"));
+  EXPECT_THAT(plot.notes[1], HasSubstr("goodput 0.50 requests/s: 1 of 5 within 100 ms"));
+  ASSERT_EQ(plot.curves.size(), 2u);
+  EXPECT_EQ(plot.curves[0].quantiles_ms[100], 10.0);
+  EXPECT_EQ(plot.curves[0].quantiles_ms.back(), 101.0);
+  EXPECT_EQ(plot.curves[0].objective_ms, 100.0);
+  EXPECT_EQ(plot.curves[1].quantiles_ms.back(), 60.0);
+  EXPECT_EQ(plot.curves[1].objective_ms, 50.0);
 }
 
 TEST(LoadReportTest, OneGapInAHundredMayBeLate) {
@@ -253,6 +266,7 @@ TEST(LoadReportTest, ALoadWithoutAnswersStillReports) {
   EXPECT_THAT(text, HasSubstr("connect"));
   EXPECT_THAT(text, testing::Not(HasSubstr("nan")));
   EXPECT_TRUE(ToJson(report, plan, {}, {})["ttft_ms"].is_null());
+  EXPECT_TRUE(MakeLatencyPlot(report, plan, {}, "m").curves[0].quantiles_ms.empty());
 }
 
 }  // namespace
