@@ -18,6 +18,7 @@ constexpr size_t kFewestRoundsForQuartiles = 3;
 
 std::vector<double> Sorted(const std::vector<BenchResult>& rounds, Field field) {
   std::vector<double> values;
+  values.reserve(rounds.size());
   for (const BenchResult& round : rounds) values.push_back(round.*field);
   std::sort(values.begin(), values.end());
   return values;

@@ -14,6 +14,8 @@ class ResponseReader {
  public:
   ResponseReader();
   ~ResponseReader();
+  ResponseReader(const ResponseReader&) = delete;
+  ResponseReader& operator=(const ResponseReader&) = delete;
 
   // Calls `on_body` for each piece of the body, without chunk framing. InvalidArgument when this is
   // not HTTP. What follows the response is ignored.

@@ -29,7 +29,8 @@ double At(const std::vector<double>& quantiles, double q) {
 }
 
 std::string Milliseconds(double ms) {
-  return absl::StrFormat(ms < 10 ? "%.2f ms" : ms < 100 ? "%.1f ms" : "%.0f ms", ms);
+  const int digits = ms < 10 ? 2 : ms < 100 ? 1 : 0;
+  return absl::StrFormat("%.*f ms", digits, ms);
 }
 
 std::string MarkName(double q) { return absl::StrFormat("p%g", 100 * q); }
@@ -37,6 +38,7 @@ std::string MarkName(double q) { return absl::StrFormat("p%g", 100 * q); }
 // "p50 281 ms, p90 1886 ms, p99 3364 ms"
 std::string MarksText(const LatencyCurve& curve) {
   std::vector<std::string> texts;
+  texts.reserve(kMarked.size());
   for (const double q : kMarked)
     texts.push_back(absl::StrCat(MarkName(q), " ", Milliseconds(At(curve.quantiles_ms, q))));
   return absl::StrJoin(texts, ", ");

@@ -44,6 +44,7 @@ std::string RatioText(const SpeedGroup& group, size_t other) {
   }
   std::sort(known.begin(), known.end());
   std::vector<std::string> texts;
+  texts.reserve(known.size());
   for (const double value : known) texts.push_back(absl::StrFormat("%.2f", value));
   if (texts.size() == 2 && texts[0] == texts[1]) texts.pop_back();
   const std::string ideals =

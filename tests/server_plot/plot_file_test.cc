@@ -20,11 +20,11 @@ using testing::HasSubstr;
 
 class PlotFileTest : public testing::Test {
  protected:
-  PlotFileTest() {
+  void SetUp() override {
     std::string name = testing::TempDir() + "/plot_file_XXXXXX";
     folder_ = ::mkdtemp(name.data());
   }
-  ~PlotFileTest() override { std::filesystem::remove_all(folder_); }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
 
   std::string Path(const std::string& name) const { return folder_ / name; }
   std::string Read(const std::string& name) const {

@@ -163,6 +163,23 @@ Extent ExtentOf(const XmlElement& text) {
   return {left, left + width, text.Number("y")};
 }
 
+bool Meet(const Extent& a, const Extent& b) {
+  return a.left < b.right && b.left < a.right && std::abs(a.y - b.y) < 11;
+}
+
+void ExpectApartAndOnThePage(const std::vector<XmlElement>& labels, const XmlElement& page) {
+  for (size_t i = 0; i < labels.size(); ++i) {
+    const Extent extent = ExtentOf(labels[i]);
+    EXPECT_THAT(extent.left, Ge(0)) << labels[i].text;
+    EXPECT_THAT(extent.right, Le(page.Number("width"))) << labels[i].text;
+    EXPECT_THAT(extent.y, AllOf(Ge(0), Le(page.Number("height")))) << labels[i].text;
+    for (size_t j = 0; j < i; ++j) {
+      EXPECT_FALSE(Meet(extent, ExtentOf(labels[j])))
+          << labels[i].text << " and " << labels[j].text;
+    }
+  }
+}
+
 TEST(SpeedPlotTest, LabelsNeverMeetAndStayOnThePage) {
   for (size_t groups = 1; groups <= 20; ++groups) {
     for (size_t contenders = 1; contenders <= 3; ++contenders) {
@@ -171,21 +188,9 @@ TEST(SpeedPlotTest, LabelsNeverMeetAndStayOnThePage) {
       for (size_t g = 0; g < groups; ++g)
         plot.balance.push_back({"batch", std::vector(contenders, ExpertBalance{0.25, 15.75})});
       const Picture picture(plot);
-      const double width = picture.elements.front().Number("width");
-      const double height = picture.elements.front().Number("height");
       const auto labels = picture.Of("label");
       EXPECT_EQ(labels.size(), groups * 2 + groups * (contenders - 1) + groups * contenders);
-      for (size_t i = 0; i < labels.size(); ++i) {
-        const Extent a = ExtentOf(labels[i]);
-        EXPECT_THAT(a.left, Ge(0)) << labels[i].text;
-        EXPECT_THAT(a.right, Le(width)) << labels[i].text;
-        EXPECT_THAT(a.y, AllOf(Ge(0), Le(height))) << labels[i].text;
-        for (size_t j = 0; j < i; ++j) {
-          const Extent b = ExtentOf(labels[j]);
-          EXPECT_FALSE(a.left < b.right && b.left < a.right && std::abs(a.y - b.y) < 11)
-              << labels[i].text << " and " << labels[j].text;
-        }
-      }
+      ExpectApartAndOnThePage(labels, picture.elements.front());
     }
   }
 }

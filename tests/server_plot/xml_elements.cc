@@ -1,5 +1,6 @@
 #include "tests/server_plot/xml_elements.h"
 
+#include <array>
 #include <cstdlib>
 #include <utility>
 
@@ -12,6 +13,9 @@ namespace {
 bool IsNameCharacter(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || (c >= '0' && c <= '9');
 }
+
+constexpr std::array<std::pair<std::string_view, char>, 4> kEscapes = {
+    {{"&amp;", '&'}, {"&lt;", '<'}, {"&gt;", '>'}, {"&quot;", '"'}}};
 
 class XmlParser {
  public:
@@ -43,8 +47,6 @@ class XmlParser {
 
   // Text up to `end`, which is not taken.
   bool Text(char end, std::string& text) {
-    static const std::map<std::string_view, char> kEscapes = {
-        {"&amp;", '&'}, {"&lt;", '<'}, {"&gt;", '>'}, {"&quot;", '"'}};
     while (!rest_.empty() && rest_.front() != end) {
       const char c = rest_.front();
       if (c == '<' || (static_cast<unsigned char>(c) < 0x20 && c != '\n')) return false;
