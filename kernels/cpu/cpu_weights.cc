@@ -35,23 +35,6 @@ struct Half {
 float Value(Half value) { return HalfToFloat(value.bits); }
 
 template <typename Element>
-void QuantizeRow(const Element* from, int64_t step, int64_t row, const PackedMatrix& matrix) {
-  float largest = 0.0f;
-  for (int64_t k = 0; k < matrix.k; ++k) largest = LargerMagnitude(largest, Value(from[k * step]));
-  const Int8Scale scale = ScaleForInt8(largest);
-  auto* to = static_cast<int8_t*>(const_cast<void*>(matrix.data)) +
-             PackedOffsetInt8(row, 0, matrix.k_padded);
-  int32_t sum = 0;
-  for (int64_t k = 0; k < matrix.k; ++k) {
-    const int8_t q = ToInt8(Value(from[k * step]), scale);
-    to[PackedOffsetInt8(0, k, matrix.k_padded)] = q;
-    sum += q;
-  }
-  matrix.scales()[row] = scale.scale;
-  matrix.sums()[row] = 128 * sum;
-}
-
-template <typename Element>
 void QuantizeRowToInt4(const Element* from, int64_t step, int64_t row, const PackedMatrix& matrix) {
   std::vector<float> values(static_cast<size_t>(matrix.k));
   std::vector<int8_t> q(static_cast<size_t>(matrix.k_padded));
@@ -109,21 +92,72 @@ void PackInputs(
 // source: with so many inputs at a time both stay in the first cache for 64 rows.
 constexpr int64_t kInputsAtOnce = 32;
 
+// The part of a source that becomes rows of a matrix.
 template <typename Element>
-void PackSource(const WeightSource& source, const SourcePart& part, const PackedMatrix& matrix) {
-  const auto* from = static_cast<const Element*>(source.data);
-  const int64_t row_step = source.transposed ? 1 : source.k;
-  const int64_t column_step = source.transposed ? source.n : 1;
-  from += part.row * row_step + part.column * column_step;
-  if (IsInteger(matrix.format)) {
-    for (int64_t r = 0; r < part.rows; ++r) {
-      const Element* row = from + r * row_step;
-      if (matrix.format == WeightFormat::kInt4) {
-        QuantizeRowToInt4(row, column_step, part.target_row + r, matrix);
-      } else {
-        QuantizeRow(row, column_step, part.target_row + r, matrix);
+struct PartOf {
+  PartOf(const WeightSource& source, const SourcePart& part)
+      : row_step(source.transposed ? 1 : source.k),
+        step(source.transposed ? source.n : 1),
+        data(static_cast<const Element*>(source.data) + part.row * row_step + part.column * step) {}
+
+  const Element* Row(int64_t row) const { return data + row * row_step; }
+
+  const int64_t row_step;
+  const int64_t step;  // from input to input
+  const Element* const data;
+};
+
+// Rows of one output block.
+void QuantizeRows(const VectorKernels& vector,
+                  Int8Weights rows,
+                  int64_t target_row,
+                  const PackedMatrix& matrix) {
+  rows.columns = matrix.k;
+  rows.out = static_cast<int8_t*>(const_cast<void*>(matrix.data)) +
+             PackedOffsetInt8(target_row, 0, matrix.k_padded);
+  rows.scales = matrix.scales() + target_row;
+  rows.sums = matrix.sums() + target_row;
+  vector.pack_int8(rows);
+}
+
+template <typename Element>
+void PackToInt8(const VectorKernels& vector,
+                const PartOf<Element>& from,
+                const SourcePart& part,
+                const PackedMatrix& matrix) {
+  constexpr bool kHalf = std::is_same_v<Element, Half>;
+  const bool in_place = !kHalf && from.step == 1;
+  // What does not lie as the kernel reads it is copied: inputs of so many outputs share lines.
+  constexpr int64_t kRowsCopied = 16;
+  std::vector<float> copy(in_place ? 0 : static_cast<size_t>(kRowsCopied * matrix.k));
+  for (int64_t row = 0; row < part.rows;) {
+    const int64_t target = part.target_row + row;
+    const int64_t in_block = std::min(part.rows - row, kBlockColumns - target % kBlockColumns);
+    const int64_t rows = in_place ? in_block : std::min(in_block, kRowsCopied);
+    if (in_place) {
+      constexpr bool kBf16 = std::is_same_v<Element, BF16>;
+      QuantizeRows(vector, {from.Row(row), kBf16, from.row_step, rows}, target, matrix);
+    } else {
+      for (int64_t k = 0; k < matrix.k; ++k) {
+        for (int64_t r = 0; r < rows; ++r)
+          copy[static_cast<size_t>(r * matrix.k + k)] = Value(from.Row(row + r)[k * from.step]);
       }
+      QuantizeRows(vector, {copy.data(), false, matrix.k, rows}, target, matrix);
     }
+    row += rows;
+  }
+}
+
+template <typename Element>
+void PackSource(const VectorKernels& vector,
+                const WeightSource& source,
+                const SourcePart& part,
+                const PackedMatrix& matrix) {
+  const PartOf<Element> from(source, part);
+  if (matrix.format == WeightFormat::kInt8) return PackToInt8(vector, from, part, matrix);
+  if (matrix.format == WeightFormat::kInt4) {
+    for (int64_t r = 0; r < part.rows; ++r)
+      QuantizeRowToInt4(from.Row(r), from.step, part.target_row + r, matrix);
     return;
   }
   for (int64_t first = 0; first < part.rows; first += kBlockColumns) {
@@ -131,21 +165,24 @@ void PackSource(const WeightSource& source, const SourcePart& part, const Packed
     for (int64_t k = 0; k < matrix.k; k += kInputsAtOnce) {
       const InputRange range{k, std::min(matrix.k, k + kInputsAtOnce)};
       for (int64_t r = first; r < last; ++r)
-        PackInputs(from + r * row_step, column_step, part.target_row + r, range, matrix);
+        PackInputs(from.Row(r), from.step, part.target_row + r, range, matrix);
     }
   }
 }
 
-void PackPart(const WeightSource& source, const SourcePart& part, const PackedMatrix& matrix) {
+void PackPart(const VectorKernels& vector,
+              const WeightSource& source,
+              const SourcePart& part,
+              const PackedMatrix& matrix) {
   SLUICE_CHECK(part.row + part.rows <= source.n && part.column + matrix.k <= source.k)
       << source.n << "x" << source.k;
   switch (source.dtype) {
     case DType::kF32:
-      return PackSource<float>(source, part, matrix);
+      return PackSource<float>(vector, source, part, matrix);
     case DType::kBF16:
-      return PackSource<BF16>(source, part, matrix);
+      return PackSource<BF16>(vector, source, part, matrix);
     case DType::kF16:
-      return PackSource<Half>(source, part, matrix);
+      return PackSource<Half>(vector, source, part, matrix);
     case DType::kI32:
     case DType::kU8:
       break;
@@ -179,7 +216,7 @@ absl::StatusOr<PackedMatrix> CpuBackend::AllocateMatrix(int64_t n, int64_t k, We
 
 void CpuBackend::PackRows(const WeightSource& rows, int64_t first_row, PackedMatrix& matrix) {
   SLUICE_CHECK(rows.k == matrix.k && first_row + rows.n <= matrix.n) << rows.n << "x" << rows.k;
-  PackPart(rows, {0, 0, rows.n, first_row}, matrix);
+  PackPart(*selection_.vector, rows, {0, 0, rows.n, first_row}, matrix);
 }
 
 absl::StatusOr<PackedMatrix> CpuBackend::Pack(std::span<const WeightSource> parts,
@@ -193,7 +230,7 @@ absl::StatusOr<PackedMatrix> CpuBackend::Pack(std::span<const WeightSource> part
     pool_.ParallelFor((part.n + kBlockColumns - 1) / kBlockColumns, [&](int64_t task, int) {
       const int64_t first = task * kBlockColumns;
       const int64_t rows = std::min(kBlockColumns, part.n - first);
-      PackPart(part, {first, 0, rows, target_row + first}, matrix);
+      PackPart(*selection_.vector, part, {first, 0, rows, target_row + first}, matrix);
     });
     target_row += part.n;
   }
@@ -232,13 +269,14 @@ void CpuBackend::PackExpert(const ExpertSource& source, int32_t expert, PackedEx
     if (block >= up_blocks) {
       const int64_t row = (block - up_blocks) * kBlockColumns;
       const int64_t rows = std::min(kBlockColumns, slice.w2.n - row);
-      return PackPart(source.w2, {row, first, rows, row}, slice.w2);
+      return PackPart(*selection_.vector, source.w2, {row, first, rows, row}, slice.w2);
     }
     const int64_t row = block * kBlockColumns;
     const int64_t rows = std::min(kBlockColumns, slice.w1.n - row);
     if (rows <= 0) return;  // the last slice may be narrower
-    PackPart(source.w1, {first + row, 0, rows, row}, slice.w1);
-    if (experts.gated) PackPart(source.w3, {first + row, 0, rows, row}, slice.w3);
+    PackPart(*selection_.vector, source.w1, {first + row, 0, rows, row}, slice.w1);
+    if (experts.gated)
+      PackPart(*selection_.vector, source.w3, {first + row, 0, rows, row}, slice.w3);
   });
 }
 

@@ -347,5 +347,25 @@ SLUICE_INLINE F16 Exp(F16 x) {
   return Select(nan, x, out);
 }
 
+// Calls body(column, count) for every run of 16 columns; count < 16 only in the last.
+template <typename Body>
+SLUICE_INLINE void ForLanes(int64_t columns, const Body& body) {
+  int64_t column = 0;
+  for (; column + kLanes <= columns; column += kLanes) body(column, int64_t{kLanes});
+  if (column < columns) body(column, columns - column);
+}
+
+SLUICE_INLINE F16 LoadUpTo(const float* from, int64_t count) {
+  return count == kLanes ? Load(from) : LoadPartial(from, count);
+}
+
+SLUICE_INLINE void StoreUpTo(F16 value, float* to, int64_t count) {
+  if (count == kLanes) {
+    Store(value, to);
+  } else {
+    StorePartial(value, to, count);
+  }
+}
+
 }  // namespace
 }  // namespace sluice::kernels::cpu

@@ -62,6 +62,19 @@ struct Int8Row {
   float* scale = nullptr;  // [1]
 };
 
+// Rows of weights that become int8 outputs of one block of 64 (packed_layout.h), rounded as
+// kernels/int8.h says.
+struct Int8Weights {
+  const void* x = nullptr;
+  bool bf16 = false;   // else f32
+  int64_t stride = 0;  // elements from row to row
+  int64_t rows = 0;    // 1..64
+  int64_t columns = 0;
+  int8_t* out = nullptr;    // of the first row; written up to a multiple of 16 columns
+  float* scales = nullptr;  // [rows]
+  int32_t* sums = nullptr;  // [rows], as PackedMatrix::sums
+};
+
 // Query heads are attended in groups of at most this many, all of one sequence and one KV head.
 constexpr int kMaxQueries = 8;
 
@@ -107,6 +120,7 @@ struct VectorKernels {
   // The same as f32 values.
   void (*round_bf16)(const float* x, int64_t columns, int64_t padded, float* out) = nullptr;
   void (*to_int8)(const Int8Row& row) = nullptr;
+  void (*pack_int8)(const Int8Weights& weights) = nullptr;
   void (*norm)(const NormRow& row) = nullptr;
   void (*activate)(const ActivateRow& row) = nullptr;
   void (*add_scaled)(const float* y, float scale, int64_t columns, float* x) = nullptr;

@@ -1,10 +1,11 @@
 // The row-wise kernels compiled for scalar.
 #include "kernels/cpu/vector_attention.inc"
 #include "kernels/cpu/vector_int4.inc"
+#include "kernels/cpu/vector_int8.inc"
 #include "kernels/cpu/vector_rows.inc"
 
 namespace sluice::kernels::cpu {
-const VectorKernels kVectorScalar{"scalar", &Epilogue,   &RoundToBf16, &RoundInF32,
-                                  &ToInt8,  &Norm,       &Activate,    &AddScaled,
-                                  &Softmax, &SigmoidRow, &Attend,      &ExpandInt4};
+const VectorKernels kVectorScalar{"scalar",    &Epilogue, &RoundToBf16, &RoundInF32, &ToInt8,
+                                  &PackInt8,   &Norm,     &Activate,    &AddScaled,  &Softmax,
+                                  &SigmoidRow, &Attend,   &ExpandInt4};
 }  // namespace sluice::kernels::cpu

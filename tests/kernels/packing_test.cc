@@ -1,8 +1,13 @@
 // The CPU layout is oneDNN's, and oneDNN's matmul agrees with the reference.
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <limits>
 #include <vector>
 
+#include "kernels/cpu/packed_layout.h"
+#include "kernels/int8.h"
+#include "kernels/row_major_packing.h"
 #include "tests/kernels/backend_param.h"
 
 #if defined(SLUICE_WITH_ONEDNN)
@@ -47,6 +52,84 @@ TEST(PackingTest, RowsPackedApartAreTheMatrixPackedWhole) {
           });
           EXPECT_EQ(BytesOf(expected), BytesOf(actual))
               << device << " " << Name(format) << " " << n << "x" << k << " " << Name(whole.dtype);
+        }
+      }
+    }
+  }
+}
+
+// Rows with every kind of scale, among them those that have none.
+std::vector<float> RowsOfAllKinds(int64_t n, int64_t k) {
+  Matrix weight = RandomMatrix(n, k, 5);
+  constexpr float kInfinite = std::numeric_limits<float>::infinity();
+  const float kinds[] = {1.0f, std::numeric_limits<float>::quiet_NaN(), 0.0f, 1e-38f, -kInfinite,
+                         1e30f};
+  for (int64_t row = 0; row < n; ++row) {
+    const float kind = kinds[row % 6];
+    for (int64_t i = 0; i < k; ++i) weight.At(row, i) *= std::isfinite(kind) ? kind : 1.0f;
+    if (!std::isfinite(kind)) weight.At(row, row % k) = kind;
+    if (row % 12 == 0) {  // halves, which are rounded to even
+      for (int64_t i = 0; i < k; ++i) weight.At(row, i) = static_cast<float>(i % 254 - 127) + 0.5f;
+      weight.At(row, 0) = 127.0f;
+    }
+  }
+  return {weight.values.begin(), weight.values.end()};
+}
+
+// `values` [n, k] as a source of the dtype, in `memory`.
+WeightSource Stored(const std::vector<float>& values,
+                    const WeightSource& shape,
+                    std::vector<char>& memory) {
+  const auto size = static_cast<size_t>(SizeOf(shape.dtype));
+  memory.resize(values.size() * size);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const size_t row = i / static_cast<size_t>(shape.k), column = i % static_cast<size_t>(shape.k);
+    const size_t at = shape.transposed ? column * static_cast<size_t>(shape.n) + row : i;
+    // The bits of a bf16 number stand for some half too.
+    const uint16_t bits = ToBF16(values[i]).bits;
+    if (size == 2) std::memcpy(memory.data() + at * size, &bits, size);
+    if (size == 4) std::memcpy(memory.data() + at * size, &values[i], size);
+  }
+  WeightSource source = shape;
+  source.data = memory.data();
+  return source;
+}
+
+TEST(PackingTest, Int8IsItsDefinitionOnEveryInstructionSet) {
+  for (const char* isa : {"scalar", "avx2", "avx512"}) {
+    auto backend = CreateBackend({.device = "cpu", .threads = 2, .isa = isa});
+    if (absl::IsFailedPrecondition(backend.status())) continue;  // not on this machine
+    for (auto [n, k] :
+         {std::pair<int64_t, int64_t>{200, 130}, {67, 300}, {1, 1}, {3, 17}, {64, 64}}) {
+      const std::vector<float> values = RowsOfAllKinds(n, k);
+      for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+        for (const bool transposed : {false, true}) {
+          SCOPED_TRACE(std::string(isa) + " " + Name(dtype) + " " + std::to_string(n) + "x" +
+                       std::to_string(k) + (transposed ? " transposed" : ""));
+          std::vector<char> memory;
+          const WeightSource source = Stored(values, {nullptr, dtype, n, k, transposed}, memory);
+          const PackedMatrix packed =
+              std::move(*(*backend)->Pack({&source, 1}, WeightFormat::kInt8));
+          std::vector<int8_t> expected(static_cast<size_t>(packed.value_bytes()));
+          for (int64_t row = 0; row < n; ++row) {
+            float largest = 0.0f;
+            const auto value = [&](int64_t i) {
+              return ReadElement(source.data, dtype, transposed ? i * n + row : row * k + i);
+            };
+            for (int64_t i = 0; i < k; ++i) largest = LargerMagnitude(largest, value(i));
+            const Int8Scale scale = ScaleForInt8(largest);
+            int32_t sum = 0;
+            for (int64_t i = 0; i < k; ++i) {
+              const int8_t q = ToInt8(value(i), scale);
+              expected[static_cast<size_t>(cpu::PackedOffsetInt8(row, i, packed.k_padded))] = q;
+              sum += q;
+            }
+            EXPECT_EQ(std::bit_cast<uint32_t>(packed.scales()[row]),
+                      std::bit_cast<uint32_t>(scale.scale))
+                << row;
+            EXPECT_EQ(packed.sums()[row], 128 * sum) << row;
+          }
+          EXPECT_EQ(0, std::memcmp(packed.data, expected.data(), expected.size()));
         }
       }
     }
