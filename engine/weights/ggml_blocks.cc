@@ -124,18 +124,28 @@ void DecodeQ6_K(const std::byte* block, float* out) {
   }
 }
 
+template <auto decode_block, int64_t elements, int64_t bytes>
+void DecodeBlocks(const std::byte* blocks, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) decode_block(blocks + i * bytes, out + i * elements);
+}
+
+template <auto decode_block, int64_t elements, int64_t bytes>
+constexpr GgmlBlockType Blocks(uint32_t id, std::string_view name) {
+  return {id, name, elements, bytes, DType::kF32, DecodeBlocks<decode_block, elements, bytes>};
+}
+
 constexpr std::array<GgmlBlockType, 11> kTypes = {{
     {0, "F32", 1, 4, DType::kF32, nullptr},
     {1, "F16", 1, 2, DType::kF16, nullptr},
     {30, "BF16", 1, 2, DType::kBF16, nullptr},
-    {8, "Q8_0", kSmallBlock, 34, DType::kF32, DecodeQ8_0},
-    {2, "Q4_0", kSmallBlock, 18, DType::kF32, DecodeQ4_0},
-    {3, "Q4_1", kSmallBlock, 20, DType::kF32, DecodeQ4_1},
-    {6, "Q5_0", kSmallBlock, 22, DType::kF32, DecodeQ5_0},
-    {7, "Q5_1", kSmallBlock, 24, DType::kF32, DecodeQ5_1},
-    {12, "Q4_K", kSuperBlock, 144, DType::kF32, DecodeQ4_K},
-    {13, "Q5_K", kSuperBlock, 176, DType::kF32, DecodeQ5_K},
-    {14, "Q6_K", kSuperBlock, 210, DType::kF32, DecodeQ6_K},
+    Blocks<DecodeQ8_0, kSmallBlock, 34>(8, "Q8_0"),
+    Blocks<DecodeQ4_0, kSmallBlock, 18>(2, "Q4_0"),
+    Blocks<DecodeQ4_1, kSmallBlock, 20>(3, "Q4_1"),
+    Blocks<DecodeQ5_0, kSmallBlock, 22>(6, "Q5_0"),
+    Blocks<DecodeQ5_1, kSmallBlock, 24>(7, "Q5_1"),
+    Blocks<DecodeQ4_K, kSuperBlock, 144>(12, "Q4_K"),
+    Blocks<DecodeQ5_K, kSuperBlock, 176>(13, "Q5_K"),
+    Blocks<DecodeQ6_K, kSuperBlock, 210>(14, "Q6_K"),
 }};
 
 }  // namespace

@@ -19,8 +19,8 @@ struct GgmlBlockType {
   int64_t bytes = 0;
   // What the values are handed on as: their own type where it is one of ours, else f32.
   kernels::DType dtype = kernels::DType::kF32;
-  // One block to `elements` floats; null for plain numbers.
-  void (*decode)(const std::byte* block, float* out) = nullptr;
+  // `count` blocks to count * elements floats, which lie apart; null for plain numbers.
+  void (*decode)(const std::byte* blocks, int64_t count, float* out) = nullptr;
 };
 
 // Null when the type is not supported.

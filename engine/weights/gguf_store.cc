@@ -20,7 +20,8 @@ namespace sluice {
 namespace {
 
 constexpr int64_t kMaxBlockElements = 256;
-constexpr int64_t kReadBytes = int64_t{1} << 20;
+// Little enough to be decoded while it is in the second cache, beside the values.
+constexpr int64_t kReadBytes = int64_t{64} << 10;
 
 constexpr char kIndexMark[] = "{e}";
 
@@ -147,28 +148,34 @@ class OpenedGgufStore : public GgufStore {
     return {};
   }
 
-  // Elements from `first` on; the blocks at both ends may be needed in part only.
+  // Elements from `first` on. Whole blocks go straight to their place; of those at both ends a
+  // part may be all that is needed.
   absl::Status Decode(const GgufTensor& tensor, int64_t first, std::span<std::byte> into) const {
     const GgmlBlockType& type = *tensor.type;
-    const int64_t end = first + static_cast<int64_t>(into.size() / sizeof(float));
-    const int64_t blocks_per_read = kReadBytes / type.bytes;
-    std::vector<std::byte> raw;
+    std::array<std::byte, kReadBytes> raw;
     std::array<float, kMaxBlockElements> values{};
+    const auto read = [&](int64_t block, int64_t count) {
+      const auto bytes = static_cast<size_t>(count * type.bytes);
+      return file_.ReadAt(tensor.offset + block * type.bytes, std::span(raw).first(bytes));
+    };
+    const int64_t end = first + static_cast<int64_t>(into.size() / sizeof(float));
     std::byte* to = into.data();
-    for (int64_t block = first / type.elements; block * type.elements < end;) {
-      const int64_t last = (end + type.elements - 1) / type.elements;
-      const int64_t count = std::min(blocks_per_read, last - block);
-      raw.resize(static_cast<size_t>(count * type.bytes));
-      RETURN_IF_ERROR(file_.ReadAt(tensor.offset + block * type.bytes, raw));
-      for (int64_t i = 0; i < count; ++i, ++block) {
-        type.decode(raw.data() + i * type.bytes, values.data());
-        const int64_t begin = block * type.elements;
-        const int64_t from = std::max(first - begin, int64_t{0});
-        const int64_t until = std::min(end - begin, type.elements);
-        const auto bytes = static_cast<size_t>(until - from) * sizeof(float);
-        std::memcpy(to, values.data() + from, bytes);
-        to += bytes;
+    while (first < end) {
+      const int64_t block = first / type.elements;
+      const int64_t skipped = first % type.elements;
+      int64_t elements = std::min(end - first, type.elements - skipped);
+      if (elements < type.elements) {
+        RETURN_IF_ERROR(read(block, 1));
+        type.decode(raw.data(), 1, values.data());
+        std::memcpy(to, values.data() + skipped, static_cast<size_t>(elements) * sizeof(float));
+      } else {
+        const int64_t count = std::min(kReadBytes / type.bytes, (end - first) / type.elements);
+        RETURN_IF_ERROR(read(block, count));
+        type.decode(raw.data(), count, reinterpret_cast<float*>(to));
+        elements *= count;
       }
+      first += elements;
+      to += elements * static_cast<int64_t>(sizeof(float));
     }
     return absl::OkStatus();
   }

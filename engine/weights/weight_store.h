@@ -45,8 +45,8 @@ class WeightStore {
   // NotFound naming the tensor.
   virtual absl::StatusOr<TensorRange> Find(std::string_view name) const = 0;
   // Reads elements [first, first + count) of a tensor, raw. `into` has exactly count *
-  // SizeOf(dtype) bytes. DataLoss when the file became shorter since it was opened. Threads may
-  // read at the same time.
+  // SizeOf(dtype) bytes and the alignment of such elements. DataLoss when the file became shorter
+  // since it was opened. Threads may read at the same time.
   virtual absl::Status Read(std::string_view name, int64_t first, std::span<std::byte> into) = 0;
   // Names never passed to Read, for the "nothing left over" check.
   virtual std::vector<std::string> Unused() const = 0;
