@@ -51,6 +51,15 @@ struct ExpertSource {
   WeightSource w1, w3, w2;  // w3.n == 0 when not gated
 };
 
+// Outputs from `first_row` on of one of the matrices of an expert (PackedExperts::Slice), over all
+// its slices.
+enum class ExpertPart : uint8_t { kW1, kW3, kW2 };
+struct ExpertRows {
+  int32_t expert = 0;
+  ExpertPart part = ExpertPart::kW1;
+  int64_t first_row = 0;
+};
+
 // out[out_rows[i]] = act(x[x_rows[i]] W^T + bias), or += row_scale[i] * (...) when `accumulate`.
 // With int8 and int4 weights x W^T has the same bits on every backend (int8.h, int4.h).
 struct LinearArgs {
@@ -312,10 +321,15 @@ class Backend {
   virtual absl::StatusOr<PackedMatrix> Pack(std::span<const WeightSource> parts,
                                             WeightFormat format) = 0;
   // Allocates all experts of a layer; PackExpert then fills them one by one, so that only one
-  // expert's raw weights are in memory at a time.
+  // expert's raw weights are in memory at a time, or PackExpertRows some rows at a time.
   virtual absl::StatusOr<PackedExperts> AllocateExperts(
       int32_t num_experts, int64_t dim, int64_t hidden, bool gated, WeightFormat format) = 0;
   virtual void PackExpert(const ExpertSource& source, int32_t expert, PackedExperts& experts) = 0;
+  // Packs `rows`, not transposed and with all inputs of the part, from at.first_row on. Tasks of
+  // ForEach may pack different rows; nothing else may run beside them.
+  virtual void PackExpertRows(const WeightSource& rows,
+                              const ExpertRows& at,
+                              PackedExperts& experts) = 0;
 
   // out[i] = scale * row ids[i] of the packed [n, k] table, as f32.
   virtual void Embed(const PackedMatrix& table,

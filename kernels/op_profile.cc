@@ -135,6 +135,11 @@ class ProfilingBackend final : public Backend {
   void PackExpert(const ExpertSource& source, int32_t expert, PackedExperts& experts) override {
     backend_->PackExpert(source, expert, experts);
   }
+  void PackExpertRows(const WeightSource& rows,
+                      const ExpertRows& at,
+                      PackedExperts& experts) override {
+    backend_->PackExpertRows(rows, at, experts);
+  }
   int64_t KvPageBytes(const KvGeometry& geometry) const override {
     return backend_->KvPageBytes(geometry);
   }

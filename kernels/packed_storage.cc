@@ -92,4 +92,22 @@ absl::StatusOr<PackedExperts> AllocatePacked(Backend& backend, const ExpertShape
   return experts;
 }
 
+const PackedMatrix& PartOfSlice(const PackedExperts::Slice& slice, ExpertPart part) {
+  if (part == ExpertPart::kW2) return slice.w2;
+  return part == ExpertPart::kW1 ? slice.w1 : slice.w3;
+}
+
+SliceRows RowsInSlice(const PackedExperts& experts,
+                      const ExpertRows& at,
+                      int64_t rows,
+                      int32_t slice) {
+  SLUICE_CHECK(at.first_row + rows <= (at.part == ExpertPart::kW2 ? experts.dim : experts.hidden))
+      << at.first_row << " " << rows;
+  const int64_t first = slice * experts.slice_hidden;
+  if (at.part == ExpertPart::kW2) return {0, first, rows, at.first_row};
+  const int64_t begin = std::max(first, at.first_row);
+  const int64_t end = std::min(first + experts.slice_hidden, at.first_row + rows);
+  return {begin - at.first_row, 0, end - begin, begin - first};
+}
+
 }  // namespace sluice::kernels

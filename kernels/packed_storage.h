@@ -27,4 +27,18 @@ struct ExpertShape {
 // Experts in slices, without values. Errors as above.
 absl::StatusOr<PackedExperts> AllocatePacked(Backend& backend, const ExpertShape& shape);
 
+const PackedMatrix& PartOfSlice(const PackedExperts::Slice& slice, ExpertPart part);
+
+// Which of `rows` rows of an expert's part go to a slice of its hidden width, and where.
+struct SliceRows {
+  int64_t row = 0;         // the first of them
+  int64_t column = 0;      // of the rows, at which the slice's inputs start
+  int64_t rows = 0;        // none if it is not above zero
+  int64_t target_row = 0;  // in the matrix of the slice
+};
+SliceRows RowsInSlice(const PackedExperts& experts,
+                      const ExpertRows& at,
+                      int64_t rows,
+                      int32_t slice);
+
 }  // namespace sluice::kernels

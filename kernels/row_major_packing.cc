@@ -93,12 +93,18 @@ absl::StatusOr<PackedMatrix> PackRowMajor(Backend& backend,
 }
 
 void PackRowMajorExpert(const ExpertSource& source, int32_t expert, const PackedExperts& experts) {
+  PackRowMajorExpertRows(source.w1, {expert, ExpertPart::kW1}, experts);
+  if (experts.gated) PackRowMajorExpertRows(source.w3, {expert, ExpertPart::kW3}, experts);
+  PackRowMajorExpertRows(source.w2, {expert, ExpertPart::kW2}, experts);
+}
+
+void PackRowMajorExpertRows(const WeightSource& rows,
+                            const ExpertRows& at,
+                            const PackedExperts& experts) {
   for (int32_t s = 0; s < experts.slices_per_expert; ++s) {
-    const PackedExperts::Slice& slice = experts.At(expert, s);
-    const int64_t first = s * experts.slice_hidden;
-    CopyBlock(source.w1, {.row0 = first, .rows = slice.w1.n}, slice.w1);
-    if (experts.gated) CopyBlock(source.w3, {.row0 = first, .rows = slice.w3.n}, slice.w3);
-    CopyBlock(source.w2, {.column0 = first, .rows = slice.w2.n}, slice.w2);
+    const PackedMatrix& matrix = PartOfSlice(experts.At(at.expert, s), at.part);
+    const SliceRows place = RowsInSlice(experts, at, rows.n, s);
+    CopyBlock(rows, {place.row, place.column, place.target_row, place.rows}, matrix);
   }
 }
 

@@ -46,12 +46,15 @@ struct Int4Row {
   int8_t* groups;
 };
 
-// Backend::PackRows, Pack and PackExpert of a backend with this layout, whose memory the host may
-// write.
+// Backend::PackRows, Pack, PackExpert and PackExpertRows of a backend with this layout, whose
+// memory the host may write.
 void PackRowMajorRows(const WeightSource& rows, int64_t first_row, const PackedMatrix& matrix);
 absl::StatusOr<PackedMatrix> PackRowMajor(Backend& backend,
                                           std::span<const WeightSource> parts,
                                           WeightFormat format);
 void PackRowMajorExpert(const ExpertSource& source, int32_t expert, const PackedExperts& experts);
+void PackRowMajorExpertRows(const WeightSource& rows,
+                            const ExpertRows& at,
+                            const PackedExperts& experts);
 
 }  // namespace sluice::kernels

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "engine/blocks/packed_source.h"
 #include "engine/model/model_spec.h"
@@ -120,6 +121,19 @@ class WeightLoader {
   absl::Status ReadElements(const std::string& name, int64_t first, Raw& raw);
   // Counts what was read, on any thread, and tells on the loading thread.
   void Report(int64_t bytes);
+  // Rows of a stored tensor, one behind the other as a packed matrix wants them.
+  struct StoredRows {
+    std::string name;
+    kernels::DType dtype = kernels::DType::kF32;
+    int64_t first_element = 0;
+    int64_t rows = 0;
+    int64_t cols = 0;
+  };
+  // Reads `parts`, some rows at a time, and hands these to `pack` with the number of their part and
+  // of their first row in it. Several threads do.
+  using PackStoredRows =
+      absl::FunctionRef<void(size_t part, int64_t first_row, const kernels::WeightSource& rows)>;
+  absl::Status ForStoredRows(const std::vector<StoredRows>& parts, PackStoredRows pack);
   // Reads and packs the rows of a plain projection, some at a time.
   absl::Status PackStored(const ProjectionSpec& part,
                           int64_t first_row,
@@ -155,6 +169,8 @@ class WeightLoader {
                                 int64_t cols,
                                 bool exact_rows);
   absl::Status FillExpert(const MoeFfnSpec& spec, int32_t expert, kernels::PackedExperts& experts);
+  // All experts, whose matrices are stored row by row and by themselves, some rows at a time.
+  absl::Status FillFromStored(const MoeFfnSpec& spec, kernels::PackedExperts& experts);
 
   WeightStore& store_;
   kernels::Backend& backend_;

@@ -1,5 +1,7 @@
-// Experts of a mixture: one at a time from however their tensors are stored.
+// Experts of a mixture: some rows at a time where their tensors hold them as they are packed, else
+// one expert at a time.
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -9,6 +11,8 @@
 
 namespace sluice {
 
+using kernels::ExpertPart;
+using kernels::ExpertRows;
 using kernels::ExpertSource;
 using kernels::PackedExperts;
 using kernels::WeightSource;
@@ -35,6 +39,22 @@ struct FusedHalves {
   }
 };
 
+// An expert's elements: all of a tensor of its own, or some of one that holds every expert's.
+struct ExpertElements {
+  std::string name;
+  int64_t total = 0;
+  int64_t first = 0;
+};
+
+ExpertElements Locate(const std::string& pattern,
+                      int32_t num_experts,
+                      int32_t expert,
+                      int64_t elements) {
+  std::string name = absl::StrReplaceAll(pattern, {{"{e}", absl::StrCat(expert)}});
+  if (name != pattern) return {std::move(name), elements, 0};
+  return {std::move(name), elements * num_experts, expert * elements};
+}
+
 }  // namespace
 
 absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadMxfp4(const std::string& name,
@@ -60,9 +80,8 @@ absl::StatusOr<WeightLoader::Raw> WeightLoader::ReadExpertMatrix(const std::stri
   const int32_t experts = spec.router.num_experts;
   if (spec.experts.encoding == ExpertEncoding::kMxfp4) return ReadMxfp4(pattern, experts, matrix);
   const int64_t elements = matrix.rows * matrix.cols;
-  const std::string name = absl::StrReplaceAll(pattern, {{"{e}", absl::StrCat(matrix.expert)}});
-  if (name != pattern) return ReadRaw(name, elements, 0, elements);
-  return ReadRaw(name, elements * experts, matrix.expert * elements, elements);
+  const auto [name, total, first] = Locate(pattern, experts, matrix.expert, elements);
+  return ReadRaw(name, total, first, elements);
 }
 
 absl::Status WeightLoader::FillExpert(const MoeFfnSpec& spec,
@@ -101,6 +120,35 @@ absl::Status WeightLoader::FillExpert(const MoeFfnSpec& spec,
   return absl::OkStatus();
 }
 
+absl::Status WeightLoader::FillFromStored(const MoeFfnSpec& spec, PackedExperts& experts) {
+  struct Tensor {
+    ExpertPart part;
+    const std::string& pattern;
+    int64_t rows, cols;
+  };
+  const ExpertWeightsSpec& names = spec.experts;
+  std::vector<Tensor> tensors = {{ExpertPart::kW2, names.down, experts.dim, spec.hidden}};
+  // Without a gate the only up-projection stands in its place.
+  tensors.push_back(
+      {spec.gated ? ExpertPart::kW3 : ExpertPart::kW1, names.up, spec.hidden, experts.dim});
+  if (spec.gated) tensors.push_back({ExpertPart::kW1, names.gate, spec.hidden, experts.dim});
+  const int32_t num_experts = spec.router.num_experts;
+  std::vector<StoredRows> stored;
+  std::vector<ExpertRows> places;
+  for (int32_t expert = 0; expert < num_experts; ++expert) {
+    for (const Tensor& tensor : tensors) {
+      const int64_t elements = tensor.rows * tensor.cols;
+      auto [name, total, first] = Locate(tensor.pattern, num_experts, expert, elements);
+      ASSIGN_OR_RETURN(const TensorRange range, CheckedRange(name, total, /*allow_bytes=*/false));
+      stored.push_back({std::move(name), range.dtype, first, tensor.rows, tensor.cols});
+      places.push_back({expert, tensor.part});
+    }
+  }
+  return ForStoredRows(stored, [&](size_t i, int64_t first_row, const WeightSource& rows) {
+    backend_.PackExpertRows(rows, {places[i].expert, places[i].part, first_row}, experts);
+  });
+}
+
 absl::StatusOr<PackedExperts> WeightLoader::Experts(const MoeFfnSpec& spec, int64_t dim) {
   const int32_t num_experts = spec.router.num_experts;
   ASSIGN_OR_RETURN(PackedExperts experts,
@@ -111,7 +159,10 @@ absl::StatusOr<PackedExperts> WeightLoader::Experts(const MoeFfnSpec& spec, int6
       absl::StrCat(names.gate, " ", names.up, " ", names.down, names.transposed ? " t" : "",
                    names.fused_gate_up ? " fused" : "", names.interleaved ? " interleaved" : "",
                    spec.gated ? " gated " : " ", static_cast<int>(names.encoding));
+  const bool plain =
+      names.encoding == ExpertEncoding::kPlain && !names.transposed && !names.fused_gate_up;
   const auto fill = [&]() -> absl::Status {
+    if (plain) return FillFromStored(spec, experts);
     for (int32_t expert = 0; expert < num_experts; ++expert)
       RETURN_IF_ERROR(FillExpert(spec, expert, experts));
     return absl::OkStatus();

@@ -36,6 +36,27 @@ class SharedStatus {
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
+// Buffers that tasks are done with, for the next ones: memory that was given back to the system
+// costs a page fault for every page of every task.
+class SpareBytes {
+ public:
+  RawBytes Take() {
+    const absl::MutexLock lock(&mutex_);
+    if (spare_.empty()) return {};
+    RawBytes bytes = std::move(spare_.back());
+    spare_.pop_back();
+    return bytes;
+  }
+  void Return(RawBytes bytes) {
+    const absl::MutexLock lock(&mutex_);
+    spare_.push_back(std::move(bytes));
+  }
+
+ private:
+  absl::Mutex mutex_;
+  std::vector<RawBytes> spare_ ABSL_GUARDED_BY(mutex_);
+};
+
 // Stored row by row as the packed matrix wants them.
 bool IsPlain(const ProjectionSpec& part) { return !part.transposed && part.row_run == 0; }
 
@@ -72,28 +93,51 @@ absl::Status WeightLoader::ReadElements(const std::string& name, int64_t first, 
   return absl::OkStatus();
 }
 
+absl::Status WeightLoader::ForStoredRows(const std::vector<StoredRows>& parts,
+                                         PackStoredRows pack) {
+  struct Task {
+    size_t part = 0;
+    int64_t begin = 0;
+    int64_t rows = 0;
+  };
+  std::vector<Task> tasks;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const int64_t row_bytes = parts[i].cols * kernels::SizeOf(parts[i].dtype);
+    const int64_t rows_per_task =
+        std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, row_bytes * kTaskRows)) * kTaskRows;
+    for (int64_t begin = 0; begin < parts[i].rows; begin += rows_per_task)
+      tasks.push_back({i, begin, std::min(rows_per_task, parts[i].rows - begin)});
+  }
+  SharedStatus shared;
+  SpareBytes spare;
+  const auto run = [&](int64_t index) {
+    const auto& [number, begin, rows] = tasks[static_cast<size_t>(index)];
+    const StoredRows& part = parts[number];
+    RawBytes raw = spare.Take();
+    raw.resize(static_cast<size_t>(rows * part.cols * kernels::SizeOf(part.dtype)));
+    const absl::Status status = store_.Read(part.name, part.first_element + begin * part.cols, raw);
+    if (status.ok()) {
+      pack(number, begin, {raw.data(), part.dtype, rows, part.cols});
+      Report(static_cast<int64_t>(raw.size()));
+    }
+    shared.Update(status);
+    spare.Return(std::move(raw));
+  };
+  backend_.ForEach(static_cast<int64_t>(tasks.size()), run);
+  Report(0);  // what the other threads read
+  return shared.status();
+}
+
 absl::Status WeightLoader::PackStored(const ProjectionSpec& part,
                                       int64_t first_row,
                                       PackedMatrix& matrix) {
   ASSIGN_OR_RETURN(const TensorRange stored, store_.Find(part.weight));
   ASSIGN_OR_RETURN(const TensorRange range,
                    CheckedRange(part.weight, stored.num_elements(), /*allow_bytes=*/false));
-  const int64_t row_bytes = part.in * kernels::SizeOf(range.dtype);
-  const int64_t rows_per_task =
-      std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, row_bytes * kTaskRows)) * kTaskRows;
-  SharedStatus shared;
-  const auto pack = [&](int64_t task) {
-    const int64_t begin = task * rows_per_task;
-    const int64_t rows = std::min(rows_per_task, part.out - begin);
-    RawBytes raw(static_cast<size_t>(rows * row_bytes));
-    const absl::Status status = store_.Read(part.weight, (part.row_begin + begin) * part.in, raw);
-    if (!status.ok()) return shared.Update(status);
-    backend_.PackRows({raw.data(), range.dtype, rows, part.in}, first_row + begin, matrix);
-    Report(static_cast<int64_t>(raw.size()));
-  };
-  backend_.ForEach((part.out + rows_per_task - 1) / rows_per_task, pack);
-  Report(0);  // what the other threads read
-  return shared.status();
+  return ForStoredRows({{part.weight, range.dtype, part.row_begin * part.in, part.out, part.in}},
+                       [&](size_t, int64_t begin, const WeightSource& rows) {
+                         backend_.PackRows(rows, first_row + begin, matrix);
+                       });
 }
 
 absl::StatusOr<PackedMatrix> WeightLoader::PackParts(const std::vector<ProjectionSpec>& parts,

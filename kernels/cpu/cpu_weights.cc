@@ -190,6 +190,25 @@ void PackPart(const VectorKernels& vector,
   SLUICE_CHECK(false) << Name(source.dtype);
 }
 
+struct RowRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+// Rows of `source` become those of a part of an expert, in all its slices.
+void PackExpertPart(const VectorKernels& vector,
+                    const WeightSource& source,
+                    const RowRange& range,
+                    const ExpertRows& at,
+                    const PackedExperts& experts) {
+  for (int32_t s = 0; s < experts.slices_per_expert; ++s) {
+    const SliceRows place = RowsInSlice(experts, at, range.end - range.begin, s);
+    if (place.rows <= 0) continue;
+    const SourcePart part{range.begin + place.row, place.column, place.rows, place.target_row};
+    PackPart(vector, source, part, PartOfSlice(experts.At(at.expert, s), at.part));
+  }
+}
+
 // The int8 at a place, or that it stands for.
 int32_t IntegerWeight(const PackedMatrix& matrix, int64_t n, int64_t k) {
   const auto* values = static_cast<const int8_t*>(matrix.data);
@@ -258,26 +277,22 @@ absl::StatusOr<PackedExperts> CpuBackend::AllocateExperts(
 
 void CpuBackend::PackExpert(const ExpertSource& source, int32_t expert, PackedExperts& experts) {
   SLUICE_CHECK(source.w1.n == experts.hidden && source.w2.n == experts.dim);
-  // Every task packs up to 64 outputs of one slice, of w1 and w3 first and then of w2.
-  const int64_t up_blocks = (experts.slice_hidden + kBlockColumns - 1) / kBlockColumns;
-  const int64_t down_blocks = (experts.dim + kBlockColumns - 1) / kBlockColumns;
-  const int64_t blocks = up_blocks + down_blocks;
-  pool_.ParallelFor(experts.slices_per_expert * blocks, [&](int64_t task, int) {
-    const int64_t first = task / blocks * experts.slice_hidden;
-    const PackedExperts::Slice& slice = experts.At(expert, static_cast<int32_t>(task / blocks));
-    const int64_t block = task % blocks;
-    if (block >= up_blocks) {
-      const int64_t row = (block - up_blocks) * kBlockColumns;
-      const int64_t rows = std::min(kBlockColumns, slice.w2.n - row);
-      return PackPart(*selection_.vector, source.w2, {row, first, rows, row}, slice.w2);
-    }
-    const int64_t row = block * kBlockColumns;
-    const int64_t rows = std::min(kBlockColumns, slice.w1.n - row);
-    if (rows <= 0) return;  // the last slice may be narrower
-    PackPart(*selection_.vector, source.w1, {first + row, 0, rows, row}, slice.w1);
-    if (experts.gated)
-      PackPart(*selection_.vector, source.w3, {first + row, 0, rows, row}, slice.w3);
-  });
+  const auto pack = [&](const WeightSource& whole, ExpertPart part) {
+    pool_.ParallelFor((whole.n + kBlockColumns - 1) / kBlockColumns, [&](int64_t block, int) {
+      const int64_t begin = block * kBlockColumns;
+      const RowRange range{begin, std::min(whole.n, begin + kBlockColumns)};
+      PackExpertPart(*selection_.vector, whole, range, {expert, part, begin}, experts);
+    });
+  };
+  pack(source.w1, ExpertPart::kW1);
+  if (experts.gated) pack(source.w3, ExpertPart::kW3);
+  pack(source.w2, ExpertPart::kW2);
+}
+
+void CpuBackend::PackExpertRows(const WeightSource& rows,
+                                const ExpertRows& at,
+                                PackedExperts& experts) {
+  PackExpertPart(*selection_.vector, rows, {0, rows.n}, at, experts);
 }
 
 void CpuBackend::Embed(const PackedMatrix& table,

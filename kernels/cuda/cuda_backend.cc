@@ -98,6 +98,12 @@ void CudaBackend::PackExpert(const ExpertSource& source, int32_t expert, PackedE
   PackRowMajorExpert(source, expert, experts);
 }
 
+void CudaBackend::PackExpertRows(const WeightSource& rows,
+                                 const ExpertRows& at,
+                                 PackedExperts& experts) {
+  PackRowMajorExpertRows(rows, at, experts);
+}
+
 void* CudaBackend::Reserve(Buffer& scratch, int64_t bytes) {
   if (static_cast<int64_t>(scratch.bytes()) >= bytes) return scratch.data();
   absl::StatusOr<Buffer> buffer = Allocate(static_cast<size_t>(bytes));

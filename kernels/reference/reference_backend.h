@@ -23,6 +23,9 @@ class ReferenceBackend final : public Backend {
   absl::StatusOr<PackedExperts> AllocateExperts(
       int32_t num_experts, int64_t dim, int64_t hidden, bool gated, WeightFormat format) override;
   void PackExpert(const ExpertSource& source, int32_t expert, PackedExperts& experts) override;
+  void PackExpertRows(const WeightSource& rows,
+                      const ExpertRows& at,
+                      PackedExperts& experts) override;
 
   void Embed(const PackedMatrix& table,
              std::span<const int32_t> ids,

@@ -44,4 +44,10 @@ void ReferenceBackend::PackExpert(const ExpertSource& source,
   PackRowMajorExpert(source, expert, experts);
 }
 
+void ReferenceBackend::PackExpertRows(const WeightSource& rows,
+                                      const ExpertRows& at,
+                                      PackedExperts& experts) {
+  PackRowMajorExpertRows(rows, at, experts);
+}
+
 }  // namespace sluice::kernels

@@ -136,6 +136,37 @@ TEST(PackingTest, Int8IsItsDefinitionOnEveryInstructionSet) {
   }
 }
 
+TEST(PackingTest, RowsOfExpertsPackedApartAreTheExpertPackedWhole) {
+  constexpr int64_t kDim = 200, kHidden = 300;  // more than a slice
+  Matrix gate = RandomMatrix(kHidden, kDim, 1), up = RandomMatrix(kHidden, kDim, 2);
+  Matrix down = RandomMatrix(kDim, kHidden, 3);
+  for (const char* device : {"cpu", "reference"}) {
+    std::unique_ptr<Backend> backend = std::move(*CreateBackend({.device = device, .threads = 2}));
+    for (const WeightFormat format : Formats()) {
+      const auto allocate = [&] {
+        return std::move(*backend->AllocateExperts(2, kDim, kHidden, /*gated=*/true, format));
+      };
+      PackedExperts expected = allocate(), actual = allocate();
+      backend->PackExpert({SourceOf(gate), SourceOf(up), SourceOf(down)}, 1, expected);
+      for (auto [part, matrix] :
+           {std::pair{ExpertPart::kW1, &gate}, {ExpertPart::kW3, &up}, {ExpertPart::kW2, &down}}) {
+        constexpr int64_t kRows = 48;  // across the borders of blocks and slices
+        backend->ForEach((matrix->rows + kRows - 1) / kRows, [&](int64_t task) {
+          const int64_t first = task * kRows;
+          backend->PackExpertRows({&matrix->At(first, 0), DType::kF32,
+                                   std::min(kRows, matrix->rows - first), matrix->cols},
+                                  {1, part, first}, actual);
+        });
+      }
+      for (size_t i = 0; i < expected.slices.size(); ++i) {
+        EXPECT_EQ(BytesOf(expected.slices[i].w1), BytesOf(actual.slices[i].w1)) << device << i;
+        EXPECT_EQ(BytesOf(expected.slices[i].w3), BytesOf(actual.slices[i].w3)) << device << i;
+        EXPECT_EQ(BytesOf(expected.slices[i].w2), BytesOf(actual.slices[i].w2)) << device << i;
+      }
+    }
+  }
+}
+
 #if defined(SLUICE_WITH_ONEDNN)
 TEST(PackingTest, EqualsTheOneDnnReorder) {
   using dnnl::memory;
