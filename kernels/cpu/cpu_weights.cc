@@ -57,55 +57,72 @@ void QuantizeRowToInt4(const Element* from, int64_t step, int64_t row, const Pac
   matrix.sums()[row] = 128 * sum;
 }
 
-// Inputs [begin, end) of a row.
-struct InputRange {
-  int64_t begin = 0;  // even
-  int64_t end = 0;
-};
-
-// Pairs that lie together in the source as they do in the matrix.
-void CopyPairs(const BF16* from, InputRange range, BF16* to) {
-  int64_t k = range.begin;
-  for (; k + 1 < range.end; k += 2) std::memcpy(to + k * kBlockColumns, from + k, 2 * sizeof(BF16));
-  if (k < range.end) to[k * kBlockColumns] = from[k];
-}
-
-template <typename Element>
-void PackInputs(
-    const Element* from, int64_t step, int64_t row, InputRange range, const PackedMatrix& matrix) {
-  void* data = const_cast<void*>(matrix.data);
-  if (matrix.format == WeightFormat::kF32) {
-    float* to = static_cast<float*>(data) + PackedOffsetF32(row, 0, matrix.k_padded);
-    for (int64_t k = range.begin; k < range.end; ++k) to[k * kBlockColumns] = Value(from[k * step]);
-    return;
-  }
-  BF16* to = static_cast<BF16*>(data) + PackedOffsetBf16(row, 0, matrix.k_padded);
-  if constexpr (std::is_same_v<Element, BF16>) {
-    if (step == 1) return CopyPairs(from, range, to);
-  }
-  for (int64_t k = range.begin; k < range.end; ++k) {
-    to[(k / 2) * 2 * kBlockColumns + k % 2] = ToBF16(Value(from[k * step]));
-  }
-}
-
-// Neighbouring rows share the cache lines of a packed matrix, neighbouring inputs those of the
-// source: with so many inputs at a time both stay in the first cache for 64 rows.
-constexpr int64_t kInputsAtOnce = 32;
-
-// The part of a source that becomes rows of a matrix.
+// The part of a source that becomes rows of a matrix, from `target_row` on.
 template <typename Element>
 struct PartOf {
   PartOf(const WeightSource& source, const SourcePart& part)
       : row_step(source.transposed ? 1 : source.k),
         step(source.transposed ? source.n : 1),
-        data(static_cast<const Element*>(source.data) + part.row * row_step + part.column * step) {}
+        data(static_cast<const Element*>(source.data) + part.row * row_step + part.column * step),
+        target_row(part.target_row) {}
 
   const Element* Row(int64_t row) const { return data + row * row_step; }
 
   const int64_t row_step;
   const int64_t step;  // from input to input
   const Element* const data;
+  const int64_t target_row;
 };
+
+// Neighbouring rows share the cache lines of a packed matrix, neighbouring inputs those of the
+// source: with so many inputs at a time both stay in the first cache for 64 rows.
+constexpr int64_t kInputsAtOnce = 32;
+
+// Inputs [begin, end) of a row, at most kInputsAtOnce.
+struct InputRange {
+  int64_t begin = 0;  // even
+  int64_t end = 0;
+};
+
+// Pairs that lie together in the source, which starts with the range, as they do in the matrix.
+void CopyPairs(const BF16* from, InputRange range, BF16* to) {
+  int64_t k = range.begin;
+  for (; k + 1 < range.end; k += 2, from += 2)
+    std::memcpy(to + k * kBlockColumns, from, 2 * sizeof(BF16));
+  if (k < range.end) to[k * kBlockColumns] = *from;
+}
+
+template <typename Element>
+void PackInputs(const VectorKernels& vector,
+                const PartOf<Element>& part,
+                int64_t row,
+                InputRange range,
+                const PackedMatrix& matrix) {
+  const Element* from = part.Row(row);
+  const int64_t target = part.target_row + row;
+  void* data = const_cast<void*>(matrix.data);
+  if (matrix.format == WeightFormat::kF32) {
+    float* to = static_cast<float*>(data) + PackedOffsetF32(target, 0, matrix.k_padded);
+    for (int64_t k = range.begin; k < range.end; ++k)
+      to[k * kBlockColumns] = Value(from[k * part.step]);
+    return;
+  }
+  BF16* to = static_cast<BF16*>(data) + PackedOffsetBf16(target, 0, matrix.k_padded);
+  if constexpr (std::is_same_v<Element, BF16>) {
+    if (part.step == 1) return CopyPairs(from + range.begin, range, to);
+  }
+  if constexpr (std::is_same_v<Element, float>) {
+    if (part.step == 1) {
+      BF16 rounded[kInputsAtOnce];
+      vector.to_bf16(from + range.begin, range.end - range.begin, kInputsAtOnce,
+                     static_cast<uint16_t*>(static_cast<void*>(rounded)));
+      return CopyPairs(rounded, range, to);
+    }
+  }
+  for (int64_t k = range.begin; k < range.end; ++k) {
+    to[(k / 2) * 2 * kBlockColumns + k % 2] = ToBF16(Value(from[k * part.step]));
+  }
+}
 
 // Rows of one output block.
 void QuantizeRows(const VectorKernels& vector,
@@ -164,8 +181,7 @@ void PackSource(const VectorKernels& vector,
     const int64_t last = std::min(part.rows, first + kBlockColumns);
     for (int64_t k = 0; k < matrix.k; k += kInputsAtOnce) {
       const InputRange range{k, std::min(matrix.k, k + kInputsAtOnce)};
-      for (int64_t r = first; r < last; ++r)
-        PackInputs(from.Row(r), from.step, part.target_row + r, range, matrix);
+      for (int64_t r = first; r < last; ++r) PackInputs(vector, from, r, range, matrix);
     }
   }
 }
