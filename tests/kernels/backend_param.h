@@ -14,6 +14,7 @@
 #include "kernels/backend_factory.h"
 #include "tests/support/amx_instructions.h"
 #include "tests/support/device_allocation.h"
+#include "tests/support/sanitized.h"
 
 namespace sluice::kernels {
 

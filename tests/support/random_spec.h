@@ -8,12 +8,7 @@
 
 #include "engine/model/model_spec.h"
 #include "tests/support/memory_weight_store.h"
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SLUICE_CLANG_SANITIZER
-#endif
-#endif
+#include "tests/support/sanitized.h"
 
 namespace sluice::testing {
 
@@ -29,13 +24,7 @@ struct SpecDraw {
 
 // How many of them a law is tried on (house rules 7.6). A sanitizer is ten times slower and looks
 // for other faults, which fewer specs show as well.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(SLUICE_CLANG_SANITIZER)
-#define SLUICE_SANITIZED 1
-inline constexpr uint32_t kNumRandomSpecs = 50;
-#else
-#define SLUICE_SANITIZED 0
-inline constexpr uint32_t kNumRandomSpecs = 500;
-#endif
+inline constexpr uint32_t kNumRandomSpecs = SLUICE_SANITIZED ? 50 : 500;
 
 // Passes ValidateSpec.
 ModelSpec RandomSpec(uint32_t seed, const SpecDraw& draw = {});
