@@ -15,12 +15,13 @@ float SourceElement(const WeightSource& source, int64_t row, int64_t column) {
   return ReadElement(source.data, source.dtype, index);
 }
 
-// Copies the block [row0, row0 + matrix.n) x [column0, column0 + matrix.k) of `source`.
+// The block [row0, row0 + rows) x [column0, column0 + matrix.k) of a source, and where its first
+// row goes.
 struct SourceBlock {
   int64_t row0 = 0;
   int64_t column0 = 0;
   int64_t first_row = 0;  // in the packed matrix
-  int64_t rows = 0;
+  int64_t rows = 0;       // none where they are negative
 };
 
 void QuantizeBlock(const WeightSource& source,

@@ -114,6 +114,7 @@ absl::Status WeightLoader::ForStoredRows(const std::vector<StoredRows>& parts,
     const auto& [number, begin, rows] = tasks[static_cast<size_t>(index)];
     const StoredRows& part = parts[number];
     RawBytes raw = spare.Take();
+    raw.clear();  // or growing would copy what was there
     raw.resize(static_cast<size_t>(rows * part.cols * kernels::SizeOf(part.dtype)));
     const absl::Status status = store_.Read(part.name, part.first_element + begin * part.cols, raw);
     if (status.ok()) {

@@ -108,7 +108,7 @@ PrefetchTimes CpuBackend::TimePrefetch(std::span<const PackedMatrix* const> weig
 void CpuBackend::Tune(std::span<const PackedMatrix* const> weights, double seconds) {
   std::vector<std::vector<const PackedMatrix*>> by_format(kNumWeightFormats);
   for (const PackedMatrix* weight : weights)
-    if (weight->n > 0) by_format[static_cast<size_t>(weight->format)].push_back(weight);
+    if (weight->value_bytes() > 0) by_format[static_cast<size_t>(weight->format)].push_back(weight);
   const auto formats = std::count_if(by_format.begin(), by_format.end(),
                                      [](const auto& matrices) { return !matrices.empty(); });
   for (const auto& matrices : by_format) {

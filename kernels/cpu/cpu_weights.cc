@@ -293,6 +293,7 @@ absl::StatusOr<PackedExperts> CpuBackend::AllocateExperts(
 
 void CpuBackend::PackExpert(const ExpertSource& source, int32_t expert, PackedExperts& experts) {
   SLUICE_CHECK(source.w1.n == experts.hidden && source.w2.n == experts.dim);
+  SLUICE_CHECK(!experts.gated || source.w3.n == experts.hidden);
   const auto pack = [&](const WeightSource& whole, ExpertPart part) {
     pool_.ParallelFor((whole.n + kBlockColumns - 1) / kBlockColumns, [&](int64_t block, int) {
       const int64_t begin = block * kBlockColumns;

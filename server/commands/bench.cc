@@ -149,8 +149,9 @@ absl::Status Bench(const ServerConfig& config, const std::vector<int32_t>& batch
     PrintLoad(measured, setting);
     loads.push_back(std::move(measured));
   }
-  RETURN_IF_ERROR(WriteJson(config.bench.json_file, ToJson(loads, setting)));
-  return WritePlotFile(config.bench.plot_file, ToSvg(MakeSpeedPlot(loads, setting)));
+  absl::Status written = WriteJson(config.bench.json_file, ToJson(loads, setting));
+  written.Update(WritePlotFile(config.bench.plot_file, ToSvg(MakeSpeedPlot(loads, setting))));
+  return written;
 }
 
 int Refuse(const absl::Status& status, int exit_code) {
@@ -166,6 +167,9 @@ int RunBench(const ServerConfig& config) {
   if (!batch_sizes.ok()) return Refuse(batch_sizes.status(), kExitUsage);
   if (const absl::Status plot = CheckPlotFile(config.bench.plot_file); !plot.ok())
     return Refuse(plot, kExitUsage);
+  if (!config.bench.plot_file.empty() && config.bench.plot_file == config.bench.json_file)
+    return Refuse(absl::InvalidArgumentError("--plot and --json-file name the same file"),
+                  kExitUsage);
   const absl::Status status = Bench(config, *batch_sizes);
   return status.ok() ? kExitOk : Refuse(status, ExitCodeOfLoadError(status));
 }

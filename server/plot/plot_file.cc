@@ -12,14 +12,27 @@
 namespace sluice::server {
 namespace {
 
-std::string TemporaryName(const std::string& path) { return absl::StrCat(path, ".", ::getpid()); }
+// The file itself where `path` is a link to one.
+std::string TargetOf(const std::string& path) {
+  std::error_code unknown;
+  const std::filesystem::path target = std::filesystem::weakly_canonical(path, unknown);
+  return unknown ? path : target.string();
+}
 
-std::string Message(const std::string& path, const char* reason) {
+std::string TemporaryName(const std::string& path) {
+  return absl::StrCat(TargetOf(path), ".", ::getpid());
+}
+
+std::string Message(const std::string& path, const std::string& reason) {
   return absl::StrCat("--plot: ", path, ": ", reason);
 }
 
 // Null and errno when that is not possible; never a file that is there already.
 std::FILE* Create(const std::string& path) { return std::fopen(path.c_str(), "wxe"); }
+
+std::string CannotCreate(const std::string& path, const std::string& temporary) {
+  return Message(path, absl::StrCat(temporary, ": ", std::strerror(errno)));
+}
 
 }  // namespace
 
@@ -32,7 +45,7 @@ absl::Status CheckPlotFile(const std::string& path) {
     return absl::InvalidArgumentError(Message(path, "not a regular file"));
   const std::string temporary = TemporaryName(path);
   std::FILE* const file = Create(temporary);
-  if (file == nullptr) return absl::InvalidArgumentError(Message(path, std::strerror(errno)));
+  if (file == nullptr) return absl::InvalidArgumentError(CannotCreate(path, temporary));
   std::fclose(file);
   ::unlink(temporary.c_str());
   return absl::OkStatus();
@@ -42,10 +55,10 @@ absl::Status WritePlotFile(const std::string& path, const std::string& svg) {
   if (path.empty()) return absl::OkStatus();
   const std::string temporary = TemporaryName(path);
   std::FILE* const file = Create(temporary);
-  if (file == nullptr) return absl::UnavailableError(Message(path, std::strerror(errno)));
+  if (file == nullptr) return absl::UnavailableError(CannotCreate(path, temporary));
   const bool is_written = std::fwrite(svg.data(), 1, svg.size(), file) == svg.size();
   const bool is_closed = std::fclose(file) == 0;  // what was buffered may fail only here
-  if (is_written && is_closed && std::rename(temporary.c_str(), path.c_str()) == 0)
+  if (is_written && is_closed && std::rename(temporary.c_str(), TargetOf(path).c_str()) == 0)
     return absl::OkStatus();
   absl::Status status = absl::UnavailableError(Message(path, std::strerror(errno)));
   ::unlink(temporary.c_str());

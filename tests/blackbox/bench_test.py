@@ -197,6 +197,10 @@ class PlotTest(unittest.TestCase):
                 self.assertIn(f"sluice bench: --plot: {path}: ", done.stderr)
                 self.assertEqual(done.stdout, "")
 
+    def test_two_files_of_one_name_are_refused(self):
+        done = bench("--model=/nonexistent", "--plot=a", "--json-file=a")
+        self.assertEqual((done.returncode, done.stderr), (64, "sluice bench: --plot and --json-file name the same file\n"))
+
 
 class BadFlagTest(unittest.TestCase):
 

@@ -73,8 +73,8 @@ std::vector<Setting> Settings() {
 #if !SLUICE_SANITIZED  // slow; sanitizers see the loop in the op tests
   const kernels::DeviceSpec emulation{.device = "cpu", .threads = 2, .gemm = "amx-emulation"};
   out.push_back({"cpu_amx_emulation_bf16", {.device = emulation, .format = bf16}});
-  if (!RunAmxInstructions()) return out;
   const kernels::DeviceSpec amx{.device = "cpu", .threads = 2, .isa = "amx"};
+  if (!RunAmxInstructions() || !kernels::CreateBackend(amx).ok()) return out;
   for (const auto format : {bf16, kernels::WeightFormat::kInt8, kernels::WeightFormat::kInt4}) {
     out.push_back({absl::StrCat("cpu_amx_", Name(format)),
                    {.device = amx, .format = format},
@@ -87,7 +87,7 @@ std::vector<Setting> Settings() {
 class ForwardLaws : public ::testing::TestWithParam<Setting> {};
 
 TEST_P(ForwardLaws, SplittingASequenceChangesNoBit) {
-  uint32_t every_key = 0;
+  int every_key = 0;
   for (uint32_t seed = 0; seed < GetParam().specs; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed);
@@ -103,7 +103,9 @@ TEST_P(ForwardLaws, SplittingASequenceChangesNoBit) {
     }
     EXPECT_EQ((*harness)->cache().num_used_pages(), 0);
   }
-  EXPECT_GT(every_key, GetParam().specs / 10);
+  if (GetParam().specs == kNumRandomSpecs) {
+    EXPECT_GT(every_key, 5);
+  }
 }
 
 TEST_P(ForwardLaws, NeighboursChangeNoBit) {
@@ -307,7 +309,7 @@ TEST_P(ForwardLaws, TopKOfThePromptTakesExactlyItsShare) {
 
 // The rows that top-k or the mean takes of a prompt depend on that prompt only.
 TEST_P(ForwardLaws, NeighboursChangeNoBitOfAPromptUnderTopK) {
-  uint32_t top_k_specs = 0, mean_specs = 0;
+  int top_k_specs = 0, mean_specs = 0;
   for (uint32_t seed = 0; seed < GetParam().specs; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
     const ModelSpec spec = RandomSpec(seed, {.topk_prompt = true});
@@ -333,8 +335,9 @@ TEST_P(ForwardLaws, NeighboursChangeNoBitOfAPromptUnderTopK) {
     const auto first = together.begin() + static_cast<int64_t>(first_row);
     EXPECT_EQ(DifferentRows(alone, {first, first + 12}), 0);
   }
-  EXPECT_GT(top_k_specs, GetParam().specs / 5);
-  EXPECT_GT(mean_specs, GetParam().specs / 100);
+  if (GetParam().specs < kNumRandomSpecs) return;
+  EXPECT_GT(top_k_specs, 10);
+  EXPECT_GT(mean_specs, static_cast<int>(kNumRandomSpecs) / 100);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends,

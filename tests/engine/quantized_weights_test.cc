@@ -143,9 +143,7 @@ TEST_P(QuantizedWeightsTest, ExpertsHaveTheBitsOfThePlainDecoder) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas,
-                         QuantizedWeightsTest,
-                         ::testing::Values("scalar", "avx2", "avx512", "amx"));
+INSTANTIATE_TEST_SUITE_P(Isas, QuantizedWeightsTest, ::testing::Values("scalar", "avx2", "avx512"));
 
 }  // namespace
 }  // namespace sluice::testing

@@ -55,6 +55,18 @@ TEST_F(PlotFileTest, ACheckLeavesNothingAndKeepsWhatIsThere) {
   EXPECT_EQ(Read("a.svg"), "old");
 }
 
+TEST_F(PlotFileTest, ALinkStaysOne) {
+  std::filesystem::create_directory(Path("results"));
+  ASSERT_TRUE(WritePlotFile(Path("results/a.svg"), "old").ok());
+  std::filesystem::create_symlink(Path("results/a.svg"), Path("latest.svg"));
+  for (const char* text : {"new", "newer"}) {
+    ASSERT_TRUE(CheckPlotFile(Path("latest.svg")).ok());
+    ASSERT_TRUE(WritePlotFile(Path("latest.svg"), text).ok());
+    EXPECT_TRUE(std::filesystem::is_symlink(Path("latest.svg")));
+    EXPECT_EQ(Read("results/a.svg"), text);
+  }
+}
+
 TEST_F(PlotFileTest, NoPathAsksForNothing) {
   EXPECT_TRUE(CheckPlotFile("").ok());
   EXPECT_TRUE(WritePlotFile("", "text").ok());

@@ -149,7 +149,7 @@ TEST(SpeedPlotTest, WhatIsNoSpeedIsNotDrawn) {
   EXPECT_THAT(Picture(SpeedPlot{}).Of("bar"), IsEmpty());
 }
 
-// A wide font's digits: 0.64 of its size.
+// Of a text, as wide as TextWidth says.
 struct Extent {
   double left = 0.0, right = 0.0, y = 0.0;
 };
