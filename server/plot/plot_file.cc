@@ -30,8 +30,10 @@ std::string Message(const std::string& path, const std::string& reason) {
 // Null and errno when that is not possible; never a file that is there already.
 std::FILE* Create(const std::string& path) { return std::fopen(path.c_str(), "wxe"); }
 
+// With the name that is in the way where one is: what a process that was killed left behind.
 std::string CannotCreate(const std::string& path, const std::string& temporary) {
-  return Message(path, absl::StrCat(temporary, ": ", std::strerror(errno)));
+  const std::string reason = std::strerror(errno);
+  return Message(path, errno == EEXIST ? absl::StrCat(temporary, ": ", reason) : reason);
 }
 
 }  // namespace
