@@ -32,8 +32,9 @@ std::FILE* Create(const std::string& path) { return std::fopen(path.c_str(), "wx
 
 // With the name that is in the way where one is: what a process that was killed left behind.
 std::string CannotCreate(const std::string& path, const std::string& temporary) {
-  const std::string reason = std::strerror(errno);
-  return Message(path, errno == EEXIST ? absl::StrCat(temporary, ": ", reason) : reason);
+  const int error = errno;
+  const std::string reason = std::strerror(error);
+  return Message(path, error == EEXIST ? absl::StrCat(temporary, ": ", reason) : reason);
 }
 
 }  // namespace
