@@ -99,8 +99,9 @@ TEST(PackingTest, Int8IsItsDefinitionOnEveryInstructionSet) {
   for (const char* isa : {"scalar", "avx2", "avx512"}) {
     auto backend = CreateBackend({.device = "cpu", .threads = 2, .isa = isa});
     if (absl::IsFailedPrecondition(backend.status())) continue;  // not on this machine
-    for (auto [n, k] :
+    for (const auto& shape :
          {std::pair<int64_t, int64_t>{200, 130}, {67, 300}, {1, 1}, {3, 17}, {64, 64}}) {
+      const int64_t n = shape.first, k = shape.second;
       const std::vector<float> values = RowsOfAllKinds(n, k);
       for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
         for (const bool transposed : {false, true}) {
@@ -148,8 +149,10 @@ TEST(PackingTest, RowsOfExpertsPackedApartAreTheExpertPackedWhole) {
       };
       PackedExperts expected = allocate(), actual = allocate();
       backend->PackExpert({SourceOf(gate), SourceOf(up), SourceOf(down)}, 1, expected);
-      for (auto [part, matrix] :
+      for (const auto& whole :
            {std::pair{ExpertPart::kW1, &gate}, {ExpertPart::kW3, &up}, {ExpertPart::kW2, &down}}) {
+        const ExpertPart part = whole.first;
+        Matrix* const matrix = whole.second;
         constexpr int64_t kRows = 48;  // across the borders of blocks and slices
         backend->ForEach((matrix->rows + kRows - 1) / kRows, [&](int64_t task) {
           const int64_t first = task * kRows;
