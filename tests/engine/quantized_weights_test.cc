@@ -20,7 +20,7 @@ using kernels::WeightFormat;
 using kernels::WeightSource;
 
 constexpr uint32_t kQ8_0 = 8;
-constexpr int64_t kBlock = 32, kBlockBytes = 34;
+constexpr int64_t kBlock = 32;
 // Several tasks and several reads a task; experts of more than one slice, the last one narrower.
 constexpr int64_t kRows = 700, kDim = 1024, kHidden = 288;
 constexpr int32_t kExperts = 3;
