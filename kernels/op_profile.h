@@ -17,10 +17,12 @@ struct OpCost {
   WeightFormat weights = WeightFormat::kF32;  // without any: what it computes in
   int64_t calls = 0;
   double seconds = 0.0;
-  // Weights read once a call, keys and values once a call and sequence. Activations are not
-  // counted: they lie in caches.
+  // Weights read once a call, keys and values once a call and sequence; what is multiplied with
+  // them is not counted, it lies in caches. Of ops on rows alone, the rows that they read and
+  // write.
   double bytes = 0.0;
-  double operations = 0.0;  // of products and attention, an addition and a multiplication each
+  // Additions, multiplications, comparisons; a function such as exp or an activation counts as one.
+  double operations = 0.0;
 };
 
 class OpProfile {

@@ -49,6 +49,7 @@ class TimedRunner final : public ModelRunner {
     const Stopwatch run;
     const ForwardStats& stats =
         runner_->Run(batch, observer, [&](int32_t index, std::span<float> values) {
+          sampled_bytes += static_cast<double>(values.size_bytes());
           const Stopwatch sink;
           logits(index, values);
           sampling_seconds += sink.Seconds();
@@ -69,6 +70,7 @@ class TimedRunner final : public ModelRunner {
   kernels::TensorView draft_states() const override { return runner_->draft_states(); }
 
   double run_seconds = 0.0, sampling_seconds = 0.0;
+  double sampled_bytes = 0.0;  // logits, once each
 
  private:
   const std::unique_ptr<ModelRunner> runner_;
@@ -80,7 +82,7 @@ struct Account {
   int64_t steps = 0;
   double wall_seconds = 0.0;  // of Engine::Step, without what measuring the ops took
   std::vector<OpCost> ops;    // slowest first
-  double sampling_seconds = 0.0;
+  OpCost sampling;
   double between_seconds = 0.0;  // the forward pass outside of ops: row lists, counts
   double engine_seconds = 0.0;   // the step outside of the forward pass: scheduler, text, metrics
 };
@@ -168,7 +170,7 @@ class Profiler {
 
   void Begin() {
     profile_.Reset();
-    runner_->run_seconds = runner_->sampling_seconds = 0.0;
+    runner_->run_seconds = runner_->sampling_seconds = runner_->sampled_bytes = 0.0;
     wall_seconds_ = 0.0;
     steps_ = 0;
   }
@@ -188,7 +190,11 @@ class Profiler {
     account.ops = profile_.costs();
     std::sort(account.ops.begin(), account.ops.end(),
               [](const OpCost& a, const OpCost& b) { return a.seconds > b.seconds; });
-    account.sampling_seconds = runner_->sampling_seconds;
+    account.sampling = {.op = "sampling",
+                        .calls = steps_,
+                        .seconds = runner_->sampling_seconds,
+                        .bytes = runner_->sampled_bytes,
+                        .operations = runner_->sampled_bytes / sizeof(float)};  // compared once
     account.between_seconds =
         runner_->run_seconds - runner_->sampling_seconds - profile_.seconds() - measuring;
     account.engine_seconds = wall_seconds_ - runner_->run_seconds;
@@ -223,7 +229,9 @@ nlohmann::json ToJson(const Account& account) {
           {"steps", account.steps},
           {"seconds", account.wall_seconds / steps},
           {"ops", rows},
-          {"sampling_seconds", account.sampling_seconds / steps},
+          {"sampling_seconds", account.sampling.seconds / steps},
+          {"sampling_bytes", account.sampling.bytes / steps},
+          {"sampling_operations", account.sampling.operations / steps},
           {"between_ops_seconds", account.between_seconds / steps},
           {"engine_seconds", account.engine_seconds / steps}};
 }
@@ -232,33 +240,34 @@ void PrintRow(const std::string& name, double calls, double seconds, double shar
   std::printf("  %-34s %7.1f %9.3f %6.1f%%", name.c_str(), calls, seconds * 1e3, share * 100);
 }
 
+void PrintOp(const OpCost& op, const Account& account, const MachineLimits& limits) {
+  const auto steps = static_cast<double>(account.steps);
+  PrintRow(std::string(op.op) + (op.label.empty() ? "" : " ") + std::string(op.label),
+           static_cast<double>(op.calls) / steps, op.seconds / steps,
+           op.seconds / account.wall_seconds);
+  const double seconds = std::max(op.seconds, 1e-9);
+  const double bytes_rate = op.bytes / seconds;
+  const double rate = op.operations / seconds;
+  std::printf(" %9.2f %7.2f %5.0f%% %9.1f %8.1f %5.0f%%\n", op.bytes / steps / 1e6,
+              bytes_rate / 1e9, 100 * bytes_rate / limits.memory_bytes_per_second(),
+              op.operations / steps / 1e6, rate / 1e9,
+              100 * rate / limits.operations_per_second(op.weights));
+}
+
 void Print(const Account& account, const MachineLimits& limits) {
   const auto steps = static_cast<double>(account.steps);
   std::printf("\n%s: %.3f ms (mean of %d)\n", account.name.c_str(),
               account.wall_seconds / steps * 1e3, static_cast<int>(account.steps));
   std::printf("  %-34s %7s %9s %7s %9s %7s %6s %9s %8s %6s\n", "op", "calls", "ms", "share", "MB",
               "GB/s", "of mem", "MFLOP", "GFLOP/s", "of peak");
-  for (const OpCost& op : account.ops) {
-    PrintRow(std::string(op.op) + (op.label.empty() ? "" : " ") + std::string(op.label),
-             static_cast<double>(op.calls) / steps, op.seconds / steps,
-             op.seconds / account.wall_seconds);
-    if (op.bytes + op.operations > 0.0) {
-      const double bytes_rate = op.bytes / op.seconds;
-      const double rate = op.operations / op.seconds;
-      std::printf(" %9.2f %7.2f %5.0f%% %9.1f %8.1f %5.0f%%", op.bytes / steps / 1e6,
-                  bytes_rate / 1e9, 100 * bytes_rate / limits.memory_bytes_per_second(),
-                  op.operations / steps / 1e6, rate / 1e9,
-                  100 * rate / limits.operations_per_second(op.weights));
-    }
-    std::printf("\n");
-  }
+  for (const OpCost& op : account.ops) PrintOp(op, account, limits);
+  PrintOp(account.sampling, account, limits);
   const auto rest = [&](const char* name, double seconds) {
     PrintRow(name, 1.0, seconds / steps, seconds / account.wall_seconds);
     std::printf("\n");
   };
-  double by_op = account.sampling_seconds;
+  double by_op = account.sampling.seconds;
   for (const OpCost& op : account.ops) by_op += op.seconds;
-  rest("sampling", account.sampling_seconds);
   rest("between ops (row lists, counts)", account.between_seconds);
   rest("engine (scheduler, text, metrics)", account.engine_seconds);
   std::printf("  by op, with sampling: %.1f %% of the step\n", 100 * by_op / account.wall_seconds);
@@ -299,7 +308,9 @@ absl::Status Profile(const ServerConfig& config) {
       limits.operations_per_second(WeightFormat::kBF16) / 1e9,
       limits.operations_per_second(WeightFormat::kInt8) / 1e9, limits.handover_seconds * 1e6);
   std::printf(
-      "decode: %d sequences of %d tokens; prefill: %d tokens. MB: weights, keys and values\n",
+      "decode: %d sequences of %d tokens; prefill: %d tokens. MB: weights, keys and values; of "
+      "other "
+      "ops the rows that they read and write\n",
       config.profile.batch, config.profile.context, config.bench.prompt_tokens);
   Print(decode, limits);
   Print(prefill, limits);

@@ -3,7 +3,7 @@
 #include "kernels/op_profile.h"
 
 #include <algorithm>
-#include <set>
+#include <iterator>
 
 #include "tests/kernels/backend_param.h"
 
@@ -145,30 +145,67 @@ TEST_F(OpProfileTest, AttentionReadsEachSequenceOnceAndAppendingWritesEachRow) {
   EXPECT_EQ(written->bytes, 3.0 * kHeads * 2 * kHeadDim * 2);
 }
 
-TEST_F(OpProfileTest, RowOpsAreInTheAccount) {
+// Bytes are of the rows read and written (f32), 480 numbers each, and of what else an op reads.
+TEST_F(OpProfileTest, RowOpsAreInTheAccountWithWhatTheyNeed) {
+  constexpr double kNumbers = kRows * kDim;
   Matrix x = RandomMatrix(kRows, kDim, 1);
   Matrix out(kRows, kDim);
   const PackedMatrix table = Weight("embed_tokens");
   const std::vector<int32_t> ids = {1, 2, 3, 4, 5};
   const std::vector<float> scores(kRows, 1.0f), thresholds(kRows, 0.0f);
   std::vector<int32_t> chosen(kRows);
+  std::vector<int32_t> experts(2 * kRows);
+  std::vector<float> weights(2 * kRows);
+  const std::vector<float> ones(kDim, 1.0f);
   int32_t count = 0;
   profiled_->Embed(table, ids, 1.0f, out.View());
-  profiled_->Norm(
-      {.x = x.View(), .x_rows = AllRows(kRows), .out = out.View(), .out_rows = AllRows(kRows)});
+  profiled_->Norm({.weight = ones.data(),
+                   .x = x.View(),
+                   .x_rows = AllRows(kRows),
+                   .out = out.View(),
+                   .out_rows = AllRows(kRows)});
   profiled_->Activate({.gated = false, .x = x.View(), .rows = kRows, .out = out.View()});
   profiled_->Gather(x.View(), AllRows(kRows), out.View());
   profiled_->AddRows(x.View(), 1.0f, out.View(), AllRows(kRows));
   profiled_->CombineDepth(
       {.y = x.View(), .scores = scores.data(), .x = out.View(), .rows = AllRows(kRows)});
   profiled_->SelectAbove({scores.data(), thresholds.data(), kRows, chosen.data(), &count});
-  std::set<std::string_view> ops;
-  for (const OpCost& cost : profile_.costs()) {
-    ops.insert(cost.op);
-    EXPECT_EQ(cost.calls, 1) << cost.op;
+  RouteArgs route{.top_k = 2, .logits = x.View().Columns(0, 8), .rows = kRows};
+  route.experts = experts.data();
+  route.weights = weights.data();
+  profiled_->Route(route);
+  const std::vector<double> inverse_frequencies(kHeadDim / 2, 0.5);
+  Matrix rope(kRows, kHeadDim);
+  profiled_->RopeTable(
+      {ids.data(), kRows, inverse_frequencies.data(), kHeadDim / 2, 1.0, rope.View()});
+  profiled_->Rope({x.View(), kHeads, kHeadDim, RopeStyle::kHalf, rope.View(), AllRows(kRows)});
+  profiled_->Fill(out.View(), 0.0f);
+
+  struct Wanted {
+    std::string_view op;
+    double bytes, operations;
+  };
+  const Wanted wanted[] = {
+      {"embed", kNumbers * (2 + 4), kNumbers},  // bf16
+      {"norm", kNumbers * 8, kNumbers * 4},
+      {"activate", kNumbers * 8, kNumbers},
+      {"gather", kNumbers * 8, 0.0},
+      {"add_rows", kNumbers * 12, kNumbers * 2},
+      {"combine_depth", kNumbers * 12, kNumbers * 3},
+      {"select_above", kRows * 12.0, kRows},
+      {"route", kRows * (8 * 4 + 2 * 8.0), kRows * 8.0 * 3},
+      {"rope_table", kRows * kHeadDim * 4.0, kRows * kHeadDim / 2.0 * 5},
+      {"rope", kNumbers * 8, kNumbers * 3},
+      {"fill", kNumbers * 4, 0.0},
+  };
+  EXPECT_EQ(profile_.costs().size(), std::size(wanted));
+  for (const Wanted& want : wanted) {
+    const OpCost* cost = Find(profile_, want.op);
+    ASSERT_NE(cost, nullptr) << want.op;
+    EXPECT_EQ(cost->calls, 1) << want.op;
+    EXPECT_EQ(cost->bytes, want.bytes) << want.op;
+    EXPECT_EQ(cost->operations, want.operations) << want.op;
   }
-  EXPECT_EQ(ops, (std::set<std::string_view>{"embed", "norm", "activate", "gather", "add_rows",
-                                             "combine_depth", "select_above"}));
 }
 
 }  // namespace
