@@ -70,6 +70,17 @@ std::vector<Setting> Settings() {
        {.device = {.device = "reference"}, .format = kernels::WeightFormat::kInt4}},
       {"cpu_scalar_bf16",
        {.device = {.device = "cpu", .threads = 1, .isa = "scalar"}, .format = bf16}}};
+  // The other instruction sets with every format, on fewer specs.
+  for (const char* isa : {"scalar", "avx2", "avx512"}) {
+    const kernels::DeviceSpec device{.device = "cpu", .threads = 2, .isa = isa};
+    if (!kernels::CreateBackend(device).ok()) continue;  // not on this processor
+    for (const auto format :
+         {f32, bf16, kernels::WeightFormat::kInt8, kernels::WeightFormat::kInt4}) {
+      out.push_back({absl::StrCat("cpu_", isa, "_", Name(format), "_few"),
+                     {.device = device, .format = format},
+                     std::max(5u, kNumRandomSpecs / 20)});
+    }
+  }
 #if !SLUICE_SANITIZED  // slow; sanitizers see the loop in the op tests
   const kernels::DeviceSpec emulation{.device = "cpu", .threads = 2, .gemm = "amx-emulation"};
   out.push_back({"cpu_amx_emulation_bf16", {.device = emulation, .format = bf16}});
