@@ -224,5 +224,40 @@ class BadFlagTest(unittest.TestCase):
         self.assertEqual(done.returncode, 65, done.stderr)
 
 
+class ProfileTest(unittest.TestCase):
+    FLAGS = ("--batch=4", "--context=32", "--prompt-tokens=32", "--rounds=3")
+
+    def profile(self, model, *flags):
+        done = bench("profile", "--model", str(model), *self.FLAGS, *flags)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def test_the_rows_add_up_to_the_step_and_every_op_has_its_bytes(self):
+        for model in ("tiny-moe", "tiny-mod"):
+            accounts = json.loads(self.profile(MODELS / model, "--json"))["accounts"]
+            self.assertEqual(len(accounts), 2)
+            for account in accounts:
+                with self.subTest(model=model, step=account["name"]):
+                    parts = sum(op["seconds"] for op in account["ops"]) + account["sampling_seconds"]
+                    rest = account["between_ops_seconds"] + account["engine_seconds"]
+                    self.assertAlmostEqual((parts + rest) / account["seconds"], 1, places=6)
+                    for op in account["ops"]:
+                        self.assertGreater(op["bytes"], 0, op["op"])
+                        moves = op["op"] in ("append_kv", "gather", "fill")
+                        self.assertEqual(op["operations"] == 0, moves, op["op"])
+                    self.assertGreater(account["sampling_bytes"], 0)
+
+    def test_the_table_has_a_line_with_bytes_and_operations_for_every_op(self):
+        table = self.profile(MODELS / "tiny-moe")
+        for op in ("moe_ffn", "attention", "linear o_proj", "norm", "route", "sampling"):
+            lines = re.findall(rf"^  {op}.*%.*$", table, re.MULTILINE)
+            self.assertEqual(len(lines), 2, op)  # a decode step, a prefill chunk
+            for line in lines:
+                self.assertRegex(line, r"\d+\.\d% +\d+\.\d\d +\d+\.\d\d +\d+% +\d+\.\d +\d+\.\d +\d+%$")
+        shares = [float(share) for share in re.findall(r"by op, with sampling: ([\d.]+) % of the step", table)]
+        self.assertEqual(len(shares), 2)
+        self.assertTrue(all(0 < share <= 100 for share in shares), shares)
+
+
 if __name__ == "__main__":
     sluice_process.main()
