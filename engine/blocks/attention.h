@@ -21,8 +21,8 @@ namespace sluice {
 class Attention final : public Block {
  public:
   // `tables`: shared by all attentions of the model; outlives the block. `query_apart`: some
-  // executions need no keys and values (RepeatKv::kFirst), or those of other rows
-  // (DepthKv::kAllTokens).
+  // executions need no keys and values (RepeatKv::kFirst), or those of more rows than they run
+  // (KeyRows).
   static absl::StatusOr<std::unique_ptr<Attention>> Load(const AttentionSpec& spec,
                                                          RopeTables& tables,
                                                          WeightLoader& loader,
@@ -32,6 +32,7 @@ class Attention final : public Block {
   int64_t WorkspaceBytes(int32_t max_rows) const override;
   double FlopsPerRow(bool dense) const override;
   double FlopsPerSlot() const override;
+  double KeyFlopsPerRow(bool dense) const override;
   int64_t WeightBytes() const override;
 
  private:
@@ -108,7 +109,7 @@ class Attention final : public Block {
   double DenseProjectionFlops(bool stores) const;
   double KeyFlops() const;
   int64_t KeyBytes() const;
-  double ExpertProjectionFlops(bool dense) const;
+  double ExpertFlops(const std::optional<ExpertProjection>& experts, bool dense) const;
 
   AttentionSpec spec_;
   RopeTables* tables_ = nullptr;

@@ -65,21 +65,22 @@ int64_t Attention::KeyBytes() const {
   return qkv_.bytes() + v_.bytes() + adapters_.WeightBytes(true) - adapters_.WeightBytes(false);
 }
 
-double Attention::ExpertProjectionFlops(bool dense) const {
-  double flops = 0.0;
-  for (const auto* experts : {&value_experts_, &output_experts_}) {
-    if (!experts->has_value()) continue;
-    const RouterSpec& router = (*experts)->router.spec();
-    const kernels::PackedMatrix& one = (*experts)->matrices.front();
-    flops += (*experts)->router.FlopsPerRow() + 2.0 * static_cast<double>(one.n * one.k) *
-                                                    spec_.num_heads *
-                                                    (dense ? router.num_experts : router.top_k);
-  }
-  return flops;
+double Attention::ExpertFlops(const std::optional<ExpertProjection>& experts, bool dense) const {
+  if (!experts.has_value()) return 0.0;
+  const RouterSpec& router = experts->router.spec();
+  const kernels::PackedMatrix& one = experts->matrices.front();
+  return experts->router.FlopsPerRow() + 2.0 * static_cast<double>(one.n * one.k) *
+                                             spec_.num_heads *
+                                             (dense ? router.num_experts : router.top_k);
 }
 
 double Attention::FlopsPerRow(bool dense) const {
-  return DenseProjectionFlops(true) + ExpertProjectionFlops(dense) + adapters_.FlopsPerRow();
+  return DenseProjectionFlops(true) + ExpertFlops(value_experts_, dense) +
+         ExpertFlops(output_experts_, dense) + adapters_.FlopsPerRow();
+}
+
+double Attention::KeyFlopsPerRow(bool dense) const {
+  return KeyFlops() + ExpertFlops(value_experts_, dense);
 }
 
 double Attention::FlopsPerSlot() const {

@@ -35,7 +35,7 @@ struct StoredRows {
 };
 
 // Rows whose keys and values are stored where they are more than those that run: a depth-routed
-// layer that skips no key.
+// layer that skips no key, the last layer for rows whose logits nobody wants.
 struct KeyRows {
   Rows rows;  // the residual stream of all of them
   kernels::TensorView normed;
@@ -68,7 +68,8 @@ class Block {
   virtual double FlopsPerRow(bool dense) const = 0;
   // FLOPs of one row per visible cache slot (attention only).
   virtual double FlopsPerSlot() const { return 0.0; }
-  // Parameters, all and used by one row.
+  // The part of FlopsPerRow that makes keys and values.
+  virtual double KeyFlopsPerRow(bool /*dense*/) const { return 0.0; }
   // Bytes of the weights every execution reads.
   virtual int64_t WeightBytes() const = 0;
   // Adds the matrices that hold most of those bytes, for Backend::Tune; a block whose weights are

@@ -39,4 +39,19 @@ std::optional<KvNeed> KvNeedOf(const BlockSpec& block,
   return std::nullopt;
 }
 
+int64_t KvWidth(const BlockSpec& block) {
+  const auto* attention = std::get_if<AttentionSpec>(&block);
+  return attention == nullptr ? 0 : int64_t{2} * attention->num_kv_heads * attention->head_dim;
+}
+
+int64_t KeptWidth(const LayerGroupSpec& group) {
+  if (group.repeat.halting != HaltingKind::kStickBreaking && group.repeat.kv != RepeatKv::kLatest)
+    return 0;
+  int64_t width = 0;
+  for (const LayerSpec& layer : group.layers) {
+    for (const SublayerSpec& sublayer : layer.sublayers) width += KvWidth(sublayer.block);
+  }
+  return width;
+}
+
 }  // namespace sluice

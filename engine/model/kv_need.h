@@ -27,4 +27,9 @@ std::optional<KvNeed> KvNeedOf(const BlockSpec& block,
                                const DepthRouterSpec* depth,
                                kernels::DType dtype);
 
+// Columns of the keys and values of an execution; 0 of other blocks than an Attention.
+int64_t KvWidth(const BlockSpec& block);
+// Those of all attentions of a group that stores some again in later repeats; else 0.
+int64_t KeptWidth(const LayerGroupSpec& group);
+
 }  // namespace sluice

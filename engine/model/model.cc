@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/model/last_layer.h"
+
 namespace sluice {
 namespace {
 
@@ -109,9 +111,13 @@ void Model::RunGroup(Group& group,
     const Rows live = pass.Enter(step);
     const int32_t first = group.first_instance + step * num_layers;
     for (Layer& layer : group.layers) {
-      const Execution at{step,          first + layer.index_in_group,
-                         pass.second(), pass.stored(),
-                         course.taken,  course.encoded};
+      Execution at{step,          first + layer.index_in_group,
+                   pass.second(), pass.stored(),
+                   course.taken,  course.encoded};
+      // An observer sees every row of every layer.
+      at.wanted_only = layer.can_skip && step + 1 == group.repeat.times &&
+                       context.observer == nullptr &&
+                       context.batch.wanted.size() < context.batch.tokens.size();
       if (at.instance < course.span.first || at.instance >= course.span.last) continue;
       if (may_stop) context.stats.CountRouted(at.instance, rows.origin, live.origin);
       if (context.Watching() != nullptr && group.repeat.halting != HaltingKind::kNone)
@@ -215,6 +221,7 @@ void Model::RunSublayers(Layer& layer,
                          const Execution& at,
                          const Rows& rows,
                          ForwardContext& context) {
+  if (at.wanted_only && part.first < part.second) return RunWanted(layer, part, at, rows, context);
   for (size_t i = part.first; i < part.second; ++i) {
     const Sublayer& sublayer = layer.sublayers[i];
     // Attention stores the rows of a second stream, or copies, even when no row asks.
@@ -222,6 +229,34 @@ void Model::RunSublayers(Layer& layer,
     RunSublayer(layer, sublayer, at, rows, context);
     if (context.Watching() != nullptr) context.observer->OnHidden("sublayer", at.instance, rows);
   }
+}
+
+void Model::RunWanted(Layer& layer,
+                      std::pair<size_t, size_t> part,
+                      const Execution& at,
+                      const Rows& rows,
+                      ForwardContext& context) {
+  Workspace::Scope scope(context.workspace);
+  const kernels::RowSet wanted = WantedOf(rows, context);
+  const Rows packed = Pack(rows, {.rows = wanted}, context);
+  Execution of_wanted = at;
+  of_wanted.wanted_only = false;
+  KeyRows keys;
+  if (at.keys != nullptr) {
+    keys = *at.keys;
+    keys.running = PartOf({.rows = at.keys->running}, wanted, context).rows;
+    of_wanted.keys = &keys;
+  } else if (!layer.sublayers[part.first].kv.empty()) {
+    keys = {rows, Normed(layer.sublayers[part.first], rows.x, context), wanted};
+    of_wanted.keys = &keys;
+  }
+  Selection chosen;
+  if (at.chosen != nullptr) {
+    chosen = PartOf(*at.chosen, wanted, context);
+    of_wanted.chosen = &chosen;
+  }
+  RunSublayers(layer, part, of_wanted, packed, context);
+  if (wanted.count > 0) Replace(packed.x, rows.x, wanted, context);
 }
 
 // `x` itself where the sublayer has no input norm.

@@ -58,12 +58,14 @@ class Model {
   int32_t max_rows() const { return max_rows_; }
   // Where draft rows leave the network (Batch::early_exit); 0: nowhere.
   int32_t exit_instance() const { return exit_instance_; }
-  // FLOPs of a row at `position` with every routed layer and every expert run; the head only for a
-  // row whose logits are wanted, as when it is executed.
+  // FLOPs of a row at `position` with every routed layer and every expert run; the head, and what
+  // leads from the last keys and values to it, only for a row whose logits are wanted, as when it
+  // is executed.
   double DenseFlops(int32_t position, bool with_logits, bool in_encoder = false) const {
     const StackCost& cost = costs_[in_encoder ? 1 : 0];
-    return cost.flops_per_row + cost.flops_per_slot * (position + 1) +
-           (with_logits ? head_flops_ : 0.0);
+    const double all = cost.flops_per_row + cost.flops_per_slot * (position + 1);
+    if (with_logits) return all + head_flops_;
+    return all - cost.skipped_per_row - cost.skipped_per_slot * (position + 1);
   }
 
  private:
@@ -81,6 +83,7 @@ class Model {
     std::optional<DepthRouter> depth;
     std::vector<Sublayer> sublayers;
     int32_t index_in_group = 0;
+    bool can_skip = false;  // it is the last one, and LastLayerCanSkip
   };
   struct Group {
     explicit Group(Recurrence loaded) : recurrence(std::move(loaded)) {}
@@ -99,6 +102,7 @@ class Model {
     const Rows* encoded = nullptr;      // the encoder's last rows of this step
     const KeyRows* keys = nullptr;      // of a routed layer that skips no key
     const Selection* chosen = nullptr;  // of a routed layer: the rows it was given
+    bool wanted_only = false;           // rows whose logits nobody wants end with keys and values
   };
 
   // Layer instances [first, last) of the unrolled network.
@@ -131,6 +135,12 @@ class Model {
                     const Execution& at,
                     const Rows& rows,
                     ForwardContext& context);
+  // The same where only the rows whose logits are wanted run; the others leave keys and values.
+  void RunWanted(Layer& layer,
+                 std::pair<size_t, size_t> part,
+                 const Execution& at,
+                 const Rows& rows,
+                 ForwardContext& context);
   static kernels::TensorView Normed(const Sublayer& sublayer,
                                     kernels::TensorView x,
                                     ForwardContext& context);
@@ -169,6 +179,7 @@ class Model {
   // With every layer and every expert run.
   struct StackCost {
     double flops_per_row = 0.0, flops_per_slot = 0.0;
+    double skipped_per_row = 0.0, skipped_per_slot = 0.0;  // of a row whose logits nobody wants
   };
   std::array<StackCost, 2> costs_;  // the decoder's, and of an encoder-decoder the encoder's
   double head_flops_ = 0.0;

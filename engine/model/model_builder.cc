@@ -13,6 +13,7 @@
 #include "engine/blocks/moe_ffn.h"
 #include "engine/model/exit_layer.h"
 #include "engine/model/kv_need.h"
+#include "engine/model/last_layer.h"
 #include "engine/model/parameter_count.h"
 #include "engine/status_macros.h"
 
@@ -155,21 +156,6 @@ class ModelBuilder {
     return repeat.halting == HaltingKind::kNone ? std::optional(1.0) : std::nullopt;
   }
 
-  // Keys and values of all attentions of a group that stores some again in later repeats.
-  static int64_t KeptWidth(const LayerGroupSpec& spec) {
-    if (spec.repeat.halting != HaltingKind::kStickBreaking && spec.repeat.kv != RepeatKv::kLatest)
-      return 0;
-    int64_t width = 0;
-    for (const LayerSpec& layer : spec.layers) {
-      for (const SublayerSpec& sublayer : layer.sublayers) width += KvWidth(sublayer.block);
-    }
-    return width;
-  }
-  static int64_t KvWidth(const BlockSpec& block) {
-    const auto* attention = std::get_if<AttentionSpec>(&block);
-    return attention == nullptr ? 0 : int64_t{2} * attention->num_kv_heads * attention->head_dim;
-  }
-
   absl::StatusOr<Model::Layer> MakeLayer(const LayerSpec& spec,
                                          const Model::Group& group,
                                          int32_t index,
@@ -178,6 +164,8 @@ class ModelBuilder {
     const int64_t dim = stack().embedding.dim;
     Model::Layer layer;
     layer.index_in_group = index;
+    layer.can_skip =
+        &spec == &stack().groups.back().layers.back() && LastLayerCanSkip(model_->spec_);
     const int32_t times = group.repeat.times;
     if (spec.depth.has_value()) {
       ASSIGN_OR_RETURN(layer.depth, DepthRouter::Load(*spec.depth, dim, loader_));
@@ -189,7 +177,8 @@ class ModelBuilder {
       const bool routed =
           spec.depth.has_value() && i >= static_cast<size_t>(spec.depth->first_sublayer);
       const bool skips_keys = routed && spec.depth->kv != DepthKv::kAllTokens;
-      const bool query_apart = group.repeat.kv == RepeatKv::kFirst || (routed && !skips_keys);
+      const bool query_apart =
+          group.repeat.kv == RepeatKv::kFirst || (routed && !skips_keys) || layer.can_skip;
       ASSIGN_OR_RETURN(Model::Sublayer sublayer, MakeSublayer(sublayer_spec, query_apart));
       const std::optional<KvNeed> need =
           KvNeedOf(sublayer_spec.block, skips_keys ? &*spec.depth : nullptr, kv_dtype_);
@@ -208,6 +197,10 @@ class ModelBuilder {
       const Block& block = *sublayer.block;
       cost_->flops_per_row += block.FlopsPerRow(true) * times;
       cost_->flops_per_slot += block.FlopsPerSlot() * times;
+      if (layer.can_skip) {
+        cost_->skipped_per_row += block.FlopsPerRow(true) - block.KeyFlopsPerRow(true);
+        cost_->skipped_per_slot += block.FlopsPerSlot();
+      }
       model_->weight_bytes_ += block.WeightBytes();
       layer.sublayers.push_back(std::move(sublayer));
     }
@@ -314,7 +307,9 @@ class ModelBuilder {
       // The rows that run, what the router reads and what keys are made of.
       depth = layer.depth->WorkspaceBytes(rows) + 3 * matrix + Workspace::BytesFor(rows);
     }
-    return depth + 3 * matrix + block;  // normed, out, and the second stream normed
+    int64_t wanted = 0;
+    if (layer.can_skip) wanted = 2 * matrix + 6 * Workspace::BytesFor(rows);  // RunWanted's
+    return depth + wanted + 3 * matrix + block;  // normed, out, and the second stream normed
   }
 
   void FinishSizes() {

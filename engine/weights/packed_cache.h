@@ -25,7 +25,7 @@ namespace sluice {
 // weights, or a backend packs them into other bytes (only that tests/kernels/packed_bytes_test.cc
 // notices). Files of other releases are refused
 // anyway, by the server's version (engine/packed_model.cc).
-inline constexpr uint32_t kPackedCacheVersion = 1;
+inline constexpr uint32_t kPackedCacheVersion = 2;
 
 // One thing that decides the packed bytes: {"weights", "int8"}.
 struct PackedCachePart {

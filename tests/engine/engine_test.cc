@@ -258,6 +258,16 @@ TEST(EngineTest, UsageEqualsABruteForceCount) {
   }
   expected += static_cast<double>(compute.executed_token_layers) * projections;
   expected += 12 * 2.0 * 97 * 48;
+  // Of rows whose logits nobody wanted the last layer made keys and values only.
+  ASSERT_EQ(sink->answer.traces.size(), 12u);
+  const auto wanted = std::count_if(
+      sink->answer.traces.begin(), sink->answer.traces.end(), [](const TokenTrace& trace) {
+        return std::ranges::find(trace.executed_layers, 3) != trace.executed_layers.end();
+      });
+  ASSERT_EQ(metrics.depth_layers.back().layer, "3");
+  const auto unwanted = static_cast<int64_t>(metrics.depth_layers.back().executed) - wanted;
+  EXPECT_GT(unwanted, 0);
+  expected -= static_cast<double>(unwanted) * (projections - 2.0 * 48 * 48);
   // What remains is attention inside the routed layers, at most as much as full attention there.
   EXPECT_GE(compute.flops, expected);
   EXPECT_LE(compute.flops,

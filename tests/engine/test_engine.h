@@ -35,6 +35,7 @@ struct Answer {
   FinishReason finish = FinishReason::kNone;
   absl::Status error;
   Usage usage;
+  std::vector<TokenTrace> traces;
   int last_events = 0;
   bool operator==(const Answer& other) const {
     return tokens == other.tokens && logprob_bits == other.logprob_bits && text == other.text &&
@@ -47,6 +48,7 @@ class AnswerSink final : public TokenSink {
  public:
   void OnEvent(TokenEvent event) override {
     answer.tokens.insert(answer.tokens.end(), event.tokens.begin(), event.tokens.end());
+    answer.traces.insert(answer.traces.end(), event.traces.begin(), event.traces.end());
     for (const TokenLogprob& logprob : event.logprobs) {
       answer.logprob_bits.push_back(std::bit_cast<uint32_t>(logprob.logprob));
     }

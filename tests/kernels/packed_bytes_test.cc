@@ -112,7 +112,7 @@ TEST(PackedBytesTest, AreThoseOfThisVersionOnEveryInstructionSet) {
   }
 }
 
-static_assert(kPackedCacheVersion == 1, "the sums above are those of version 1");
+static_assert(kPackedCacheVersion == 2, "the sums above are those of version 2");
 
 }  // namespace
 }  // namespace sluice::kernels

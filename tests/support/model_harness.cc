@@ -42,8 +42,8 @@ std::vector<std::vector<float>> ModelHarness::Step(const std::vector<Piece>& pie
   for (const Piece& piece : pieces) {
     const size_t rows = piece.encoder.size() + piece.tokens.size();
     SLUICE_CHECK(cache_->Reserve(piece.sequence, static_cast<int32_t>(rows)).ok());
-    const auto add = [&](int32_t token, int32_t position, bool encoder) {
-      if (!encoder) wanted.push_back(static_cast<int32_t>(tokens.size()));
+    const auto add = [&](int32_t token, int32_t position, bool encoder, bool asked_for) {
+      if (asked_for) wanted.push_back(static_cast<int32_t>(tokens.size()));
       if (model_->spec().encoder() != nullptr) in_encoder.push_back(encoder ? 1 : 0);
       tokens.push_back(token);
       positions.push_back(position);
@@ -52,9 +52,10 @@ std::vector<std::vector<float>> ModelHarness::Step(const std::vector<Piece>& pie
       routing.push_back(piece.routing);
     };
     for (size_t i = 0; i < piece.encoder.size(); ++i)
-      add(piece.encoder[i], static_cast<int32_t>(i), true);
+      add(piece.encoder[i], static_cast<int32_t>(i), true, false);
     for (size_t i = 0; i < piece.tokens.size(); ++i)
-      add(piece.tokens[i], piece.first + static_cast<int32_t>(i), false);
+      add(piece.tokens[i], piece.first + static_cast<int32_t>(i), false,
+          piece.unwanted.empty() || piece.unwanted[i] == 0);
   }
   const Batch batch{.tokens = tokens,
                     .positions = positions,

@@ -28,7 +28,8 @@ struct Piece {
   int32_t first = 0;
   RowRouting routing = {};
   bool is_prompt = true;
-  std::vector<int32_t> encoder = {};  // of an encoder-decoder, with the first piece of a sequence
+  std::vector<int32_t> encoder = {};   // of an encoder-decoder, with the first piece of a sequence
+  std::vector<uint8_t> unwanted = {};  // per token: 1 where nobody wants the logits; empty: all 0
 };
 
 class ModelHarness {
@@ -39,7 +40,7 @@ class ModelHarness {
 
   KvSequence Open() { return cache_->Open().value(); }
   void Free(KvSequence sequence) { cache_->Free(sequence); }
-  // Runs all pieces in one step; returns the logits of every row, in order.
+  // Runs all pieces in one step; returns the logits of every row that is wanted, in order.
   std::vector<std::vector<float>> Step(const std::vector<Piece>& pieces,
                                        ForwardObserver* observer = nullptr);
   // One sequence in steps of at most `chunk` rows, opened and freed here.

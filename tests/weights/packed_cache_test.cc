@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "engine/weights/checksum.h"
 #include "engine/weights/packed_cache_format.h"
 #include "tests/weights/file_fixture.h"
@@ -98,7 +99,9 @@ TEST_F(PackedCacheTest, RefusesAnotherVersionAndAnotherFile) {
   std::string bytes = Bytes();
   ++bytes[offsetof(PackedCacheHeader, version)];
   Write(kName, bytes);
-  EXPECT_EQ(ReadAll(), absl::FailedPreconditionError("has version 2; this server reads version 1"));
+  EXPECT_EQ(ReadAll(), absl::FailedPreconditionError(
+                           absl::StrCat("has version ", kPackedCacheVersion + 1,
+                                        "; this server reads version ", kPackedCacheVersion)));
   Write(kName, std::string(10000, 'x'));
   EXPECT_TRUE(absl::IsDataLoss(ReadAll()));
 }
