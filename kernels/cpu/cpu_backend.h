@@ -54,6 +54,13 @@ struct BlockRange {
   const void* next = nullptr;  // GemmTile::next, once all rows are done
 };
 
+// Slices [first, last) of an expert. Accumulate: those before them are in the partial results.
+struct MoeSlices {
+  int32_t first = 0;
+  int32_t last = 0;
+  bool accumulate = false;
+};
+
 // Rows [first_row, last_row) of one sequence and one KV head.
 struct AttendUnit {
   int32_t first_row = 0;
@@ -231,10 +238,11 @@ class CpuBackend final : public Backend {
 
   void ReserveExperts(const PackedExperts& experts);
   void RunMoeTask(const MoeFfnArgs& args, const MoePlan& plan, int64_t task, int worker);
-  void RunMoeSlice(const MoeFfnArgs& args,
-                   const MoeRows& rows,
-                   int32_t slice_index,
-                   bool accumulate) const;
+  void RunMoeSlices(const MoeFfnArgs& args, const MoeRows& rows, const MoeSlices& slices) const;
+  void RunMoeHidden(const MoeFfnArgs& args,
+                    const MoeRows& rows,
+                    const PackedExperts::Slice& slice) const;
+  void RunMoeDown(const PackedExperts& experts, const MoeRows& rows, const MoeSlices& slices) const;
   void RunMoeUp(const MoeFfnArgs& args,
                 const MoeRows& rows,
                 const PackedExperts::Slice& slice,

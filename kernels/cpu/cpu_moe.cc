@@ -12,6 +12,11 @@ namespace sluice::kernels::cpu {
 
 // Rows of one expert that a task computes together.
 constexpr int64_t kMoeRows = 128;
+// Slices whose second products are added up in a block that stays in the cache. One slice is a
+// short product: its outputs, stored far apart, would cost as much as itself.
+constexpr int32_t kMoeSlices = 4;
+// With fewer rows weights are what costs, and those of one slice lie in one piece.
+constexpr int32_t kMinRowsOfSums = 24;
 // Up to this many (assignment, slice) pairs every slice is a task with its own partial result.
 constexpr int64_t kMaxSlicePartials = 512;
 
@@ -27,15 +32,19 @@ struct MoePlan {
   int64_t partials = 1;  // per assignment: 1, or slices_per_expert
 };
 
-// The rows of one task.
+// The rows of one task, and the slice that is computed.
 struct MoeRows {
   int32_t expert = 0;
   int64_t first_hidden = 0;  // of the slice
   GemmInput input;           // [rows, dim]
-  char* hidden = nullptr;    // [rows, slice_hidden padded], as the second product reads them
-  // int8, int4: the same before rounding, whose scale needs the whole slice, and the scales.
+  // [kMoeSlices, kMoeRows, slice_hidden padded], as the second product reads them: all of them, or
+  // from the slice on.
+  char* hidden = nullptr;
+  // int8, int4: those of the slice before rounding, whose scale needs the whole slice, and the
+  // scales [kMoeSlices, kMoeRows].
   float* values = nullptr;
   float* hidden_scales = nullptr;
+  float* sums = nullptr;  // [kMoeRows, 64]
   int8_t* expanded = nullptr;
   TensorView partial;  // rows by assignment
   RowSet assignments;
@@ -110,12 +119,16 @@ int64_t HiddenStride(const PackedExperts& experts) {
   return RoundUp(experts.slice_hidden, kBlockColumns);
 }
 
-// Per worker: the gathered input rows, then the hidden rows, of at most four bytes an element; then
-// what integers need beside them: hidden values and two scales of every row.
+// Of one slice.
+int64_t HiddenElements(const PackedExperts& experts) { return kMoeRows * HiddenStride(experts); }
+
+// Per worker: sums, the gathered input rows, the hidden rows, of at most four bytes an element;
+// then what integers need beside them: hidden values and the scales of both.
 int64_t WorkerBytes(const PackedExperts& experts) {
-  const int64_t hidden = kMoeRows * HiddenStride(experts);
+  const int64_t hidden = HiddenElements(experts);
   const bool scaled = IsInteger(experts.format);
-  return 4 * (InputElements(experts) + hidden + (scaled ? hidden + 2 * kMoeRows : 0));
+  return 4 * (kMoeRows * kBlockColumns + InputElements(experts) + kMoeSlices * hidden +
+              (scaled ? hidden + (kMoeSlices + 1) * kMoeRows : 0));
 }
 
 }  // namespace
@@ -194,13 +207,10 @@ void CpuBackend::RunMoeUp(const MoeFfnArgs& args,
   }
 }
 
-void CpuBackend::RunMoeSlice(const MoeFfnArgs& args,
-                             const MoeRows& all_rows,
-                             int32_t slice_index,
-                             bool accumulate) const {
-  MoeRows rows = all_rows;
-  rows.first_hidden = slice_index * args.experts->slice_hidden;
-  const PackedExperts::Slice& slice = args.experts->At(rows.expert, slice_index);
+// The hidden values of one slice.
+void CpuBackend::RunMoeHidden(const MoeFfnArgs& args,
+                              const MoeRows& rows,
+                              const PackedExperts::Slice& slice) const {
   for (int64_t column = 0; column < slice.w1.n; column += kBlockColumns) {
     RunMoeUp(args, rows, slice, column);
   }
@@ -209,16 +219,59 @@ void CpuBackend::RunMoeSlice(const MoeFfnArgs& args,
     PrepareRow(rows.values + r * stride, *rows.input.family, slice.w2.k, rows.hidden + r * stride,
                rows.hidden_scales + r);
   }
+}
+
+// Second products of the slices, a block of outputs at a time: those of the first slice, then the
+// others in order added to it.
+void CpuBackend::RunMoeDown(const PackedExperts& experts,
+                            const MoeRows& rows,
+                            const MoeSlices& slices) const {
+  const int64_t stride = HiddenStride(experts);
+  const int64_t slice_bytes = HiddenElements(experts) * InputBytes(rows.input.family->input);
+  const int32_t count = rows.assignments.count;
+  const int64_t blocks = experts.At(rows.expert, slices.first).w2.n_padded / kBlockColumns;
+  const bool one = slices.last == slices.first + 1;
   GemmOutput output;
-  output.out = rows.partial;
-  output.rows = rows.assignments;
-  output.accumulate = accumulate;
-  const GemmInput hidden{rows.hidden, stride, rows.hidden_scales, rows.input.family};
-  const int64_t blocks = slice.w2.n_padded / kBlockColumns;
+  output.out = one ? rows.partial : MatrixView(rows.sums, count, kBlockColumns);
+  output.rows = one ? rows.assignments : AllRows(count);
   for (int64_t block = 0; block < blocks; ++block) {
-    const void* next = block + 1 < blocks ? ValuesAt(slice.w2, block + 1) : nullptr;
-    RunBlock(hidden, slice.w2, output, {block, 0, rows.assignments.count, rows.expanded, next});
+    const int64_t column = block * kBlockColumns;
+    const auto bytes =
+        static_cast<size_t>(std::min(kBlockColumns, experts.dim - column)) * sizeof(float);
+    for (int32_t r = 0; r < count && !one && slices.accumulate; ++r) {
+      std::memcpy(output.out.Row(r), rows.partial.Row(rows.assignments[r]) + column, bytes);
+    }
+    output.first_column = one ? 0 : column;
+    for (int32_t s = slices.first; s < slices.last; ++s) {
+      const PackedMatrix& weight = experts.At(rows.expert, s).w2;
+      const int64_t at = s - slices.first;
+      float* scales = rows.hidden_scales == nullptr ? nullptr : rows.hidden_scales + at * kMoeRows;
+      const GemmInput hidden{rows.hidden + at * slice_bytes, stride, scales, rows.input.family};
+      const bool last = s + 1 == slices.last;
+      const int64_t next_block = block + (last ? 1 : 0);
+      const PackedMatrix& next_weight = experts.At(rows.expert, last ? slices.first : s + 1).w2;
+      const void* next = next_block == blocks ? nullptr : ValuesAt(next_weight, next_block);
+      output.accumulate = slices.accumulate || s > slices.first;
+      RunBlock(hidden, weight, output, {block, 0, count, rows.expanded, next});
+    }
+    for (int32_t r = 0; r < count && !one; ++r) {
+      std::memcpy(rows.partial.Row(rows.assignments[r]) + column, output.out.Row(r), bytes);
+    }
   }
+}
+
+void CpuBackend::RunMoeSlices(const MoeFfnArgs& args,
+                              const MoeRows& all_rows,
+                              const MoeSlices& slices) const {
+  const PackedExperts& experts = *args.experts;
+  MoeRows rows = all_rows;
+  for (int32_t s = slices.first; s < slices.last; ++s) {
+    rows.first_hidden = s * experts.slice_hidden;
+    RunMoeHidden(args, rows, experts.At(rows.expert, s));
+    rows.hidden += HiddenElements(experts) * InputBytes(rows.input.family->input);
+    if (rows.hidden_scales != nullptr) rows.hidden_scales += kMoeRows;
+  }
+  RunMoeDown(experts, all_rows, slices);
 }
 
 void CpuBackend::RunMoeTask(const MoeFfnArgs& args, const MoePlan& plan, int64_t task, int worker) {
@@ -232,16 +285,18 @@ void CpuBackend::RunMoeTask(const MoeFfnArgs& args, const MoePlan& plan, int64_t
   const int32_t end = plan.first[rows.expert + 1];
   const int32_t last = by_slice ? end : std::min(end, begin + run);
   char* memory = worker_[static_cast<size_t>(worker)].Get<char>(WorkerBytes(experts));
+  rows.sums = static_cast<float*>(static_cast<void*>(memory));
+  memory += kMoeRows * kBlockColumns * sizeof(float);
   rows.hidden = memory + 4 * InputElements(experts);
   const PackedMatrix& shape = experts.At(rows.expert, 0).w1;
   const GemmFamily& family = Family(experts.format, last - begin);
   const int64_t row_bytes = shape.k_padded * InputBytes(family.input);
   float* input_scales = nullptr;
   if (IsInteger(experts.format)) {
-    const int64_t hidden = kMoeRows * HiddenStride(experts);
-    rows.values = static_cast<float*>(static_cast<void*>(rows.hidden + 4 * hidden));
+    const int64_t hidden = HiddenElements(experts);
+    rows.values = static_cast<float*>(static_cast<void*>(rows.hidden + 4 * kMoeSlices * hidden));
     rows.hidden_scales = rows.values + hidden;
-    input_scales = rows.hidden_scales + kMoeRows;
+    input_scales = rows.hidden_scales + kMoeSlices * kMoeRows;
   }
   rows.expanded = Expanded(worker);
   rows.input = {memory, shape.k_padded, input_scales, &family};
@@ -258,8 +313,9 @@ void CpuBackend::RunMoeTask(const MoeFfnArgs& args, const MoePlan& plan, int64_t
     rows.partial = {partial, DType::kF32, assignments, experts.dim, plan.partials * experts.dim};
     const int32_t first_slice = by_slice ? part : 0;
     const int32_t last_slice = by_slice ? part + 1 : experts.slices_per_expert;
-    for (int32_t s = first_slice; s < last_slice; ++s) {
-      RunMoeSlice(args, rows, s, /*accumulate=*/s > first_slice);
+    const int32_t together = count < kMinRowsOfSums ? 1 : kMoeSlices;
+    for (int32_t s = first_slice; s < last_slice; s += together) {
+      RunMoeSlices(args, rows, {s, std::min(s + together, last_slice), s > first_slice});
     }
   }
   if (family.end != nullptr) family.end();

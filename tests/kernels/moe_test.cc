@@ -29,6 +29,9 @@ class MoeTest : public BackendTest {
     }
     return experts;
   }
+  void ExpectSameBitsInAnyBatch(const MoeShape& shape,
+                                WeightFormat format,
+                                const std::vector<int32_t>& counts);
 };
 
 // Ids in [0, experts], where `experts` is the null expert.
@@ -124,32 +127,43 @@ TEST_P(MoeTest, BiasesAndTheClampMatchReference) {
   }
 }
 
+// The first `counts.back()` rows alone, then together with the others.
+void MoeTest::ExpectSameBitsInAnyBatch(const MoeShape& shape,
+                                       WeightFormat format,
+                                       const std::vector<int32_t>& counts) {
+  const int32_t all = counts.back();
+  const PackedExperts experts = PackAll(*backend_, shape, format);
+  const Choice choice = Choose(shape, all, 11);
+  Matrix x = RandomMatrix(all, shape.dim, 12);
+  Matrix alone(all, shape.dim);
+  MoeFfnArgs args = ArgsFor(x, alone, experts, shape);
+  for (int32_t row = 0; row < all; ++row) {
+    args.x_rows = args.out_rows = {&row, 1, nullptr};
+    args.expert_ids = &choice.ids[static_cast<size_t>(row * shape.top_k)];
+    args.weights = &choice.weights[static_cast<size_t>(row * shape.top_k)];
+    RunMoe(*backend_, args);
+  }
+  args.expert_ids = choice.ids.data();
+  args.weights = choice.weights.data();
+  for (const int32_t rows : counts) {
+    Matrix together(all, shape.dim);
+    args.out = together.View();
+    args.x_rows = args.out_rows = AllRows(rows);
+    RunMoe(*backend_, args);
+    ASSERT_EQ(0, std::memcmp(alone.values.data(), together.values.data(),
+                             static_cast<size_t>(rows * shape.dim) * sizeof(float)))
+        << Name(format) << " " << rows << " rows, hidden " << shape.hidden;
+  }
+}
+
 TEST_P(MoeTest, BitsOfARowDoNotDependOnTheBatch) {
+  // Enough rows for the regime with one partial result per assignment.
   const MoeShape shape{.experts = 4, .dim = 70, .hidden = 520, .top_k = 2};
-  constexpr int32_t kRows = 300;  // enough for the regime with one partial result per assignment
+  // More slices than are added up at a time, experts of few rows and of many.
+  const MoeShape sliced{.experts = 4, .dim = 70, .hidden = 1300, .top_k = 1};
   for (WeightFormat format : Formats()) {
-    const PackedExperts experts = PackAll(*backend_, shape, format);
-    const Choice choice = Choose(shape, kRows, 11);
-    Matrix x = RandomMatrix(kRows, shape.dim, 12);
-    Matrix alone(kRows, shape.dim);
-    MoeFfnArgs args = ArgsFor(x, alone, experts, shape);
-    for (int32_t row = 0; row < kRows; ++row) {
-      args.x_rows = args.out_rows = {&row, 1, nullptr};
-      args.expert_ids = &choice.ids[static_cast<size_t>(row * 2)];
-      args.weights = &choice.weights[static_cast<size_t>(row * 2)];
-      RunMoe(*backend_, args);
-    }
-    args.expert_ids = choice.ids.data();
-    args.weights = choice.weights.data();
-    for (int32_t rows : {2, 17, 85, 86, 129, 300}) {
-      Matrix together(kRows, shape.dim);
-      args.out = together.View();
-      args.x_rows = args.out_rows = AllRows(rows);
-      RunMoe(*backend_, args);
-      ASSERT_EQ(0, std::memcmp(alone.values.data(), together.values.data(),
-                               static_cast<size_t>(rows * shape.dim) * sizeof(float)))
-          << Name(format) << " " << rows;
-    }
+    ExpectSameBitsInAnyBatch(shape, format, {2, 17, 85, 86, 129, 300});
+    ExpectSameBitsInAnyBatch(sliced, format, {88, 130});
   }
 }
 
