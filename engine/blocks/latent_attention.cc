@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/blocks/kv_rows.h"
 #include "engine/status_macros.h"
 
 namespace sluice {
@@ -64,24 +65,36 @@ void LatentAttention::Forward(const BlockInput& input, ForwardContext& context) 
   const int32_t count = input.rows.count();
   const int64_t heads = spec_.num_heads;
   Workspace::Scope scope(context.workspace);
-  const TensorView down = context.workspace.TakeMatrix(count, down_.n);
-  context.backend.Linear({.x = input.normed,
-                          .x_rows = AllRows(count),
+  const Rows& stored = input.keys != nullptr ? input.keys->rows : input.rows;
+  const RowSet all = AllRows(stored.count());
+  TensorView down = context.workspace.TakeMatrix(stored.count(), down_.n);
+  context.backend.Linear({.x = input.keys != nullptr ? input.keys->normed : input.normed,
+                          .x_rows = all,
                           .weight = &down_,
                           .bias = down_bias_.data(),
                           .out = down,
-                          .out_rows = AllRows(count)});
+                          .out_rows = all});
   const TensorView key = down.Columns(rank(), key_dim());
   const TensorView latent = key.Columns(spec_.rope_dim, spec_.latent_dim);
-  kv_norm_->Apply(latent, latent, count, 0, context.backend);
-  Rotate(key, 1, input.rows, context);
-  const TensorView query = Queries(input, down, context);
-
+  kv_norm_->Apply(latent, latent, stored.count(), 0, context.backend);
+  Rotate(key, 1, stored, context);
   const kernels::KvLayerView kv =
       context.cache.LayerView(input.kv.kv_class, input.kv.layer_in_class);
-  const kernels::KvRows& rows =
-      context.placements.Place(input.kv.kv_class, context.batch, input.rows.origin, context.cache);
-  context.backend.AppendKv({.kv = kv, .rows = rows, .key = key, .value = {}});
+  const kernels::KvRows& places =
+      context.placements.Place(input.kv.kv_class, context.batch, stored.origin, context.cache);
+  context.backend.AppendKv({.kv = kv, .rows = places, .key = key, .value = {}});
+  context.stats.AddFlops(stored.origin, KeyFlopsPerRow(false));
+  context.stats.AddWeightBytes(down_.bytes());
+  if (count == 0) return;
+
+  kernels::KvRows rows = places;
+  if (input.keys != nullptr) {
+    rows = PartOf(places, input.keys->running, context.workspace);
+    const TensorView all_down = down;
+    down = context.workspace.TakeMatrix(count, rank());
+    if (rank() > 0) context.backend.Gather(all_down.Columns(0, rank()), input.keys->running, down);
+  }
+  const TensorView query = Queries(input, down, context);
   const TensorView attended = context.workspace.TakeMatrix(count, heads * spec_.latent_dim);
   context.backend.PagedAttention({.kv = kv,
                                   .rows = rows,
@@ -103,8 +116,8 @@ void LatentAttention::Forward(const BlockInput& input, ForwardContext& context) 
                           .out = input.out,
                           .out_rows = AllRows(count),
                           .accumulate = input.accumulate});
-  context.stats.AddFlops(input.rows.origin, FlopsPerRow(false));
-  context.stats.AddWeightBytes(WeightBytes());
+  context.stats.AddFlops(input.rows.origin, FlopsPerRow(false) - KeyFlopsPerRow(false));
+  context.stats.AddWeightBytes(WeightBytes() - down_.bytes());
 }
 
 TensorView LatentAttention::Queries(const BlockInput& input,
@@ -170,7 +183,9 @@ void LatentAttention::MapHeads(const std::vector<PackedMatrix>& matrices,
 int64_t LatentAttention::WorkspaceBytes(int32_t max_rows) const {
   const int64_t rows = max_rows;
   const int64_t heads = rows * spec_.num_heads;
-  return Workspace::BytesFor(rows * down_.n) + Workspace::BytesFor(rows * q_.n) +
+  // With keys of more rows: the queries' part of the first projection apart, and their places.
+  const int64_t apart = Workspace::BytesFor(rows * rank()) + 4 * Workspace::BytesFor(rows);
+  return apart + Workspace::BytesFor(rows * down_.n) + Workspace::BytesFor(rows * q_.n) +
          Workspace::BytesFor(heads * key_dim()) + Workspace::BytesFor(heads * spec_.latent_dim) +
          Workspace::BytesFor(heads * spec_.value_dim) + 2 * Workspace::BytesFor(heads);
 }
@@ -179,6 +194,11 @@ double LatentAttention::FlopsPerRow(bool /*dense*/) const {
   const int64_t absorbed =
       int64_t{spec_.num_heads} * spec_.latent_dim * (spec_.nope_dim + spec_.value_dim);
   return 2.0 * static_cast<double>(down_.n * down_.k + q_.n * q_.k + o_.n * o_.k + absorbed);
+}
+
+// The first projection: what queries take of it is made with it.
+double LatentAttention::KeyFlopsPerRow(bool /*dense*/) const {
+  return 2.0 * static_cast<double>(down_.n * down_.k);
 }
 
 double LatentAttention::FlopsPerSlot() const {

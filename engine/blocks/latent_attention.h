@@ -27,6 +27,7 @@ class LatentAttention final : public Block {
   int64_t WorkspaceBytes(int32_t max_rows) const override;
   double FlopsPerRow(bool dense) const override;
   double FlopsPerSlot() const override;
+  double KeyFlopsPerRow(bool dense) const override;
   int64_t WeightBytes() const override;
 
  private:
@@ -34,7 +35,7 @@ class LatentAttention final : public Block {
   int64_t rank() const { return spec_.q_down.has_value() ? spec_.q_down->out : 0; }
 
   absl::Status LoadHeads(WeightLoader& loader);
-  // `down`: what the first projection made, [count, rank() + key_dim()].
+  // `down`: what the first projection made of these rows, their first rank() columns at least.
   kernels::TensorView Queries(const BlockInput& input,
                               kernels::TensorView down,
                               ForwardContext& context) const;

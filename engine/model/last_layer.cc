@@ -15,6 +15,7 @@ bool RowsAreIndependent(const ProjectionSpec& projection) {
 }
 
 bool StoresKeysOfOtherRows(const BlockSpec& block) {
+  if (std::holds_alternative<LatentAttentionSpec>(block)) return true;
   const auto* attention = std::get_if<AttentionSpec>(&block);
   return attention != nullptr && attention->kv_source == KvSource::kSelf &&
          attention->mask == MaskKind::kCausal && !attention->q.experts.has_value() &&

@@ -90,16 +90,20 @@ void ExpectEqualBits(const ModelSpec& spec, uint32_t seed, const HarnessOptions&
 }
 
 TEST_P(LastLayerLaws, RowsThatNobodyWantsChangeNoBit) {
-  int skipping = 0, skipping_routed = 0;
+  int skipping = 0, skipping_routed = 0, skipping_latent = 0;
   for (uint32_t seed = 0; seed < kNumRandomSpecs / 3; ++seed) {
     const ModelSpec spec = RandomSpec(seed);
     ExpectEqualBits(spec, seed, GetParam().options);
     if (!LastLayerCanSkip(spec)) continue;
     ++skipping;
-    skipping_routed += spec.decoder().groups.back().layers.back().depth.has_value() ? 1 : 0;
+    const LayerSpec& last = spec.decoder().groups.back().layers.back();
+    skipping_routed += last.depth.has_value() ? 1 : 0;
+    skipping_latent +=
+        std::holds_alternative<LatentAttentionSpec>(last.sublayers.front().block) ? 1 : 0;
   }
   EXPECT_GT(skipping, static_cast<int>(kNumRandomSpecs) / 20);
   EXPECT_GT(skipping_routed, static_cast<int>(kNumRandomSpecs) / 100);
+  EXPECT_GT(skipping_latent, static_cast<int>(kNumRandomSpecs) / 100);
 }
 
 TEST_P(LastLayerLaws, NorInALayerThatIsRouted) {
@@ -186,8 +190,11 @@ TEST(LastLayerTest, WhoCan) {
   }));
   EXPECT_FALSE(
       changed([](ModelSpec&, LayerSpec& last) { last.sublayers[1].block = MixtureFfnSpec{}; }));
-  EXPECT_FALSE(changed(
+  EXPECT_TRUE(changed(
       [](ModelSpec&, LayerSpec& last) { last.sublayers[0].block = LatentAttentionSpec{}; }));
+  EXPECT_FALSE(changed([](ModelSpec&, LayerSpec& last) {  // Mixture-of-Attention
+    std::get<AttentionSpec>(last.sublayers[0].block).q.experts.emplace();
+  }));
   EXPECT_FALSE(
       changed([](ModelSpec&, LayerSpec& last) {  // keys of the second are made of the first
         last.sublayers[1] = last.sublayers[0];
