@@ -187,7 +187,7 @@ void Engine::SetPaused(RequestId id, bool paused) {
 bool Engine::Step() {
   const absl::Duration start = clock_.Now();
   StepPlan plan = scheduler_.Schedule(
-      start, {.flops = budget_.PrefillFlops(), .flops_per_row = RowFlops(0, {})});
+      start, {.flops = budget_.PrefillFlops(), .flops_per_row = RowFlops(0, false, {})});
   for (const RequestId id : plan.expired) {
     metrics_.CountCancellation("deadline");
     FinishRequest(id, FinishReason::kError,
@@ -239,8 +239,9 @@ bool Engine::Step() {
                     .duration = duration});
   budget_.Observe(step_cost_);
   for (const PlannedRows& rows : plan.rows) {
+    ActiveRequest& request = Active(rows.account);
     rows.sequence->flops_per_row =
-        RowFlops(rows.first + rows.count, Active(rows.account).usage().compute);
+        RowFlops(rows.first + rows.count, request.wants_prompt_logprobs(), request.usage().compute);
     runner_->Commit(*rows.sequence->kv);
   }
   std::vector<std::unique_ptr<Sequence>> finished = scheduler_.Commit(result);
@@ -269,8 +270,8 @@ void Engine::FinishRequest(RequestId id, FinishReason reason, absl::Status error
 }
 
 // Expected of a row of a request that has used so much.
-double Engine::RowFlops(int32_t position, const ComputeUsage& usage) const {
-  const double dense = runner_->DenseFlops(position, /*with_logits=*/false, /*in_encoder=*/false);
+double Engine::RowFlops(int32_t position, bool with_logits, const ComputeUsage& usage) const {
+  const double dense = runner_->DenseFlops(position, with_logits, /*in_encoder=*/false);
   return std::max(1.0, dense * budget_.ExpectedShare(usage));
 }
 

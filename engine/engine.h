@@ -96,7 +96,7 @@ class Engine {
                    StepResult& result);
   void FinishRequest(RequestId id, FinishReason reason, absl::Status error);
   void PublishGauges();
-  double RowFlops(int32_t position, const ComputeUsage& usage) const;
+  double RowFlops(int32_t position, bool with_logits, const ComputeUsage& usage) const;
   std::vector<RequestId> ActiveIds() const;
   ActiveRequest& Active(RequestId id) { return *active_.at(id); }
 

@@ -43,6 +43,7 @@ struct ExpertLayerMetrics {
   std::vector<uint64_t> tokens;  // rows per expert, cumulative
   // Over the last `window_rows` routed rows: load / fair share statistics (1.0 = fair).
   double max_over_mean = 0.0, cv = 0.0, normalized_entropy = 0.0, jain_index = 0.0;
+  // Without a row in the window; 0 until its choices are so many that this is hardly chance.
   int32_t dead_experts = 0;
   uint64_t dropped = 0;  // choices that the experts' capacity refused, cumulative
   uint64_t window_rows = 0;

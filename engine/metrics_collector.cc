@@ -197,11 +197,9 @@ void MetricsCollector::Balance(const ExpertWindow& window, ExpertLayerMetrics* m
     metrics->dead_experts += load == 0 ? 1 : 0;
   }
   metrics->window_tokens = std::move(loads);
-  if (sum == 0.0) {
-    metrics->dead_experts = 0;  // nothing was routed: nobody is dead
-    return;
-  }
   const double mean = sum / count;
+  if (mean < kChoicesOfAFairExpert) metrics->dead_experts = 0;
+  if (sum == 0.0) return;
   metrics->max_over_mean = largest / mean;
   metrics->cv = std::sqrt(std::max(0.0, squares / count - mean * mean)) / mean;
   metrics->jain_index = sum * sum / (count * squares);

@@ -58,6 +58,9 @@ class MetricsCollector {
  private:
   static constexpr int kWindowSeconds = 60;
   static constexpr uint64_t kExpertWindowRows = 4096;
+  // With so many choices for each expert of a fair router chance leaves one in three thousand
+  // without any: exp(-8).
+  static constexpr double kChoicesOfAFairExpert = 8.0;
 
   // Rows offered and skipped per second, for the last minute.
   struct Window {

@@ -119,14 +119,18 @@ struct TokenTrace {
 
 // Work done for one request, counted where it happens.
 struct ComputeUsage {
-  int64_t executed_token_layers = 0;  // rows x routed layers taken
-  int64_t skipped_token_layers = 0;   // rows x routed layers not taken
-  int64_t all_token_layers = 0;       // rows x all layer instances
+  // Rows x routed layers taken: as routers decided, in the last layer too, where rows whose logits
+  // nobody wants end with keys and values.
+  int64_t executed_token_layers = 0;
+  int64_t skipped_token_layers = 0;  // rows x routed layers not taken
+  int64_t all_token_layers = 0;      // rows x all layer instances
   int64_t rows = 0;
   int64_t distinct_experts = 0;  // (layer instance, expert) pairs touched
   int64_t dropped_experts = 0;   // choices that their experts' capacity refused
   double flops = 0.0;
-  double dense_flops = 0.0;  // the same rows with every layer and every routed row taken
+  // The same rows with every layer, every routed row and every expert taken; rows whose logits
+  // nobody wants up to the last layer's keys and values.
+  double dense_flops = 0.0;
 };
 
 struct Usage {

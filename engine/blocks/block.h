@@ -68,7 +68,8 @@ class Block {
   virtual double FlopsPerRow(bool dense) const = 0;
   // FLOPs of one row per visible cache slot (attention only).
   virtual double FlopsPerSlot() const { return 0.0; }
-  // The part of FlopsPerRow that makes keys and values.
+  // The part of FlopsPerRow that rows cost of which only keys and values are wanted (KeyRows); 0 of
+  // blocks that do not take them.
   virtual double KeyFlopsPerRow(bool /*dense*/) const { return 0.0; }
   // Bytes of the weights every execution reads.
   virtual int64_t WeightBytes() const = 0;

@@ -62,14 +62,4 @@ kernels::RowSet WantedOf(const Rows& rows, ForwardContext& context) {
   return {index, count, nullptr};
 }
 
-Selection PartOf(const Selection& all, const kernels::RowSet& part, ForwardContext& context) {
-  int32_t* rows = context.workspace.Take<int32_t>(part.count);
-  float* scores = all.scores == nullptr ? nullptr : context.workspace.Take<float>(part.count);
-  for (int32_t i = 0; i < part.count; ++i) {
-    rows[i] = all.rows[part[i]];
-    if (scores != nullptr) scores[i] = all.scores[part[i]];
-  }
-  return {.rows = {rows, part.count, nullptr}, .scores = scores, .gate = all.gate};
-}
-
 }  // namespace sluice

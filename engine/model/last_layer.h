@@ -5,7 +5,6 @@
 
 #include "engine/blocks/forward_context.h"
 #include "engine/model/model_spec.h"
-#include "engine/model/rows.h"
 
 namespace sluice {
 
@@ -16,8 +15,5 @@ bool LastLayerCanSkip(const ModelSpec& spec);
 
 // The rows whose logits are wanted, as indices into `rows`, from the arena. Ascending origins.
 kernels::RowSet WantedOf(const Rows& rows, ForwardContext& context);
-
-// What stays of a selection, from the arena: its rows `part` (indices into it), with their scores.
-Selection PartOf(const Selection& all, const kernels::RowSet& part, ForwardContext& context);
 
 }  // namespace sluice

@@ -114,7 +114,7 @@ void Model::RunGroup(Group& group,
       Execution at{step,          first + layer.index_in_group,
                    pass.second(), pass.stored(),
                    course.taken,  course.encoded};
-      // An observer sees every row of every layer.
+      // An observer sees every row of every layer; DenseFlops does not count that.
       at.wanted_only = layer.can_skip && step + 1 == group.repeat.times &&
                        context.observer == nullptr &&
                        context.batch.wanted.size() < context.batch.tokens.size();
@@ -231,6 +231,8 @@ void Model::RunSublayers(Layer& layer,
   }
 }
 
+// Such rows still count as executed where a router took them: what it decides of a text does not
+// depend on who reads the result. Their FLOPs are those of keys and values.
 void Model::RunWanted(Layer& layer,
                       std::pair<size_t, size_t> part,
                       const Execution& at,
@@ -244,7 +246,7 @@ void Model::RunWanted(Layer& layer,
   KeyRows keys;
   if (at.keys != nullptr) {
     keys = *at.keys;
-    keys.running = PartOf({.rows = at.keys->running}, wanted, context).rows;
+    keys.running = Compose(at.keys->running, wanted, context);
     of_wanted.keys = &keys;
   } else if (!layer.sublayers[part.first].kv.empty()) {
     keys = {rows, Normed(layer.sublayers[part.first], rows.x, context), wanted};
@@ -252,7 +254,7 @@ void Model::RunWanted(Layer& layer,
   }
   Selection chosen;
   if (at.chosen != nullptr) {
-    chosen = PartOf(*at.chosen, wanted, context);
+    chosen = Narrow(*at.chosen, wanted, context);
     of_wanted.chosen = &chosen;
   }
   RunSublayers(layer, part, of_wanted, packed, context);

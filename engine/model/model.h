@@ -100,7 +100,7 @@ class Model {
     const StoredRows* stored = nullptr;
     uint8_t* taken = nullptr;           // per row of the batch: took the last depth-routed layer
     const Rows* encoded = nullptr;      // the encoder's last rows of this step
-    const KeyRows* keys = nullptr;      // of a routed layer that skips no key
+    const KeyRows* keys = nullptr;      // where more rows leave keys than run
     const Selection* chosen = nullptr;  // of a routed layer: the rows it was given
     bool wanted_only = false;           // rows whose logits nobody wants end with keys and values
   };

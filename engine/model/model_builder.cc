@@ -142,7 +142,7 @@ class ModelBuilder {
       group.layers.push_back(std::move(layer));
     }
     model_->weight_bytes_ += group.recurrence.WeightBytes();
-    cost_->flops_per_row += group.recurrence.FlopsPerRow() * spec.repeat.times;
+    cost_->flops_per_row += group.recurrence.FlopsPerRow();
     recurrence_workspace_ =
         std::max(recurrence_workspace_, group.recurrence.WorkspaceBytes(options_.max_rows));
     groups.push_back(std::move(group));

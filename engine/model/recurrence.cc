@@ -66,8 +66,10 @@ int64_t Recurrence::WorkspaceBytes(int32_t max_rows) const {
 }
 
 double Recurrence::FlopsPerRow() const {
-  return 2.0 * static_cast<double>(injection_.n * injection_.k + gate_hidden_.n * gate_hidden_.k +
-                                   gate_out_.n * gate_out_.k + exit_.n * exit_.k);
+  const int64_t repeated = injection_.n * injection_.k + gate_hidden_.n * gate_hidden_.k +
+                           gate_out_.n * gate_out_.k + exit_.n * exit_.k;
+  return 2.0 * static_cast<double>(repeated) * spec_.times +
+         (depth_router_.has_value() ? depth_router_->FlopsPerRow() : 0.0);
 }
 
 int64_t Recurrence::WeightBytes() const {

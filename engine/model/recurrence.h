@@ -28,7 +28,7 @@ class Recurrence {
                                          WeightLoader& loader);
 
   int64_t WorkspaceBytes(int32_t max_rows) const;
-  double FlopsPerRow() const;  // of one repeat
+  double FlopsPerRow() const;  // of all repeats
   int64_t WeightBytes() const;
 
   // The rows of one step going through the group: `rows` in, and their results in place after

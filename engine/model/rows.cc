@@ -2,13 +2,28 @@
 
 namespace sluice {
 
+kernels::RowSet Compose(const kernels::RowSet& all,
+                        const kernels::RowSet& part,
+                        ForwardContext& context) {
+  int32_t* rows = context.workspace.Take<int32_t>(part.count);
+  for (int32_t i = 0; i < part.count; ++i) rows[i] = all[part[i]];
+  return {rows, part.count, nullptr};
+}
+
+Selection Narrow(const Selection& all, const kernels::RowSet& part, ForwardContext& context) {
+  Selection out{.rows = Compose(all.rows, part, context), .gate = all.gate};
+  if (all.scores == nullptr) return out;
+  out.scores = context.workspace.Take<float>(part.count);
+  for (int32_t i = 0; i < part.count; ++i) out.scores[i] = all.scores[part[i]];
+  return out;
+}
+
 Rows Pack(const Rows& rows, const Selection& chosen, ForwardContext& context) {
   const int32_t count = chosen.rows.count;
-  int32_t* origin = context.workspace.Take<int32_t>(count);
-  for (int32_t i = 0; i < count; ++i) origin[i] = rows.origin[chosen.rows[i]];
+  const kernels::RowSet origin = Compose(rows.origin, chosen.rows, context);
   const kernels::TensorView x = context.workspace.TakeMatrix(count, rows.x.cols);
   if (count > 0) context.backend.Gather(rows.x, chosen.rows, x);
-  return {x, {origin, count, nullptr}};
+  return {x, origin};
 }
 
 void Replace(kernels::TensorView y,

@@ -1,4 +1,5 @@
-// Pack and Unpack: the only places, with Recurrence, that know that rows can be missing.
+// Packed rows and selections of them. This, Recurrence and the last layer (last_layer.h) are the
+// only places that know that rows can be missing.
 #pragma once
 
 #include "engine/blocks/forward_context.h"
@@ -14,6 +15,12 @@ struct Selection {
   GateFunction gate = GateFunction::kSigmoid;  // of the scores
   bool empty() const { return rows.count == 0; }
 };
+
+// all[part[i]], and a selection with only its rows `part`, in the arena.
+kernels::RowSet Compose(const kernels::RowSet& all,
+                        const kernels::RowSet& part,
+                        ForwardContext& context);
+Selection Narrow(const Selection& all, const kernels::RowSet& part, ForwardContext& context);
 
 // Copies the selected rows to the arena; the rows that stay are never touched.
 Rows Pack(const Rows& rows, const Selection& chosen, ForwardContext& context);

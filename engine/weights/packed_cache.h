@@ -22,9 +22,9 @@
 namespace sluice {
 
 // Raise it whenever the format of the file changes, the loader reads other values from the same
-// weights, or a backend packs them into other bytes (only that tests/kernels/packed_bytes_test.cc
-// notices). Files of other releases are refused
-// anyway, by the server's version (engine/packed_model.cc).
+// weights or joins other matrices, or a backend packs them into other bytes (only that
+// tests/kernels/packed_bytes_test.cc notices). Files of other releases are refused anyway, by the
+// server's version (engine/packed_model.cc).
 inline constexpr uint32_t kPackedCacheVersion = 2;
 
 // One thing that decides the packed bytes: {"weights", "int8"}.

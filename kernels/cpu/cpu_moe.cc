@@ -46,7 +46,8 @@ struct MoeRows {
   float* hidden_scales = nullptr;
   float* sums = nullptr;  // [kMoeRows, 64]
   int8_t* expanded = nullptr;
-  TensorView partial;  // rows by assignment
+  const void* next = nullptr;  // what is read behind the first products of the slice
+  TensorView partial;          // rows by assignment
   RowSet assignments;
 };
 
@@ -175,7 +176,7 @@ void CpuBackend::RunMoeUp(const MoeFfnArgs& args,
     const bool last = begin + count == rows.assignments.count;
     const void* next = column + kBlockColumns < slice.w1.n
                            ? ValuesAt(slice.w1, column / kBlockColumns + 1)
-                           : slice.w2.data;
+                           : rows.next;
     GemmTile tile = TileAt(rows.input, begin, slice.w1, column);
     tile.b = w1;
     tile.next = args.experts->gated ? w3 : last ? next : w1;
@@ -267,6 +268,8 @@ void CpuBackend::RunMoeSlices(const MoeFfnArgs& args,
   MoeRows rows = all_rows;
   for (int32_t s = slices.first; s < slices.last; ++s) {
     rows.first_hidden = s * experts.slice_hidden;
+    rows.next = s + 1 < slices.last ? ValuesAt(experts.At(rows.expert, s + 1).w1, 0)
+                                    : ValuesAt(experts.At(rows.expert, slices.first).w2, 0);
     RunMoeHidden(args, rows, experts.At(rows.expert, s));
     rows.hidden += HiddenElements(experts) * InputBytes(rows.input.family->input);
     if (rows.hidden_scales != nullptr) rows.hidden_scales += kMoeRows;

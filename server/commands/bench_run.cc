@@ -38,17 +38,32 @@ Mark TakeMark(Engine& engine, const Clock& clock) {
   return mark;
 }
 
+// Rows per expert of one layer between two marks.
+std::vector<uint64_t> ExpertRows(const Mark& start, const Mark& end, size_t layer) {
+  std::vector<uint64_t> rows = end.experts[layer].tokens;
+  if (layer < start.experts.size()) {  // layers appear when they are first used
+    const std::vector<uint64_t>& before = start.experts[layer].tokens;
+    for (size_t e = 0; e < before.size(); ++e) rows[e] -= before[e];
+  }
+  return rows;
+}
+
+double FairShare(const std::vector<uint64_t>& rows) {
+  return static_cast<double>(std::accumulate(rows.begin(), rows.end(), uint64_t{0})) /
+         static_cast<double>(rows.size());
+}
+
+// The last layer runs few rows of a prompt: what its experts get may be chance. It counts where it
+// has half as many choices an expert as the others.
 void AddExpertLoads(const Mark& start, const Mark& end, BenchResult& result) {
+  double most_choices = 0.0;
+  for (size_t layer = 0; layer < end.experts.size(); ++layer)
+    most_choices = std::max(most_choices, FairShare(ExpertRows(start, end, layer)));
   for (size_t layer = 0; layer < end.experts.size(); ++layer) {
-    std::vector<uint64_t> rows = end.experts[layer].tokens;
-    if (layer < start.experts.size()) {  // layers appear when they are first used
-      const std::vector<uint64_t>& before = start.experts[layer].tokens;
-      for (size_t e = 0; e < before.size(); ++e) rows[e] -= before[e];
-    }
-    const double all = static_cast<double>(std::accumulate(rows.begin(), rows.end(), uint64_t{0}));
-    if (all == 0.0) continue;
+    const std::vector<uint64_t> rows = ExpertRows(start, end, layer);
+    const double fair = FairShare(rows);
+    if (fair == 0.0 || fair < most_choices / 2) continue;
     const auto [least, most] = std::minmax_element(rows.begin(), rows.end());
-    const double fair = all / static_cast<double>(rows.size());
     const bool first = result.most_expert_load == 0.0;
     const double low = static_cast<double>(*least) / fair;
     result.least_expert_load = first ? low : std::min(result.least_expert_load, low);

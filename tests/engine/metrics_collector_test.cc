@@ -40,5 +40,23 @@ TEST(MetricsCollectorTest, ARepeatThatRowsMayNotReachIsOneSeries) {
   EXPECT_DOUBLE_EQ(snapshot.depth_layers[1].skipped_ratio_window, 0.5);
 }
 
+// Four experts, of which the last gets nothing: chance at first, dead after eight choices for each.
+TEST(MetricsCollectorTest, AnExpertIsDeadOnceChanceIsRuledOut) {
+  const SteadyClock clock;
+  MetricsCollector collector(clock, {{.label = "0"}}, {});
+  ForwardStats stats;
+  stats.Reserve(8, 1, 8);
+  const int32_t experts[] = {0, 1, 2, 0, 1, 2, 0, 1};
+  for (int step = 1; step <= 4; ++step) {
+    stats.Reset(8);
+    stats.RecordExperts({.num_experts = 4, .top_k = 1, .count = 8}, kernels::AllRows(8), experts);
+    collector.AddStep({.stats = &stats, .depths = stats.depth(), .dense_flops = 1.0});
+    const MetricsSnapshot snapshot = collector.Snapshot();
+    ASSERT_EQ(snapshot.expert_layers.size(), 1u);
+    EXPECT_EQ(snapshot.expert_layers[0].dead_experts, step < 4 ? 0 : 1) << step;
+    EXPECT_EQ(snapshot.expert_layers[0].window_tokens[3], 0u);
+  }
+}
+
 }  // namespace
 }  // namespace sluice

@@ -161,9 +161,11 @@ TEST_P(MoeTest, BitsOfARowDoNotDependOnTheBatch) {
   const MoeShape shape{.experts = 4, .dim = 70, .hidden = 520, .top_k = 2};
   // More slices than are added up at a time, experts of few rows and of many.
   const MoeShape sliced{.experts = 4, .dim = 70, .hidden = 1300, .top_k = 1};
+  const MoeShape one_left{.experts = 4, .dim = 70, .hidden = 1100, .top_k = 1};
   for (WeightFormat format : Formats()) {
     ExpectSameBitsInAnyBatch(shape, format, {2, 17, 85, 86, 129, 300});
     ExpectSameBitsInAnyBatch(sliced, format, {88, 130});
+    ExpectSameBitsInAnyBatch(one_left, format, {130});
   }
 }
 
