@@ -196,7 +196,8 @@ double LatentAttention::FlopsPerRow(bool /*dense*/) const {
   return 2.0 * static_cast<double>(down_.n * down_.k + q_.n * q_.k + o_.n * o_.k + absorbed);
 }
 
-// The first projection: what queries take of it is made with it.
+// The first projection with the queries' part of it, which rows that do not run waste: apart it
+// would be two products in every step.
 double LatentAttention::KeyFlopsPerRow(bool /*dense*/) const {
   return 2.0 * static_cast<double>(down_.n * down_.k);
 }
