@@ -66,10 +66,13 @@ int64_t Recurrence::WorkspaceBytes(int32_t max_rows) const {
 }
 
 double Recurrence::FlopsPerRow() const {
-  const int64_t repeated = injection_.n * injection_.k + gate_hidden_.n * gate_hidden_.k +
-                           gate_out_.n * gate_out_.k + exit_.n * exit_.k;
-  return 2.0 * static_cast<double>(repeated) * spec_.times +
+  const int64_t repeated = injection_.n * injection_.k + exit_.n * exit_.k;
+  return 2.0 * static_cast<double>(repeated) * spec_.times + GateFlopsPerRow() * (spec_.times - 1) +
          (depth_router_.has_value() ? depth_router_->FlopsPerRow() : 0.0);
+}
+
+double Recurrence::GateFlopsPerRow() const {
+  return 2.0 * static_cast<double>(gate_hidden_.n * gate_hidden_.k + gate_out_.n * gate_out_.k);
 }
 
 int64_t Recurrence::WeightBytes() const {
@@ -304,8 +307,8 @@ void Recurrence::Pass::Halt(int32_t step) {
                            .bias = recurrence_.gate_out_bias_.data(),
                            .out = logits,
                            .out_rows = all});
-  context_.stats.AddFlops({origin_, num_live_, nullptr}, recurrence_.FlopsPerRow());
-  context_.stats.AddWeightBytes(recurrence_.WeightBytes());
+  context_.stats.AddFlops({origin_, num_live_, nullptr}, recurrence_.GateFlopsPerRow());
+  context_.stats.AddWeightBytes(recurrence_.gate_hidden_.bytes() + recurrence_.gate_out_.bytes());
   int32_t kept = 0;
   context_.backend.Synchronize();
   for (int32_t i = 0; i < num_live_; ++i) {

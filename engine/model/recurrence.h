@@ -109,6 +109,7 @@ class Recurrence {
   };
 
  private:
+  double GateFlopsPerRow() const;  // of the halting gate, which every repeat but the first asks
   explicit Recurrence(const LayerGroupSpec& spec) : spec_(spec.repeat) {}
 
   absl::Status LoadExits(WeightLoader& loader);

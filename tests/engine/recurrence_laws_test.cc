@@ -178,6 +178,26 @@ TEST_P(RecurrenceLaws, TheThresholdSaysWhoHalts) {
   }
 }
 
+// The gate is asked once between two repeats, whatever else a row costs.
+TEST_P(RecurrenceLaws, RowsThatNeverHaltCostWhatDenseFlopsSays) {
+  ModelSpec spec = PlainSpec(1);
+  spec.stacks[0].groups.push_back(RandomHaltingGroup("halting", 48, 4));
+  LayerGroupSpec& group = spec.stacks[0].groups[1];
+  group.repeat.times = 4;
+  group.repeat.gate->threshold = 1.0f;
+  RouterSpec& heads = *std::get<AttentionSpec>(group.layers[0].sublayers[0].block).q.experts;
+  RouterSpec& experts = std::get<MoeFfnSpec>(group.layers[0].sublayers[1].block).router;
+  for (RouterSpec* router : {&heads, &experts}) router->top_k = router->num_experts;  // all run
+  MemoryWeightStore weights;
+  const auto harness = Make(spec, weights);
+  const auto tokens = RandomTokens(6, 17, kPlainVocabulary);
+  harness->Run(tokens, 64);
+  for (int32_t row = 0; row < 17; ++row) {
+    EXPECT_DOUBLE_EQ(harness->stats().flops()[static_cast<size_t>(row)],
+                     harness->model().DenseFlops(row, true));
+  }
+}
+
 TEST_P(RecurrenceLaws, HaltingIsTheSameInAnyCompany) {
   int halted = 0;
   for (uint32_t seed = 0; seed < kNumRandomSpecs; ++seed) {
