@@ -1,6 +1,7 @@
 // KV pages and paged attention of the CPU backend. A page holds, per KV head, keys
 // [key_dim][page_tokens] (one query element meets 16 slots at once) and values
 // [page_tokens][value_dim rounded up to 16]; values that are the end of the key are not stored.
+#include <algorithm>
 #include <limits>
 
 #include "kernels/check.h"
@@ -33,29 +34,52 @@ HeadLayout LayoutOf(const KvGeometry& geometry) {
   return layout;
 }
 
-template <typename Element, typename Convert>
-void Scatter(const float* from, int64_t count, int64_t step, Element* to, Convert convert) {
-  for (int64_t i = 0; i < count; ++i) to[i * step] = convert(from[i]);
-}
-
-// Writes one head of one row into its slot.
-struct SlotWrite {
-  char* key = nullptr;
-  char* value = nullptr;
-  int64_t slot = 0;  // inside the page
+// Rows that stand in following slots of one page.
+struct SlotRun {
+  int64_t first_row = 0;
+  int64_t count = 0;
+  int64_t slot = 0;  // of the first row, inside the page
+  int32_t page = 0;
 };
 
+SlotRun RunFrom(const AppendKvArgs& args, int64_t row, int64_t end) {
+  const KvRows& rows = args.rows;
+  const int32_t page_tokens = args.kv.geometry.page_tokens;
+  const int32_t block = rows.slot[row] / page_tokens;
+  SlotRun run{
+      row, 1, rows.slot[row] % page_tokens,
+      args.kv
+          .page_table[rows.sequence[row] * args.kv.sequence_stride + block * args.kv.block_stride]};
+  while (row + run.count < end && run.slot + run.count < page_tokens &&
+         rows.sequence[row + run.count] == rows.sequence[row] &&
+         rows.slot[row + run.count] == rows.slot[row] + run.count) {
+    ++run.count;
+  }
+  return run;
+}
+
+// Writes one head of a run. Key elements are turned over a cache line at a time: the line is read
+// once, though rows that are a power of two apart share its place in the cache.
 template <typename Element, typename Convert>
-void WriteSlot(const KvGeometry& shape,
-               const SlotWrite& at,
-               const float* key,
-               const float* value,
-               Convert convert) {
-  auto* keys = static_cast<Element*>(static_cast<void*>(at.key)) + at.slot;
-  auto* values = static_cast<Element*>(static_cast<void*>(at.value)) +
-                 at.slot * RoundUp(shape.value_dim, kVector);
-  Scatter(key, shape.key_dim, shape.page_tokens, keys, convert);
-  if (!shape.value_in_key) Scatter(value, shape.value_dim, 1, values, convert);
+void WriteHead(
+    const AppendKvArgs& args, const SlotRun& run, int64_t head, char* keys, Convert convert) {
+  const KvGeometry& shape = args.kv.geometry;
+  auto* to = static_cast<Element*>(static_cast<void*>(keys)) + run.slot;
+  for (int64_t first = 0; first < shape.key_dim; first += kVector) {
+    const int64_t last = std::min<int64_t>(shape.key_dim, first + kVector);
+    for (int64_t r = 0; r < run.count; ++r) {
+      const float* key = args.key.Row(run.first_row + r) + head * shape.key_dim;
+      for (int64_t d = first; d < last; ++d) to[d * shape.page_tokens + r] = convert(key[d]);
+    }
+  }
+  if (shape.value_in_key) return;
+  const int64_t stride = RoundUp(shape.value_dim, kVector);
+  auto* values = static_cast<Element*>(static_cast<void*>(keys + LayoutOf(shape).key_bytes));
+  for (int64_t r = 0; r < run.count; ++r) {
+    const float* value = args.value.Row(run.first_row + r) + head * shape.value_dim;
+    Element* row = values + (run.slot + r) * stride;
+    for (int64_t d = 0; d < shape.value_dim; ++d) row[d] = convert(value[d]);
+  }
 }
 
 const KvSpan* SpansOf(const AttentionArgs& args, int32_t row, int32_t head) {
@@ -71,28 +95,28 @@ int64_t CpuBackend::KvPageBytes(const KvGeometry& geometry) const {
 }
 
 void CpuBackend::AppendKv(const AppendKvArgs& args) {
+  constexpr int64_t kRowsPerTask = kVector;  // a page of the usual size
   const KvGeometry& shape = args.kv.geometry;
   const HeadLayout layout = LayoutOf(shape);
-  ForRows(args.rows.count, args.key.cols + args.value.cols, [&](int64_t i) {
-    const int32_t slot = args.rows.slot[i];
-    const int64_t block = slot / shape.page_tokens;
-    const int32_t page = args.kv.page_table[args.rows.sequence[i] * args.kv.sequence_stride +
-                                            block * args.kv.block_stride];
-    char* head = static_cast<char*>(args.kv.pool) + page * args.kv.page_bytes;
-    for (int32_t h = 0; h < shape.num_kv_heads; ++h) {
-      const SlotWrite at{head, head + layout.key_bytes, slot % shape.page_tokens};
-      const float* key = args.key.Row(i) + static_cast<int64_t>(h) * shape.key_dim;
-      const float* value = shape.value_in_key
-                               ? nullptr
-                               : args.value.Row(i) + static_cast<int64_t>(h) * shape.value_dim;
-      if (shape.dtype == DType::kF32) {
-        WriteSlot<float>(shape, at, key, value, [](float x) { return x; });
-      } else {
-        WriteSlot<BF16>(shape, at, key, value, [](float x) { return ToBF16(x); });
-      }
-      head += layout.key_bytes + layout.value_bytes;
-    }
-  });
+  const int64_t rows = args.rows.count;
+  const int64_t groups = (rows + kRowsPerTask - 1) / kRowsPerTask;
+  For(groups * shape.num_kv_heads, rows * (args.key.cols + args.value.cols),
+      [&](int64_t task, int) {
+        const int64_t head = task % shape.num_kv_heads;
+        const int64_t first = task / shape.num_kv_heads * kRowsPerTask;
+        const int64_t end = std::min(rows, first + kRowsPerTask);
+        for (int64_t row = first; row < end;) {
+          const SlotRun run = RunFrom(args, row, end);
+          char* keys = static_cast<char*>(args.kv.pool) + run.page * args.kv.page_bytes +
+                       head * (layout.key_bytes + layout.value_bytes);
+          if (shape.dtype == DType::kF32) {
+            WriteHead<float>(args, run, head, keys, [](float x) { return x; });
+          } else {
+            WriteHead<BF16>(args, run, head, keys, [](float x) { return ToBF16(x); });
+          }
+          row += run.count;
+        }
+      });
 }
 
 void CpuBackend::AttendRow(const AttentionArgs& args,
