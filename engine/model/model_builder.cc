@@ -196,6 +196,8 @@ class ModelBuilder {
       kept += sublayer.kept_width;
       const Block& block = *sublayer.block;
       cost_->flops_per_row += block.FlopsPerRow(true) * times;
+      if (group.repeat.kv == RepeatKv::kFirst)
+        cost_->flops_per_row -= block.KeyFlopsPerRow(true) * (times - 1);
       cost_->flops_per_slot += block.FlopsPerSlot() * times;
       if (layer.can_skip) {
         cost_->skipped_per_row += block.FlopsPerRow(true) - block.KeyFlopsPerRow(true);

@@ -66,8 +66,11 @@ int64_t Recurrence::WorkspaceBytes(int32_t max_rows) const {
 }
 
 double Recurrence::FlopsPerRow() const {
-  const int64_t repeated = injection_.n * injection_.k + exit_.n * exit_.k;
-  return 2.0 * static_cast<double>(repeated) * spec_.times + GateFlopsPerRow() * (spec_.times - 1) +
+  // Whether to stop behind the last repeat nobody asks, but for ACT, which weighs every repeat.
+  const int32_t exits = spec_.times - (spec_.halting == HaltingKind::kExitGate ? 1 : 0);
+  return 2.0 * static_cast<double>(injection_.n * injection_.k) * spec_.times +
+         2.0 * static_cast<double>(exit_.n * exit_.k) * exits +
+         GateFlopsPerRow() * (spec_.times - 1) +
          (depth_router_.has_value() ? depth_router_->FlopsPerRow() : 0.0);
 }
 

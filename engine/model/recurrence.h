@@ -109,12 +109,12 @@ class Recurrence {
   };
 
  private:
-  double GateFlopsPerRow() const;  // of the halting gate, which every repeat but the first asks
   explicit Recurrence(const LayerGroupSpec& spec) : spec_(spec.repeat) {}
 
   absl::Status LoadExits(WeightLoader& loader);
   absl::Status LoadSignal(WeightLoader& loader);
   bool keeps_result() const;
+  double GateFlopsPerRow() const;  // of the halting gate, which every repeat but the first asks
   int64_t ExitBytes(int32_t max_rows) const;
 
   RepeatSpec spec_;

@@ -131,6 +131,21 @@ TEST_P(ExitLaws, TheFirstRepeatStoresForAll) {
   EXPECT_EQ(Make(once, weights)->Run(tokens, 3), Make(FixedSpec(1), weights)->Run(tokens, 64));
 }
 
+// The gate is not asked behind the last repeat, and shared keys and values are made once.
+TEST_P(ExitLaws, RowsThatNeverStopCostWhatDenseFlopsSays) {
+  const auto tokens = RandomTokens(6, 17, kPlainVocabulary);
+  for (const RepeatKv kv : kEveryKv) {
+    MemoryWeightStore weights;
+    const auto harness = Make(ExitSpecOf(HaltingKind::kExitGate, kv, 0.99999f), weights);
+    harness->Run(tokens, 64);
+    ASSERT_EQ(harness->stats().depth()[0], 8) << "both layers four times";
+    for (int32_t row = 0; row < 17; ++row) {
+      EXPECT_DOUBLE_EQ(harness->stats().flops()[static_cast<size_t>(row)],
+                       harness->model().DenseFlops(row, true));
+    }
+  }
+}
+
 TEST_P(ExitLaws, ARequestsThresholdIsAModelsAndItsNeighboursHaveTheirs) {
   for (const HaltingKind kind :
        {HaltingKind::kExitGate, HaltingKind::kAct, HaltingKind::kConvergence}) {
