@@ -265,9 +265,11 @@ absl::Status CheckCombinations(ServerConfig& config) {
 }
 
 // What holds without a flag. A program that makes an engine itself says how many rows it wants.
-ServerConfig Defaults() {
+ServerConfig Defaults(Command command) {
   ServerConfig config;
   config.engine.max_batch_tokens = 0;
+  // There nobody waits for a token while prompts come in, so that as many as can start together.
+  if (command == Command::kBench) config.engine.max_step_ms = 60'000.0;
   return config;
 }
 
@@ -285,7 +287,7 @@ absl::StatusOr<const CommandRow*> FindCommand(const std::string& name) {
 
 absl::StatusOr<ServerConfig> ParseServerConfig(const std::vector<std::string>& arguments,
                                                const Environment& environment) {
-  ServerConfig config = Defaults();
+  ServerConfig config;
   if (arguments.empty()) return absl::InvalidArgumentError("a command is missing");
   if (arguments[0] == "--help" || arguments[0] == "-h" || arguments[0] == "help") {
     config.help = true;
@@ -298,6 +300,7 @@ absl::StatusOr<ServerConfig> ParseServerConfig(const std::vector<std::string>& a
     words = 2;
   }
   ASSIGN_OR_RETURN(const CommandRow* command, FindCommand(command_name));
+  config = Defaults(command->command);
   config.command = command->command;
   FlagValues values;
   RETURN_IF_ERROR(
@@ -346,7 +349,7 @@ std::string HelpText(Command command) {
                   View(row->help),
                   ". Every flag can also be set as SLUICE_<NAME>\nor in --flagfile=FILE; ",
                   "precedence: flag, environment, file.\n");
-  ServerConfig defaults = Defaults();
+  ServerConfig defaults = Defaults(command);
   for (int group = 0; group < kNumFlagGroups; ++group) {
     bool has_title = false;
     for (const FlagRow& flag : FlagTable()) {

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "engine/status_macros.h"
 
 namespace sluice::server {
@@ -14,8 +15,11 @@ namespace {
 
 class DiscardSink final : public TokenSink {
  public:
-  void OnEvent(TokenEvent event) override { started |= !event.tokens.empty(); }
-  bool started = false;
+  void OnEvent(TokenEvent event) override {
+    started |= !event.tokens.empty();
+    ended |= event.finish != FinishReason::kNone;
+  }
+  bool started = false, ended = false;
 };
 
 // What the engine has done so far, for differences around a timed stretch.
@@ -69,6 +73,31 @@ void AddExpertLoads(const Mark& start, const Mark& end, BenchResult& result) {
     result.least_expert_load = first ? low : std::min(result.least_expert_load, low);
     result.most_expert_load = std::max(result.most_expert_load, static_cast<double>(*most) / fair);
   }
+}
+
+// What the prompts took, and what the steps did that decoded every sequence.
+BenchResult Rates(const Mark& start,
+                  const Mark& prefilled,
+                  const Mark& end,
+                  double prompt_tokens,
+                  double num_layers) {
+  const double prefill_seconds = absl::ToDoubleSeconds(prefilled.time - start.time);
+  const double prefill_flops = prefilled.flops - start.flops;
+  const auto tokens = static_cast<double>(end.generated - prefilled.generated);
+  const auto steps = static_cast<double>(end.steps - prefilled.steps);
+  const double seconds = absl::ToDoubleSeconds(end.time - prefilled.time);
+  const double flops = end.flops - prefilled.flops;
+  const double weight_bytes = end.weight_bytes - prefilled.weight_bytes;
+  return {.prefill_tokens_per_second = prompt_tokens / prefill_seconds,
+          .decode_tokens_per_second = tokens / seconds,
+          .prefill_flops_per_token = prefill_flops / prompt_tokens,
+          .flops_per_token = flops / tokens,
+          .weight_bytes_per_step = weight_bytes / steps,
+          .weight_bytes_per_second = weight_bytes / seconds,
+          .prefill_flops_per_second = prefill_flops / prefill_seconds,
+          .decode_flops_per_second = flops / seconds,
+          .skipped_ratio =
+              static_cast<double>(end.skipped - prefilled.skipped) / (tokens * num_layers)};
 }
 
 }  // namespace
@@ -130,31 +159,27 @@ absl::StatusOr<BenchResult> BenchSubject::Measure(const BenchLoad& load, bool fo
   while (!all_started() && engine_->Step()) {
   }
   const Mark prefilled = TakeMark(*engine_, *clock_);
+  const auto one_ended = [&sinks] {
+    return std::any_of(sinks.begin(), sinks.end(), [](const auto& sink) { return sink->ended; });
+  };
+  while (!one_ended() && engine_->Step()) {
+  }
+  const Mark decoded_together = TakeMark(*engine_, *clock_);
   while (engine_->num_active() > 0 && engine_->Step()) {
   }
   RETURN_IF_ERROR(engine_->runner().device_status());
   const Mark end = TakeMark(*engine_, *clock_);
 
-  BenchResult result;
-  const double prompt_tokens = static_cast<double>(load.batch) * load.prompt_tokens;
-  const double decoded = static_cast<double>(end.generated - prefilled.generated);
-  const double steps = static_cast<double>(end.steps - prefilled.steps);
-  result.prefill_tokens_per_second =
-      prompt_tokens / absl::ToDoubleSeconds(prefilled.time - start.time);
-  result.decode_tokens_per_second = decoded / absl::ToDoubleSeconds(end.time - prefilled.time);
+  if (decoded_together.generated == prefilled.generated) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "batch ", load.batch, ": a sequence ended before the last one began, so no ",
+        "step decoded all of them; raise --output-tokens, --max-batch-tokens or ", "--kv-memory"));
+  }
+  BenchResult result = Rates(start, prefilled, decoded_together,
+                             static_cast<double>(load.batch) * load.prompt_tokens,
+                             static_cast<double>(card_.num_layer_instances));
   result.output_tokens_per_second = static_cast<double>(end.generated - start.generated) /
                                     absl::ToDoubleSeconds(end.time - start.time);
-  result.prefill_flops_per_token = (prefilled.flops - start.flops) / prompt_tokens;
-  result.flops_per_token = (end.flops - prefilled.flops) / decoded;
-  result.weight_bytes_per_step = (end.weight_bytes - prefilled.weight_bytes) / steps;
-  result.weight_bytes_per_second = (end.weight_bytes - prefilled.weight_bytes) /
-                                   absl::ToDoubleSeconds(end.time - prefilled.time);
-  result.prefill_flops_per_second =
-      (prefilled.flops - start.flops) / absl::ToDoubleSeconds(prefilled.time - start.time);
-  result.decode_flops_per_second =
-      (end.flops - prefilled.flops) / absl::ToDoubleSeconds(end.time - prefilled.time);
-  result.skipped_ratio = static_cast<double>(end.skipped - prefilled.skipped) /
-                         (decoded * static_cast<double>(card_.num_layer_instances));
   AddExpertLoads(start, end, result);
   return result;
 }

@@ -21,9 +21,11 @@ struct BenchLoad {
   float temperature = 0.0f;  // above 0 the tokens of random weights are all over the vocabulary
 };
 
+// "Decode": of the steps in which every sequence of the batch decodes, from the last one's first
+// token to the first one's end.
 struct BenchResult {
   double prefill_tokens_per_second = 0.0;
-  double decode_tokens_per_second = 0.0;  // all sequences together
+  double decode_tokens_per_second = 0.0;  // of all sequences
   double output_tokens_per_second = 0.0;  // over prefill and decode, as a client would count
   double prefill_flops_per_token = 0.0;   // executed, of a prompt's token
   double flops_per_token = 0.0;           // executed, decode steps
@@ -56,7 +58,8 @@ class BenchSubject {
                                                             const Clock& clock);
 
   // `forced_dense`: the same weights with every depth-routed layer taking every row.
-  // The engine's refusal when the load cannot run.
+  // The engine's refusal when the load cannot run; FailedPrecondition when no step decodes every
+  // sequence.
   absl::StatusOr<BenchResult> Measure(const BenchLoad& load, bool forced_dense);
 
   const std::string& label() const { return label_; }

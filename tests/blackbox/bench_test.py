@@ -81,9 +81,19 @@ class NumbersTest(unittest.TestCase):
                                    ("decode_share_of_peak", decode / peak),
                                    ("prefill_share_of_peak", prefill / peak)):
                 self.assertAlmostEqual(row[name] / expected, 1, 6, name)
-            if row["batch"] == 1:  # then a step is a token
-                self.assertAlmostEqual(row["weight_bytes_per_second"] / row["weight_bytes_per_step"] /
-                                       row["decode_tokens_per_second"], 1, 6)
+            self.assert_every_step_is_full(row)
+
+    def assert_every_step_is_full(self, row):
+        steps_per_second = row["weight_bytes_per_second"] / row["weight_bytes_per_step"]
+        self.assertAlmostEqual(steps_per_second * row["batch"] / row["decode_tokens_per_second"], 1, 6)
+
+    def test_decode_is_of_the_steps_that_all_sequences_take(self):
+        flags = ("--batch-sizes=8", "--max-batch-tokens=24")  # a prompt a step, or two
+        (row,) = Measured(MODELS / "tiny-dense", *flags, "--output-tokens=32").rows
+        self.assert_every_step_is_full(row)
+        done = bench(f"--model={MODELS / 'tiny-dense'}", *SHORT, *flags)
+        self.assertEqual(done.returncode, 64, done.stderr)
+        self.assertIn("batch 8: a sequence ended before the last one began", done.stderr)
 
     def test_peak_memory_is_that_of_the_models_not_of_the_measuring(self):
         (text,) = re.findall(r"most memory while loading: (\d+) MB", experts().text)

@@ -248,6 +248,14 @@ TEST(ServerConfigTest, BenchOfAnotherServerNeedsNoModel) {
   EXPECT_FALSE(Parse({"bench", "machines"}).ok());
 }
 
+TEST(ServerConfigTest, HelpShowsTheDefaultsOfItsCommand) {
+  EXPECT_EQ(Parse({"serve", "--model=/m"})->engine.max_step_ms, 100.0);
+  EXPECT_EQ(Parse({"bench", "--model=/m"})->engine.max_step_ms, 60000.0);
+  EXPECT_EQ(Parse({"bench", "--model=/m", "--max-step-ms=7"})->engine.max_step_ms, 7.0);
+  EXPECT_THAT(HelpText(Command::kServe), HasSubstr("while others decode [100]"));
+  EXPECT_THAT(HelpText(Command::kBench), HasSubstr("while others decode [60000]"));
+}
+
 TEST(ServerConfigTest, HelpIsGroupedAndNamesEveryFlagOfTheCommand) {
   const auto config = Parse({"serve", "--help"});
   ASSERT_TRUE(config.ok());
