@@ -64,6 +64,7 @@ template <typename Element, typename Convert>
 void WriteHead(
     const AppendKvArgs& args, const SlotRun& run, int64_t head, char* keys, Convert convert) {
   const KvGeometry& shape = args.kv.geometry;
+  const HeadLayout layout = LayoutOf(shape);
   auto* to = static_cast<Element*>(static_cast<void*>(keys)) + run.slot;
   for (int64_t first = 0; first < shape.key_dim; first += kVector) {
     const int64_t last = std::min<int64_t>(shape.key_dim, first + kVector);
@@ -73,11 +74,10 @@ void WriteHead(
     }
   }
   if (shape.value_in_key) return;
-  const int64_t stride = RoundUp(shape.value_dim, kVector);
-  auto* values = static_cast<Element*>(static_cast<void*>(keys + LayoutOf(shape).key_bytes));
+  auto* values = static_cast<Element*>(static_cast<void*>(keys + layout.key_bytes));
   for (int64_t r = 0; r < run.count; ++r) {
     const float* value = args.value.Row(run.first_row + r) + head * shape.value_dim;
-    Element* row = values + (run.slot + r) * stride;
+    Element* row = values + (run.slot + r) * layout.value_stride;
     for (int64_t d = 0; d < shape.value_dim; ++d) row[d] = convert(value[d]);
   }
 }

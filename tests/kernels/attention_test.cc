@@ -198,6 +198,18 @@ TEST_P(AttentionTest, OneShotEqualsChunkedEqualsDecode) {
   }
 }
 
+// Rows of one sequence follow each other in its pages; the chunks start and end inside of them.
+TEST_P(AttentionTest, LongRunsMatchReferenceInAnyChunks) {
+  RowList list;
+  for (int32_t slot = 0; slot < 150; ++slot) list.Add(0, slot);
+  for (const Shape& shape : kShapes) {
+    const Matrix got = Run(*backend_, shape, list, 1000);
+    EXPECT_LE(NormalizedError(Run(*reference_, shape, list, 1000).values, got.values), 1e-11);
+    for (int32_t chunk : {1, 5, 45, 64})
+      EXPECT_EQ(got.values, Run(*backend_, shape, list, chunk).values) << chunk;
+  }
+}
+
 TEST_P(AttentionTest, BitsDoNotDependOnNeighbours) {
   const Shape& shape = kShapes[1];
   RowList alone;

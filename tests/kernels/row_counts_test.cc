@@ -1,5 +1,5 @@
-// Ops on rows for numbers of rows around the size of a task (8): none, one, odd ones, against the
-// reference. What lies behind the last row stays as it is, and with no row everything.
+// Ops on rows for numbers of rows around the size of a task (8 or 16): none, one, odd ones, against
+// the reference. What lies behind the last row stays as it is, and with no row everything.
 #include <algorithm>
 #include <numeric>
 
@@ -8,7 +8,7 @@
 namespace sluice::kernels {
 namespace {
 
-constexpr int32_t kCounts[] = {0, 1, 7, 8, 9, 17, 65};
+constexpr int32_t kCounts[] = {0, 1, 7, 8, 9, 15, 16, 17, 65};
 constexpr int32_t kMost = 65;
 constexpr int64_t kDim = 82;
 constexpr double kTolerance = 1e-11;
